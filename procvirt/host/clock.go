@@ -1,0 +1,72 @@
+package host
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Clock reads CLOCK_BOOTTIME, the clock of /proc/uptime: the time since the host
+// booted, suspension included. No step of the calendar clock moves it.
+//
+// Go reaches only CLOCK_REALTIME and CLOCK_MONOTONIC without a system call. The
+// monotonic clock runs as the boot clock does, but stands still while the host
+// is suspended. So Now adds a difference that it measures anew whenever the
+// calendar clock moved against the monotonic one: that happens at every resume,
+// and besides only when the calendar clock is set.
+//
+// It is safe for concurrent use.
+type Clock struct {
+	read func() (mono, wall int64) // since any fixed moment, and since 1970
+	boot func() int64
+	last atomic.Pointer[sync]
+}
+
+// sync is one measurement, all in nanoseconds.
+type sync struct {
+	boot int64 // the boot clock less the monotonic one
+	wall int64 // the calendar clock less the monotonic one
+}
+
+// slack is how far the calendar clock may move against the monotonic one before
+// the difference is measured anew. The two are read one after the other, so a
+// thread that is preempted in between sees them apart.
+const slack = 10 * time.Millisecond
+
+// NewClock returns a clock that is ready.
+func NewClock() *Clock {
+	start := time.Now()
+	return &Clock{
+		read: func() (mono, wall int64) {
+			t := time.Now()
+			return int64(t.Sub(start)), t.UnixNano()
+		},
+		boot: boottime,
+	}
+}
+
+// Now is the time since boot in nanoseconds.
+func (c *Clock) Now() int64 {
+	mono, wall := c.read()
+	wall -= mono
+	s := c.last.Load()
+	if s == nil || apart(s.wall, wall) {
+		fresh := &sync{boot: c.boot() - mono, wall: wall}
+		if s != nil && !apart(s.boot, fresh.boot) {
+			fresh.boot = s.boot // not suspended: only what measuring took
+		}
+		c.last.Store(fresh)
+		s = fresh
+	}
+	return mono + s.boot
+}
+
+func apart(a, b int64) bool { return a-b > int64(slack) || b-a > int64(slack) }
+
+func boottime() int64 {
+	var ts unix.Timespec
+	// The clock is there since Linux 2.6.39.
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return ts.Nano()
+}

@@ -1,0 +1,95 @@
+// Package host reads the host's own files below /proc and /sys, which the view
+// of a container starts from and falls back to. It knows nothing of containers.
+package host
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+
+	"vprocfs/procvirt/held"
+	"vprocfs/procvirt/internal/scan"
+)
+
+// TicksPerSecond is USER_HZ, the unit of the times in /proc/stat and
+// /proc/PID/stat (proc_pid_stat(5)): 100 on every architecture Go runs on.
+const TicksPerSecond = 100
+
+// NanosPerTick is the length of a tick in nanoseconds.
+const NanosPerTick = 1_000_000_000 / TicksPerSecond
+
+// File is one of the host's files.
+type File int
+
+// The files that are kept open.
+const (
+	Uptime File = iota
+	Meminfo
+	Stat
+	Online
+	numFiles
+)
+
+var fileNames = [numFiles]string{"proc/uptime", "proc/meminfo", "proc/stat", "sys/devices/system/cpu/online"}
+
+// Files holds the host's files open. Read is safe for concurrent use.
+type Files struct {
+	files [numFiles]*held.File
+}
+
+// Open opens the files below root, "/" but in tests. It fails where one is
+// missing.
+func Open(o *held.Opener, root string) (*Files, error) {
+	h := &Files{}
+	for i, name := range fileNames {
+		f, err := o.Open(filepath.Join(root, name))
+		if err != nil {
+			h.Close()
+			return nil, err
+		}
+		h.files[i] = f
+	}
+	return h, nil
+}
+
+// Read returns the text of f as it is now, in buf's memory where that is large
+// enough.
+func (h *Files) Read(f File, buf []byte) ([]byte, error) { return h.files[f].Read(buf) }
+
+// Close closes the files. No Read may run beside it.
+func (h *Files) Close() {
+	for _, f := range h.files {
+		f.Close()
+	}
+}
+
+// StartTime returns when process pid started, in nanoseconds on CLOCK_BOOTTIME, a
+// whole number of ticks: field 22 of PROC/PID/stat.
+func StartTime(proc string, pid int) (int64, error) {
+	path := fmt.Sprintf("%s/%d/stat", proc, pid)
+	text, err := held.ReadAt([]byte(path+"\x00"), nil)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	ticks, ok := parseStartTime(text)
+	if !ok {
+		return 0, fmt.Errorf("%s: no start time in %q", path, text[:min(len(text), 200)])
+	}
+	return int64(min(ticks, 1<<62/NanosPerTick)) * NanosPerTick, nil
+}
+
+// parseStartTime finds field 22. The command name, field 2, may hold blanks and
+// parentheses, so the counting begins behind the last one.
+func parseStartTime(text []byte) (ticks uint64, ok bool) {
+	i := bytes.LastIndexByte(text, ')')
+	if i < 0 {
+		return 0, false
+	}
+	var f []byte
+	text = text[i+1:]
+	for range 22 - 2 {
+		f, text = scan.Field(text)
+	}
+	ticks, n := scan.Uint(f)
+	return ticks, n > 0 && n == len(f)
+}
