@@ -1,0 +1,231 @@
+// Package cgroup finds the control groups of a container and reads what they
+// say: cgroup v2, v1, and hosts that have both, each controller found by
+// itself.
+//
+// It knows no format of /proc but two: mountinfo, which tells where the
+// hierarchies are mounted, and /proc/PID/cgroup, which tells where a process is
+// in them (cgroups(7)).
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Controller is a cgroup controller, by its v1 name.
+type Controller int
+
+// The controllers that the view is made from.
+const (
+	CPU Controller = iota
+	CPUAcct
+	CPUSet
+	Memory
+	HugeTLB
+	numControllers
+)
+
+var controllerNames = [numControllers]string{"cpu", "cpuacct", "cpuset", "memory", "hugetlb"}
+
+func (c Controller) String() string { return controllerNames[c] }
+
+// Controllers lists all controllers that this package knows.
+func Controllers() []Controller {
+	return []Controller{CPU, CPUAcct, CPUSet, Memory, HugeTLB}
+}
+
+// initCgroupNS is the inode of the first cgroup namespace
+// (PROC_CGROUP_INIT_INO, include/linux/proc_ns.h).
+const initCgroupNS = 0xEFFFFFFB
+
+// hierarchy is one mounted tree of control groups.
+type hierarchy struct {
+	v2 bool
+	// dir is where it is mounted, below the injected root.
+	dir string
+	// top is the group that dir shows, as /proc/PID/cgroup names it: "/" but
+	// where only a part of the tree is mounted.
+	top string
+	// real says that dir shows the root group of the whole tree, which has no
+	// limits, and not only what a cgroup namespace calls its root.
+	real bool
+}
+
+// Mounts tells where each controller is mounted. It does not change after
+// Discover and is safe for concurrent use.
+type Mounts struct {
+	v2 *hierarchy
+	v1 [numControllers]*hierarchy
+	// inV2 tells which controllers the v2 tree has.
+	inV2 [numControllers]bool
+}
+
+// Discover reads proc/self/mountinfo below root ("/" but in tests). It fails
+// where there is no cgroup mount at all.
+func Discover(root string) (*Mounts, error) {
+	path := filepath.Join(root, "proc/self/mountinfo")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	real := true
+	if root == "/" {
+		var st unix.Stat_t
+		if err := unix.Stat("/proc/self/ns/cgroup", &st); err != nil {
+			return nil, fmt.Errorf("stat /proc/self/ns/cgroup: %w", err)
+		}
+		real = st.Ino == initCgroupNS
+	}
+	m := parseMounts(text, root, real)
+	if m.v2 == nil && m.v1 == [numControllers]*hierarchy{} {
+		return nil, fmt.Errorf("%s: no cgroup file system is mounted", path)
+	}
+	return m, m.readV2()
+}
+
+// readV2 finds out which controllers the v2 tree has. cpuacct is not one of v2's
+// own: every group counts its CPU time, in cpu.stat.
+func (m *Mounts) readV2() error {
+	if m.v2 == nil {
+		return nil
+	}
+	text, err := os.ReadFile(filepath.Join(m.v2.dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	m.inV2[CPUAcct] = true
+	for _, name := range strings.Fields(string(text)) {
+		for c := range m.inV2 {
+			m.inV2[c] = m.inV2[c] || controllerNames[c] == name
+		}
+	}
+	return nil
+}
+
+// parseMounts takes the cgroup mounts out of mountinfo (proc_pid_mountinfo(5)).
+// Lines it cannot read are passed over: they are of other file systems, or
+// damaged, and the rest still counts.
+func parseMounts(text []byte, root string, initNS bool) *Mounts {
+	m := &Mounts{}
+	for line := range bytes.Lines(text) {
+		f := strings.Fields(string(line))
+		sep := -1
+		for i := 6; i < len(f); i++ {
+			if f[i] == "-" {
+				sep = i
+				break
+			}
+		}
+		if sep < 0 || len(f) < sep+4 {
+			continue
+		}
+		top := unescape(f[3])
+		h := &hierarchy{
+			dir:  filepath.Join(root, unescape(f[4])),
+			top:  top,
+			real: initNS && top == "/",
+		}
+		switch f[sep+1] {
+		case "cgroup2":
+			h.v2 = true
+			if better(m.v2, h) {
+				m.v2 = h
+			}
+		case "cgroup":
+			for _, opt := range strings.Split(f[sep+3], ",") {
+				for c, name := range controllerNames {
+					if opt == name && better(m.v1[c], h) {
+						m.v1[c] = h
+					}
+				}
+			}
+		}
+	}
+	return m
+}
+
+// better tells whether h should take the place of old: the first mount of a
+// whole tree wins over mounts of a part of it, such as those in the root
+// directories of containers.
+func better(old, h *hierarchy) bool {
+	return old == nil || old.top != "/" && h.top == "/"
+}
+
+// unescape undoes the octal escapes of mountinfo: \040 is a space.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// ErrNoController is the answer for a controller that this host has neither on
+// v1 nor on v2.
+var ErrNoController = errors.New("controller is not mounted")
+
+// ErrOutside is the answer for a process whose group the daemon cannot see: it
+// is outside the part of the tree that is mounted, or outside the daemon's
+// cgroup namespace ("/../x" in /proc/PID/cgroup).
+var ErrOutside = errors.New("control group is outside the mounted hierarchy")
+
+// ErrRemoved is the answer for a process that is still in a group that has been
+// removed.
+var ErrRemoved = errors.New("control group is removed")
+
+// Place is where one controller keeps a container's numbers.
+type Place struct {
+	// V2 says which version's files to read.
+	V2 bool
+	// Root says that the container's group is the root of the tree: it has no
+	// limits and its usage is the host's.
+	Root bool
+	// Path is the container's group as /proc/PID/cgroup names it.
+	Path string
+	// Dirs are the directories of that group and its ancestors, nearest first.
+	// The root group of the whole tree is not among them, unless it is the
+	// container's own, for it has no limits.
+	Dirs []string
+	// Top is the directory that the tree is mounted on.
+	Top string
+}
+
+func (h *hierarchy) place(path string) (Place, error) {
+	rel := path
+	if h.top != "/" {
+		cut, ok := strings.CutPrefix(path, h.top)
+		if !ok || cut != "" && cut[0] != '/' {
+			return Place{}, ErrOutside
+		}
+		rel = cut
+	}
+	if strings.HasPrefix(rel, "/../") || rel == "/.." {
+		return Place{}, ErrOutside
+	}
+	p := Place{V2: h.v2, Path: path, Top: h.dir}
+	for d := filepath.Clean("/" + rel); d != "/"; d = filepath.Dir(d) {
+		p.Dirs = append(p.Dirs, filepath.Join(h.dir, d))
+	}
+	p.Root = len(p.Dirs) == 0 && h.real
+	if !h.real || p.Root {
+		p.Dirs = append(p.Dirs, h.dir)
+	}
+	return p, nil
+}
