@@ -1,0 +1,37 @@
+// Package procvirt makes the text of /proc files as a container should see
+// them.
+//
+// Making one is two steps. Gathering reads the container's control groups and
+// the host's files into a View: it does all of the I/O. Rendering turns a View
+// into text: it is pure. What each file shows is laid down in VIEW.md of the
+// project; the kernel's own formats are those of fs/proc.
+package procvirt
+
+import "vprocfs/procvirt/host"
+
+// File is one of the files that the package makes.
+type File int
+
+// The files, by their names below /proc.
+const (
+	Uptime File = iota
+	Meminfo
+	Stat
+	numFiles
+)
+
+// fileSpec says how a file is made.
+type fileSpec struct {
+	name   string
+	host   host.File
+	gather func(*Views, *container, *space, *View, *scratch) error
+	render func([]byte, *View) []byte
+}
+
+var fileSpecs = [numFiles]fileSpec{
+	Uptime:  {"uptime", host.Uptime, (*Views).gatherUptime, appendUptime},
+	Meminfo: {"meminfo", host.Meminfo, (*Views).gatherMeminfo, appendMeminfo},
+	Stat:    {"stat", host.Stat, (*Views).gatherStat, appendStat},
+}
+
+func (f File) String() string { return fileSpecs[f].name }

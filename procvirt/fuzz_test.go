@@ -1,0 +1,116 @@
+package procvirt
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"testing"
+
+	"vprocfs/procvirt/cgroup"
+)
+
+const hostStat = "cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\nintr 5 1 2\nctxt 7\nbtime 9\nprocesses 3\nprocs_running 1\nprocs_blocked 0\nsoftirq 6 1 2 3 0 0 0 0 0 0 0\n"
+
+// meminfoLine is how a line of the kernel looks.
+var meminfoLine = regexp.MustCompile(`^[A-Za-z0-9_()]+: +[0-9]+( kB)?$`)
+
+// FuzzMeminfo gives a group any numbers: what is shown must be well formed, be
+// read by prometheus/procfs, and never have wrapped around.
+func FuzzMeminfo(f *testing.F) {
+	hosts := [][]byte{}
+	for _, name := range []string{"trixie-v2", "dev-hybrid", "bullseye-v1"} {
+		hosts = append(hosts, load(f, name).Read(f, "proc/meminfo"))
+	}
+	f.Add(uint8(0), uint64(1<<28), uint64(1<<27), uint64(1<<28), uint64(1<<20), uint64(4096), uint64(1<<21))
+	f.Add(uint8(1), uint64(4096), ^uint64(0), uint64(0), ^uint64(0), ^uint64(0), uint64(0))
+	f.Add(uint8(2), ^uint64(0), uint64(0), ^uint64(0), uint64(1), ^uint64(0)-1, ^uint64(0))
+	f.Fuzz(func(t *testing.T, which uint8, limit, usage, swapLimit, swapUsage, any, huge uint64) {
+		host := hosts[int(which)%len(hosts)]
+		v := &View{Host: host, Huge: []cgroup.HugeUsage{{PageSize: 2 << 20, Limit: huge, Usage: any, HostTotal: 32 << 20}}}
+		v.Memory = cgroup.MemoryUsage{Limit: limit, Usage: usage, SwapAccounted: any%2 == 0, SwapLimit: swapLimit, SwapUsage: swapUsage}
+		s := &v.Memory.Stat
+		*s = cgroup.MemoryStat{Anon: any, File: any / 2, ActiveAnon: any, ActiveFile: any, InactiveFile: any, SlabReclaimable: any, SlabUnreclaimable: any}
+		out := appendMeminfo(nil, v)
+		if bytes.Count(out, []byte("\n")) != bytes.Count(host, []byte("\n")) {
+			t.Fatalf("lines are lost:\n%s", out)
+		}
+		for line := range bytes.Lines(out) {
+			if !meminfoLine.Match(bytes.TrimSuffix(line, []byte("\n"))) {
+				t.Fatalf("not a line of meminfo: %q", line)
+			}
+		}
+		m, _ := oracle(t, out, []byte(hostStat))
+		if *m.MemFree > *m.MemTotal || *m.MemAvailable > *m.MemTotal || *m.SwapFree > *m.SwapTotal || *m.MemTotal > limit>>10 {
+			t.Fatalf("wrapped around:\n%s", out)
+		}
+	})
+}
+
+// FuzzMeminfoHost gives the host any text: lines stay lines, in their order.
+func FuzzMeminfoHost(f *testing.F) {
+	f.Add([]byte("MemTotal:       24684096 kB\nNew:  5\n\nMemFree:\nActive(file): x\nMemAvailable:99999999999999999999 kB"))
+	f.Add([]byte(":\n: 1\nZswap:12"))
+	f.Fuzz(func(t *testing.T, host []byte) {
+		out := appendMeminfo(nil, &View{Host: host})
+		want := bytes.Count(host, []byte("\n"))
+		if len(host) > 0 && host[len(host)-1] != '\n' {
+			want++
+		}
+		if got := bytes.Count(out, []byte("\n")); got != want {
+			t.Fatalf("%d lines became %d", want, got)
+		}
+	})
+}
+
+// FuzzStat gives a container any history of CPU time.
+func FuzzStat(f *testing.F) {
+	f.Add(int64(1e9), uint64(5e8), uint64(1e8), uint64(0), []byte{0, 3})
+	f.Add(int64(1), ^uint64(0), ^uint64(0), ^uint64(0), []byte{255})
+	f.Fuzz(func(t *testing.T, age int64, user, system, nice uint64, cpus []byte) {
+		const most = 1 << 61 // what package cgroup hands out at most
+		var a account
+		v := &View{Host: []byte(hostStat)}
+		var last []byte
+		var shown uint64
+		for i, c := range append(cpus, 0) {
+			v.Age = (age & (1<<55 - 1)) * int64(i+1)
+			v.Visible.Clear()
+			v.Visible.Add(int(c))
+			v.Visible.Add(int(c) / 2)
+			a.step(v, &cgroup.CPUTime{
+				User: user % most / 8 * uint64(i+1), System: system % most / 8 * uint64(i+1), Nice: nice % most / 8 * uint64(i+1),
+			})
+			last = appendStat(last[:0], v)
+			if busy := v.Total.User + v.Total.System + v.Total.Nice; busy < shown {
+				t.Fatalf("busy time went back from %d to %d", shown, busy)
+			} else {
+				shown = busy
+			}
+		}
+		_, st := oracle(t, []byte("MemTotal: 1 kB\n"), last)
+		if len(st.CPU) != v.Visible.Count() || st.BootTime != 9 || st.ContextSwitches != 7 {
+			t.Fatalf("read back as %+v:\n%s", st, last)
+		}
+	})
+}
+
+// FuzzUptime checks the format: two numbers with two digits behind the point.
+func FuzzUptime(f *testing.F) {
+	format := regexp.MustCompile(`^\d+\.\d\d \d+\.\d\d\n$`)
+	f.Add(int64(1), uint64(0), uint8(1))
+	f.Add(int64(9e18), ^uint64(0), uint8(200))
+	f.Fuzz(func(t *testing.T, age int64, busy uint64, cpus uint8) {
+		v := &View{Age: age & (1<<55 - 1), Busy: busy}
+		for c := range int(cpus) + 1 {
+			v.Visible.Add(c)
+		}
+		out := appendUptime(nil, v)
+		if !format.Match(out) {
+			t.Fatalf("%q", out)
+		}
+		var up, idle float64
+		if _, err := fmt.Sscan(string(out), &up, &idle); err != nil || idle > (up+0.011)*float64(int(cpus)+1) {
+			t.Fatalf("%q: %v", out, err)
+		}
+	})
+}

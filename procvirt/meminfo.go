@@ -1,0 +1,254 @@
+package procvirt
+
+import (
+	"bytes"
+	"strconv"
+
+	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/internal/scan"
+)
+
+// hostMemory is what the view takes from the host's meminfo, in bytes.
+type hostMemory struct {
+	total, swap       uint64
+	hugePage, hugetlb uint64
+}
+
+// parse reads the lines of meminfo (meminfo_proc_show, fs/proc/meminfo.c).
+// Without a MemTotal line the host sets no bound.
+func (h *hostMemory) parse(text []byte) {
+	*h = hostMemory{total: cgroup.NoLimit}
+	for len(text) > 0 {
+		var line []byte
+		line, text = scan.Line(text)
+		label, rest, ok := bytes.Cut(line, []byte(":"))
+		if !ok {
+			continue
+		}
+		var to *uint64
+		switch string(label) {
+		case "MemTotal":
+			to = &h.total
+		case "SwapTotal":
+			to = &h.swap
+		case "Hugepagesize":
+			to = &h.hugePage
+		case "Hugetlb":
+			to = &h.hugetlb
+		default:
+			continue
+		}
+		f, _ := scan.Field(rest)
+		kb, _ := scan.Uint(f)
+		*to = min(kb, cgroup.NoLimit>>10) << 10
+	}
+}
+
+// memoryLines are the values that the view derives, in bytes. None of them can
+// wrap around.
+type memoryLines struct {
+	v               *View
+	total, free     uint64
+	available       uint64
+	swap, swapFree  uint64
+	hugePages       uint64 // bytes in pages of the default size
+	hugeFree        uint64
+	hugetlb         uint64
+	hugeLimited     bool // the default size is
+	anyHugeLimited  bool
+	hugePageSize    uint64
+	active, inactiv uint64
+}
+
+func (l *memoryLines) derive(v *View, h *hostMemory) {
+	m, s := &v.Memory, &v.Memory.Stat
+	l.v = v
+	l.total = min(h.total, m.Limit)
+	l.free = sub(l.total, m.Usage)
+	l.available = min(l.total, add(l.free, s.ActiveFile, s.InactiveFile, s.SlabReclaimable))
+	l.active = add(s.ActiveAnon, s.ActiveFile)
+	l.inactiv = add(s.InactiveAnon, s.InactiveFile)
+	if m.SwapAccounted && !v.NoSwap {
+		l.swap = min(h.swap, m.SwapLimit)
+		l.swapFree = sub(l.swap, m.SwapUsage)
+	}
+	l.hugetlb, l.hugePageSize = h.hugetlb, h.hugePage
+	for i := range v.Huge {
+		u := &v.Huge[i]
+		if u.Limit >= u.HostTotal {
+			continue
+		}
+		l.anyHugeLimited = true
+		limit := u.Limit - u.Limit%u.PageSize
+		l.hugetlb = sub(l.hugetlb, u.HostTotal-limit)
+		if u.PageSize == h.hugePage {
+			l.hugeLimited = true
+			l.hugePages, l.hugeFree = limit, sub(limit, u.Usage)
+		}
+	}
+}
+
+// value returns what a line shows: bytes, to be shown in kB, or a plain number.
+// It answers false for a line that stays the host's.
+func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
+	s := &l.v.Memory.Stat
+	switch string(label) {
+	case "MemTotal":
+		n = l.total
+	case "MemFree":
+		n = l.free
+	case "MemAvailable":
+		n = l.available
+	case "Cached":
+		n = s.File
+	case "SwapCached":
+		n = s.SwapCached
+	case "Active":
+		n = l.active
+	case "Inactive":
+		n = l.inactiv
+	case "Active(anon)":
+		n = s.ActiveAnon
+	case "Inactive(anon)":
+		n = s.InactiveAnon
+	case "Active(file)":
+		n = s.ActiveFile
+	case "Inactive(file)":
+		n = s.InactiveFile
+	case "Unevictable":
+		n = s.Unevictable
+	case "SwapTotal":
+		n = l.swap
+	case "SwapFree":
+		n = l.swapFree
+	case "Zswap":
+		n = l.zswap(s.Zswap)
+	case "Zswapped":
+		n = l.zswap(s.Zswapped)
+	case "Dirty":
+		n = s.FileDirty
+	case "Writeback":
+		n = s.FileWriteback
+	case "Mapped":
+		n = s.FileMapped
+	case "Shmem":
+		n = s.Shmem
+	case "AnonPages":
+		n = s.Anon
+	case "AnonHugePages":
+		n = s.AnonTHP
+	case "ShmemHugePages":
+		n = s.ShmemTHP
+	case "FileHugePages":
+		n = s.FileTHP
+	case "KReclaimable", "SReclaimable":
+		n = s.SlabReclaimable
+	case "SUnreclaim":
+		n = s.SlabUnreclaimable
+	case "Slab":
+		n = add(s.SlabReclaimable, s.SlabUnreclaimable)
+	case "KernelStack":
+		n = s.KernelStack
+	case "PageTables":
+		n = s.Pagetables
+	case "SecPageTables":
+		n = s.SecPagetables
+	case "Percpu":
+		n = s.Percpu
+	case "VmallocUsed":
+		n = s.Vmalloc
+	case "Buffers", "Mlocked", "ShmemPmdMapped", "FilePmdMapped",
+		"NFS_Unstable", "Bounce", "WritebackTmp":
+		// no control group counts these
+	default:
+		return l.hugeValue(label)
+	}
+	return n, false, true
+}
+
+func (l *memoryLines) hugeValue(label []byte) (n uint64, plain, ok bool) {
+	switch string(label) {
+	case "HugePages_Total":
+		return l.hugePages / max(l.hugePageSize, 1), true, l.hugeLimited
+	case "HugePages_Free":
+		return l.hugeFree / max(l.hugePageSize, 1), true, l.hugeLimited
+	case "HugePages_Rsvd", "HugePages_Surp":
+		return 0, true, l.hugeLimited
+	case "Hugetlb":
+		return l.hugetlb, false, l.anyHugeLimited
+	}
+	return 0, false, false
+}
+
+func (l *memoryLines) zswap(n uint64) uint64 {
+	if l.v.NoZswap {
+		return 0
+	}
+	return n
+}
+
+// appendMeminfo makes /proc/meminfo: the host's lines in the host's order and
+// columns, with the container's numbers. Lines it does not know stay as they
+// are.
+func appendMeminfo(dst []byte, v *View) []byte {
+	var h hostMemory
+	h.parse(v.Host)
+	var l memoryLines
+	l.derive(v, &h)
+	for text := v.Host; len(text) > 0; {
+		var line []byte
+		line, text = scan.Line(text)
+		label, _, _ := bytes.Cut(line, []byte(":"))
+		n, plain, ok := l.value(label)
+		if ok && len(label) < len(line) {
+			if !plain {
+				n >>= 10
+			}
+			dst = appendReplaced(dst, line, len(label)+1, n)
+		} else {
+			dst = append(dst, line...)
+		}
+		dst = append(dst, '\n')
+	}
+	return dst
+}
+
+// column is the width that the kernel pads a number of meminfo to
+// (show_val_kb, fs/proc/meminfo.c).
+const column = 8
+
+// appendReplaced writes line with n in the place of the number behind its label,
+// which ends at byte at, in the kernel's columns: n ends where the host's number
+// does, unless one of them is wider than the column.
+func appendReplaced(dst, line []byte, at int, n uint64) []byte {
+	start := at
+	for start < len(line) && line[start] == ' ' {
+		start++
+	}
+	_, digits := scan.Uint(line[start:])
+	end := start + digits
+	var buf [20]byte
+	num := strconv.AppendUint(buf[:0], n, 10)
+	// what stands before the column belongs to the label
+	label := max(end-max(digits, column), at)
+	dst = append(dst, line[:label]...)
+	for range min(end-label, column) - len(num) {
+		dst = append(dst, ' ')
+	}
+	dst = append(dst, num...)
+	return append(dst, line[end:]...)
+}
+
+// sub is a - b, never below 0.
+func sub(a, b uint64) uint64 { return a - min(a, b) }
+
+// add is the sum, at most the largest uint64.
+func add(a uint64, more ...uint64) uint64 {
+	for _, b := range more {
+		if a+b < a {
+			return cgroup.NoLimit
+		}
+		a += b
+	}
+	return a
+}

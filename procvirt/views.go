@@ -1,0 +1,291 @@
+package procvirt
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/held"
+	"vprocfs/procvirt/host"
+)
+
+// ErrCold is Append's answer without wait, where something slow would have to be
+// done first: a container that is seen for the first time.
+var ErrCold = errors.New("the container's files are not open yet")
+
+// Config says how the view is made.
+type Config struct {
+	// Root is the directory that stands for /, "/" but in tests.
+	Root string
+	// Policy says whose control group stands for the container.
+	Policy cgroup.Policy
+	// IgnoreQuota shows all CPUs of the cpuset, however small the quota.
+	IgnoreQuota bool
+	// NoSwap and NoZswap show no swap and no zswap.
+	NoSwap, NoZswap bool
+	// Recheck is how long a decision about which control group stands for a
+	// caller is kept while the caller's own group stays the same. Limits and
+	// usage are read afresh each time, whatever it is.
+	Recheck time.Duration
+	// MaxFiles is how many files of control groups may be open; beyond it those
+	// of some containers are closed, to be opened again when they are read.
+	MaxFiles int
+	// Now is the time since the host booted in nanoseconds, host.Clock's but in
+	// tests.
+	Now func() int64
+	Log *slog.Logger
+}
+
+// maxSpaces bounds the pid namespaces that are remembered. Drop removes them as
+// they end; this is for those whose end was missed.
+const maxSpaces = 16384
+
+// Views makes the files of all containers. It is safe for concurrent use.
+type Views struct {
+	cfg       Config
+	proc      string
+	opener    held.Opener
+	host      *host.Files
+	mounts    *cgroup.Mounts
+	fallbacks fallbacks
+	scratch   sync.Pool
+
+	mu     sync.RWMutex // guards spaces, never held during I/O
+	spaces map[uint64]*space
+}
+
+// scratch is the memory that one request works in.
+type scratch struct {
+	view View
+	// buf is for the files of control groups, host for the host's file, which
+	// lives until rendering, groups for the init's membership.
+	buf, host, groups []byte
+	time              cgroup.CPUTime
+}
+
+// New finds the control groups of the host and opens its files.
+func New(cfg Config) (*Views, error) {
+	v := &Views{cfg: cfg, proc: filepath.Join(cfg.Root, "proc"), spaces: map[uint64]*space{}}
+	v.fallbacks.log = cfg.Log
+	v.scratch.New = func() any {
+		s := &scratch{buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024)}
+		s.view.NoSwap, s.view.NoZswap = cfg.NoSwap, cfg.NoZswap
+		return s
+	}
+	var err error
+	if v.mounts, err = cgroup.Discover(cfg.Root); err != nil {
+		return nil, err
+	}
+	if v.host, err = host.Open(&v.opener, cfg.Root); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// Close closes all files. No other call may run beside it or follow it.
+func (v *Views) Close() {
+	for ns := range v.spaces {
+		v.Drop(ns)
+	}
+	v.host.Close()
+}
+
+// OpenFiles tells how many files are held open.
+func (v *Views) OpenFiles() int { return v.opener.Count() }
+
+// Subject says whose view is wanted.
+type Subject struct {
+	// NS is the inode of the pid namespace.
+	NS uint64
+	// Init is the init of it, as a pid of the host.
+	Init int
+	// Host says that it is the daemon's own pid namespace. The init is then not
+	// the caller's, and only the caller's own group counts.
+	Host bool
+	// Groups is the text of the caller's /proc/PID/cgroup.
+	Groups []byte
+}
+
+// Append appends file f as the subject sees it. Where the subject has no view of
+// its own, that is the host's file, and a counted Reason.
+//
+// Without wait it answers ErrCold, with dst as it was, rather than do anything
+// slow. With wait it opens what has to be opened first.
+//
+// It makes no allocation once the container's files are open and dst is large
+// enough.
+func (v *Views) Append(dst []byte, f File, s *Subject, wait bool) ([]byte, error) {
+	x := v.scratch.Get().(*scratch)
+	defer v.scratch.Put(x)
+	err := v.gather(f, s, x, wait)
+	switch {
+	case err == nil:
+		return fileSpecs[f].render(dst, &x.view), nil
+	case err == ErrCold:
+		return dst, ErrCold
+	}
+	return v.AppendHost(dst, f, reasonOf(err), err)
+}
+
+// gather fills x.view for f.
+func (v *Views) gather(f File, s *Subject, x *scratch, wait bool) error {
+	// Each round of the slow way makes what the quick way missed. What it makes
+	// can be gone again by then, but not over and over.
+	for range 4 {
+		err := v.gatherWarm(f, s, x, wait)
+		if err == nil || !errors.Is(err, ErrCold) && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+		if !wait {
+			return ErrCold
+		}
+		if err := v.prepare(f, s, errors.Is(err, unix.ENODEV)); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("control groups of pid namespace %d keep changing: %w", s.NS, RemovedCgroup)
+}
+
+// gatherWarm fills x.view from files that are open already, and answers ErrCold
+// where they are not.
+func (v *Views) gatherWarm(f File, s *Subject, x *scratch, wait bool) error {
+	v.mu.RLock()
+	sp := v.spaces[s.NS]
+	v.mu.RUnlock()
+	if sp == nil || sp.init != s.Init {
+		return ErrCold
+	}
+	if wait {
+		sp.mu.RLock()
+	} else if !sp.mu.TryRLock() {
+		return ErrCold
+	}
+	defer sp.mu.RUnlock()
+	c := sp.find(v, s.Groups, x)
+	if c == nil {
+		return ErrCold
+	}
+	return fileSpecs[f].gather(v, c, sp, &x.view, x)
+}
+
+// prepare opens what f needs. stale says that what is open is of a group that
+// was removed.
+func (v *Views) prepare(f File, s *Subject, stale bool) error {
+	sp, err := v.space(s)
+	if err != nil {
+		return err
+	}
+	defer v.trim(sp)
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.dropped {
+		return nil // a new one is made in the next round
+	}
+	m, err := sp.decide(v, s.Groups)
+	if err != nil {
+		return err
+	}
+	if stale {
+		m.container.forget(sp)
+	}
+	err = m.container.open(v, f)
+	m.until = v.cfg.Now() + int64(v.recheck(m.container))
+	return err
+}
+
+// recheck is how long a decision for c is kept.
+func (v *Views) recheck(c *container) time.Duration {
+	if c.incomplete() {
+		return min(v.cfg.Recheck, incompleteRecheck)
+	}
+	return v.cfg.Recheck
+}
+
+// space returns what is known of the subject's pid namespace, new where nothing
+// is.
+func (v *Views) space(s *Subject) (*space, error) {
+	v.mu.RLock()
+	sp := v.spaces[s.NS]
+	v.mu.RUnlock()
+	if sp != nil && sp.init == s.Init {
+		return sp, nil
+	}
+	started, err := host.StartTime(v.proc, s.Init)
+	if err != nil {
+		return nil, fmt.Errorf("init of pid namespace %d: %w: %w", s.NS, NoInit, err)
+	}
+	fresh := &space{
+		init: s.Init, started: started, host: s.Host,
+		callers: map[string]*membership{}, containers: map[string]*container{},
+	}
+	sp, old := v.insert(s.NS, fresh)
+	if old != nil {
+		old.drop()
+	}
+	return sp, nil
+}
+
+// insert puts fresh in its place, unless another goroutine came first. It returns
+// the space that is there now, and one that had to go, if any.
+func (v *Views) insert(ns uint64, fresh *space) (now, old *space) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	old = v.spaces[ns]
+	if old != nil && old.init == fresh.init {
+		return old, nil
+	}
+	if old == nil && len(v.spaces) >= maxSpaces {
+		for ns, o := range v.spaces {
+			if !o.host {
+				old = o
+				delete(v.spaces, ns)
+				break
+			}
+		}
+	}
+	v.spaces[ns] = fresh
+	return fresh, old
+}
+
+// Drop forgets a pid namespace whose init is gone, and closes its files.
+func (v *Views) Drop(ns uint64) {
+	v.mu.Lock()
+	sp := v.spaces[ns]
+	delete(v.spaces, ns)
+	v.mu.Unlock()
+	if sp != nil {
+		sp.drop()
+	}
+}
+
+// trim closes files of other containers where too many are open.
+func (v *Views) trim(keep *space) {
+	if v.opener.Count() <= v.cfg.MaxFiles {
+		return
+	}
+	v.mu.RLock()
+	all := make([]*space, 0, len(v.spaces))
+	for _, sp := range v.spaces {
+		if sp != keep {
+			all = append(all, sp)
+		}
+	}
+	v.mu.RUnlock()
+	for _, sp := range all {
+		if v.opener.Count() <= v.cfg.MaxFiles*3/4 {
+			return
+		}
+		if sp.mu.TryLock() {
+			for _, c := range sp.containers {
+				c.close()
+			}
+			sp.mu.Unlock()
+		}
+	}
+}
