@@ -1,0 +1,224 @@
+package initpid
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The fork method. The kernel translates the pid in an SCM_CREDENTIALS message
+// from the sender's pid namespace to the receiver's. So someone inside the
+// namespace sends "pid 1", and we read the pid of the init.
+//
+// To be inside takes two processes: setns(2) into a pid namespace counts only
+// for children. The first is a helper, this binary executed anew (a process
+// with threads must not fork without an exec); the second its child. See helper.go.
+
+// forker starts helpers.
+type forker struct {
+	exe   string        // path of the helper's binary
+	arg   string        // its argv[0]
+	null  int           // /dev/null
+	slots chan struct{} // bounds the helpers that run
+}
+
+func newForker(most int) (*forker, error) {
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/null: %w", err)
+	}
+	return &forker{
+		// Not the file the binary came from: that may have been replaced.
+		exe:   "/proc/self/exe",
+		arg:   helperArg,
+		null:  null,
+		slots: make(chan struct{}, max(most, 1)),
+	}, nil
+}
+
+func (f *forker) close() { unix.Close(f.null) }
+
+// find is the finder of Method Fork.
+func (f *forker) find(nsfd int, deadline time.Time) (int, error) {
+	turn := time.NewTimer(time.Until(deadline))
+	defer turn.Stop()
+	select {
+	case f.slots <- struct{}{}:
+	case <-turn.C:
+		return 0, fmt.Errorf("%w: %d others are running", ErrTimeout, cap(f.slots))
+	}
+	defer func() { <-f.slots }()
+
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return 0, err
+	}
+	h, err := f.start(nsfd, ours, theirs)
+	if err != nil {
+		return 0, err
+	}
+	defer h.end()
+	return h.answer(deadline)
+}
+
+// socketpair makes the two ends of the road from the helper to us.
+func socketpair() (ours, theirs int, err error) {
+	// SEQPACKET keeps messages apart, and tells when the last sender is gone.
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, -1, fmt.Errorf("%w: socketpair: %w", ErrHelper, err)
+	}
+	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return -1, -1, fmt.Errorf("%w: setsockopt SO_PASSCRED: %w", ErrHelper, err)
+	}
+	return fds[0], fds[1], nil
+}
+
+// helper is a helper that has been started. end must be called.
+type helper struct {
+	pid  int
+	sock int
+	eof  bool // helper and child have both closed their end
+}
+
+// start runs a helper on namespace nsfd. Both ends of the socket are taken over.
+func (f *forker) start(nsfd, ours, theirs int) (*helper, error) {
+	pid, err := syscall.ForkExec(f.exe, []string{f.arg}, &syscall.ProcAttr{
+		Env: []string{"GOMAXPROCS=1"},
+		// Everything else is close-on-exec, so that no helper keeps a
+		// connection of /dev/fuse alive.
+		Files: []uintptr{uintptr(f.null), uintptr(f.null), uintptr(f.null), helperNS: uintptr(nsfd), helperSock: uintptr(theirs)},
+		// A process group of its own, so that end reaches the child as well,
+		// whose pid we do not know.
+		Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	// At once, so that the end of the helper is the end of the file for us.
+	unix.Close(theirs)
+	if err != nil {
+		unix.Close(ours)
+		return nil, fmt.Errorf("%w: exec %s: %w", ErrHelper, f.exe, err)
+	}
+	return &helper{pid: pid, sock: ours}, nil
+}
+
+// answer returns the pid that the helper's child sent, and waits for both to be
+// gone. It does not wait past the deadline.
+func (h *helper) answer(deadline time.Time) (int, error) {
+	msg, cred, err := h.receive(deadline)
+	if err != nil {
+		return 0, err
+	}
+	if msg == nil {
+		return 0, fmt.Errorf("%w: it died without an answer", ErrHelper)
+	}
+	pid, err := parseAnswer(msg, cred)
+	// What else may come does not matter, only that they end by themselves:
+	// so the helper reaps its child. If they do not, end sees to it.
+	for !h.eof {
+		if _, _, err := h.receive(deadline); err != nil {
+			break
+		}
+	}
+	return pid, err
+}
+
+// receive returns the next message, or nil at the end of the file.
+func (h *helper) receive(deadline time.Time) (msg []byte, cred *unix.Ucred, err error) {
+	buf := make([]byte, 16)
+	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(h.sock, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		switch {
+		case err == unix.EAGAIN:
+			if err := pollUntil(h.sock, deadline); err != nil {
+				return nil, nil, err
+			}
+			continue
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, nil, fmt.Errorf("%w: recvmsg: %w", ErrHelper, err)
+		case n == 0:
+			h.eof = true
+			return nil, nil, nil
+		}
+		cmsgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil || len(cmsgs) != 1 {
+			return nil, nil, fmt.Errorf("%w: message without credentials", ErrHelper)
+		}
+		if cred, err = unix.ParseUnixCredentials(&cmsgs[0]); err != nil {
+			return nil, nil, fmt.Errorf("%w: message without credentials: %w", ErrHelper, err)
+		}
+		return buf[:n], cred, nil
+	}
+}
+
+// pollUntil waits until fd can be read.
+func pollUntil(fd int, deadline time.Time) error {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return ErrTimeout
+		}
+		// Rounded up, so that the last millisecond is not spent spinning.
+		n, err := unix.Poll(fds, int(left/time.Millisecond)+1)
+		if err != nil && err != unix.EINTR {
+			return fmt.Errorf("%w: poll: %w", ErrHelper, err)
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}
+
+// parseAnswer reads a message: one byte, the step; for a failure then the errno
+// or the signal as 4 bytes, little endian.
+func parseAnswer(msg []byte, cred *unix.Ucred) (int, error) {
+	at := step(msg[0])
+	if at == stepDone && len(msg) == 1 {
+		if cred.Pid == 0 {
+			return 0, fmt.Errorf("init: %w", ErrNotVisible)
+		}
+		return int(cred.Pid), nil
+	}
+	if int(at) >= len(stepNames) || len(msg) != 5 {
+		return 0, fmt.Errorf("%w: malformed message %x", ErrHelper, msg)
+	}
+	num := binary.LittleEndian.Uint32(msg[1:])
+	if at == stepKilled {
+		return 0, &StepError{Step: stepNames[at], Signal: unix.Signal(num)}
+	}
+	err := &StepError{Step: stepNames[at], Errno: unix.Errno(num)}
+	switch {
+	case at == stepClone && errors.Is(err, unix.ENOMEM),
+		at == stepSend && errors.Is(err, unix.ESRCH):
+		// So the kernel says that the init is dead: no pid is given out any
+		// more (fork(2), ENOMEM), or pid 1 is nobody's.
+		return 0, fmt.Errorf("%w: %w", ErrNoInit, err)
+	case at == stepSetns && errors.Is(err, unix.EINVAL):
+		return 0, fmt.Errorf("%w: %w", ErrNotVisible, err)
+	}
+	return 0, err
+}
+
+// end leaves no process and no descriptor behind.
+func (h *helper) end() {
+	if !h.eof {
+		// They may hang, or be stopped: a container's root may signal the
+		// child. The group is not another's: we have not reaped its leader.
+		_ = unix.Kill(-h.pid, unix.SIGKILL)
+	}
+	for {
+		if _, err := unix.Wait4(h.pid, nil, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
+	unix.Close(h.sock)
+}

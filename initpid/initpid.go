@@ -1,0 +1,70 @@
+// Package initpid finds, for a pid, the init of its pid namespace: the process
+// that is pid 1 there, by its pid here.
+//
+// From Linux 6.11 one ioctl on the namespace tells. On older kernels a helper
+// process enters the namespace and lets the kernel translate pid 1 for it: see
+// fork.go. Both answers are verified the same way, and kept by a Resolver.
+package initpid
+
+import "fmt"
+
+// Method is a way to find an init.
+type Method uint8
+
+// Auto, Ioctl and Fork can be asked for; Ioctl, Fork, Cache and Host say how an
+// Init was found.
+const (
+	Auto  Method = iota // Ioctl where the kernel has it, else Fork
+	Ioctl               // NS_GET_TGID_FROM_PIDNS, Linux 6.11
+	Fork                // a helper process in the namespace, any kernel
+	Cache               // an earlier answer that still holds
+	Host                // the caller is in our own namespace: nothing to find
+)
+
+var methodNames = [...]string{"auto", "ioctl", "fork", "cache", "host"}
+
+func (m Method) String() string {
+	if int(m) < len(methodNames) {
+		return methodNames[m]
+	}
+	return fmt.Sprintf("method %d", uint8(m))
+}
+
+// Set takes auto, ioctl or fork. With String and Type it makes *Method a pflag.Value.
+func (m *Method) Set(s string) error {
+	for _, may := range []Method{Auto, Ioctl, Fork} {
+		if s == may.String() {
+			*m = may
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not one of auto, ioctl, fork", s)
+}
+
+// Type is the name of the value in a usage message.
+func (*Method) Type() string { return "auto|ioctl|fork" }
+
+// Init is the init of a pid namespace.
+type Init struct {
+	// PID is the thread group id of the init in our own pid namespace.
+	//
+	// It stays the init's for as long as the caller it was resolved for lives:
+	// the init of a pid namespace cannot be reaped before every other process
+	// of it is gone (zap_pid_ns_processes, kernel/pid_namespace.c). A FUSE
+	// request's caller lives until it is answered or interrupted.
+	PID int
+
+	// NS is the inode number of the namespace (/proc/PID/ns/pid). The kernel
+	// uses the number again some time after the namespace is gone.
+	NS uint64
+
+	// ID is the namespace's id (NS_GET_ID, Linux 6.18), never used again; 0 on
+	// an older kernel.
+	ID uint64
+
+	By Method // Ioctl, Fork, Cache or Host
+
+	// Host is true if the namespace is our own. PID is 1 then, whichever
+	// namespace that is.
+	Host bool
+}

@@ -1,0 +1,74 @@
+package initpid
+
+import (
+	"errors"
+	"fmt"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// finder asks for the init of the pid namespace nsfd. The answer, a thread
+// group id in our own pid namespace, is still to be verified. It gives up at
+// the deadline.
+type finder func(nsfd int, deadline time.Time) (int, error)
+
+// tgidFromPIDNS translates pid 1 of the namespace into our own. The argument
+// goes by value and the pid is the return value, although the number is made
+// with _IOR (fs/nsfs.c, Linux 6.11).
+func tgidFromPIDNS(nsfd int) (int, unix.Errno) {
+	pid, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(nsfd), unix.NS_GET_TGID_FROM_PIDNS, 1)
+	return int(pid), errno
+}
+
+// findIoctl is the finder of Method Ioctl. It never blocks.
+func findIoctl(nsfd int, _ time.Time) (int, error) {
+	pid, errno := tgidFromPIDNS(nsfd)
+	switch errno {
+	case 0:
+		return pid, nil
+	case unix.ESRCH:
+		// Also the answer for a namespace out of our sight; but ours was
+		// opened by way of a pid we can see, so it is below our own.
+		return 0, fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w: %w", ErrNoInit, errno)
+	}
+	return 0, fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w", errno)
+}
+
+// probeIoctl says whether the kernel has NS_GET_TGID_FROM_PIDNS, asked of our
+// own namespace. ESRCH is an answer too: our own init may be dying.
+func probeIoctl(nsfd int) error {
+	switch _, errno := tgidFromPIDNS(nsfd); errno {
+	case 0, unix.ESRCH:
+		return nil
+	case unix.ENOTTY:
+		return fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w: needs Linux 6.11 or newer", ErrUnsupported)
+	default:
+		return fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w", errno)
+	}
+}
+
+// namespaceID is the id of the namespace that is never used again, or 0 before
+// Linux 6.18.
+func namespaceID(nsfd int) uint64 {
+	var id uint64
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(nsfd), unix.NS_GET_ID, uintptr(unsafe.Pointer(&id)))
+	if errno != 0 {
+		return 0
+	}
+	return id
+}
+
+// probePidfd says whether the kernel has pidfds that can be polled.
+func probePidfd(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("pidfd_open: %w: needs Linux 5.3 or newer", ErrUnsupported)
+	}
+	if err != nil {
+		return fmt.Errorf("pidfd_open %d: %w", pid, err)
+	}
+	unix.Close(fd)
+	return nil
+}

@@ -1,0 +1,148 @@
+package initpid
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// procfs is an open /proc. Paths are looked up below the descriptor: shorter
+// walks, and a mount over /proc later on changes nothing.
+//
+// Only PID/ns/pid is ever looked up. That takes no lock of the target's memory,
+// and is a magic link: no path a container has a say in is followed.
+type procfs struct {
+	fd  int
+	dev nsdev // the device of nsfs
+}
+
+type nsdev struct{ major, minor uint32 }
+
+// openProcfs opens the procfs mounted at root. It must number pids as our own
+// pid namespace does.
+func openProcfs(root string) (*procfs, error) {
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", root, err)
+	}
+	p := &procfs{fd: fd}
+	if err := p.check(); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s: %w", root, err)
+	}
+	return p, nil
+}
+
+func (p *procfs) check() error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(p.fd, &fs); err != nil {
+		return fmt.Errorf("statfs: %w", err)
+	}
+	if fs.Type != unix.PROC_SUPER_MAGIC {
+		return errors.New("not a procfs")
+	}
+	var buf [24]byte
+	n, err := unix.Readlinkat(p.fd, "self", buf[:])
+	if err != nil {
+		return fmt.Errorf("readlink self: %w", err)
+	}
+	if string(buf[:n]) != strconv.Itoa(os.Getpid()) {
+		return errors.New("procfs of another pid namespace")
+	}
+	var st unix.Statx_t
+	if err := p.statx(os.Getpid(), &st); err != nil {
+		return fmt.Errorf("stat self/ns/pid: %w", err)
+	}
+	p.dev = nsdev{st.Dev_major, st.Dev_minor}
+	return nil
+}
+
+func (p *procfs) close() { unix.Close(p.fd) }
+
+// nsPath is the longest PID/ns/pid and its NUL: 20 digits, a sign, 8 bytes.
+const nsPath = 20 + 1 + 8
+
+// appendNSPath writes the path of the pid's namespace, with a NUL at its end.
+func appendNSPath(buf []byte, pid int) []byte {
+	buf = strconv.AppendInt(buf, int64(pid), 10)
+	return append(buf, "/ns/pid\x00"...)
+}
+
+// statx is stat(PID/ns/pid) without an allocation: unix.Statx makes a copy of
+// the path. It is statx and not fstatat since it is the same on all
+// architectures.
+func (p *procfs) statx(pid int, st *unix.Statx_t) error {
+	var buf [nsPath]byte
+	path := appendNSPath(buf[:0], pid)
+	_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(p.fd), uintptr(unsafe.Pointer(&path[0])),
+		unix.AT_STATX_SYNC_AS_STAT, unix.STATX_INO, uintptr(unsafe.Pointer(st)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// namespace returns the inode number of the pid's pid namespace: one system
+// call, no allocation. pid may be the id of any thread.
+func (p *procfs) namespace(pid int) (uint64, error) {
+	if err := checkPID(pid); err != nil {
+		return 0, err
+	}
+	var st unix.Statx_t
+	if err := p.statx(pid, &st); err != nil {
+		return 0, p.callerError("stat", pid, err)
+	}
+	if (nsdev{st.Dev_major, st.Dev_minor}) != p.dev {
+		return 0, fmt.Errorf("stat %d/ns/pid: not on nsfs", pid)
+	}
+	return st.Ino, nil
+}
+
+// open opens the pid's pid namespace, and returns its inode number with it: the
+// pid may have become another process since it was last looked at.
+func (p *procfs) open(pid int) (nsfd int, ns uint64, err error) {
+	if err := checkPID(pid); err != nil {
+		return -1, 0, err
+	}
+	var buf [nsPath]byte
+	path := appendNSPath(buf[:0], pid)
+	nsfd, err = unix.Openat(p.fd, string(path[:len(path)-1]), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, 0, p.callerError("open", pid, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(nsfd, &st); err != nil {
+		unix.Close(nsfd)
+		return -1, 0, fmt.Errorf("fstat %d/ns/pid: %w", pid, err)
+	}
+	return nsfd, st.Ino, nil
+}
+
+func checkPID(pid int) error {
+	switch {
+	case pid == 0:
+		return fmt.Errorf("pid 0: %w", ErrNotVisible)
+	case pid < 0:
+		return fmt.Errorf("pid %d: %w", pid, ErrCallerGone)
+	}
+	return nil
+}
+
+// callerError tells a caller that is gone from one we may not look at.
+func (p *procfs) callerError(op string, pid int, err error) error {
+	gone := err == unix.ENOENT || err == unix.ESRCH
+	if err == unix.EACCES {
+		// A process that goes away between the lookup of the link and the
+		// walk through it gives EACCES (proc_ns_get_link, fs/proc/namespaces.c).
+		var st unix.Stat_t
+		gone = unix.Fstatat(p.fd, strconv.Itoa(pid), &st, 0) != nil
+	}
+	if gone {
+		return fmt.Errorf("%s %d/ns/pid: %w: %w", op, pid, ErrCallerGone, err)
+	}
+	return fmt.Errorf("%s %d/ns/pid: %w", op, pid, err)
+}
