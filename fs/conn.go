@@ -1,0 +1,127 @@
+package fs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"syscall"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// minMinor is FUSE 7.28 (Linux 4.20), the first with max_pages, without which a
+// READ would be as small as max_write.
+const minMinor = 28
+
+// Conn is an initialised FUSE connection: a descriptor of /dev/fuse, and the
+// INIT request and its answer as plain bytes, so that another process can be
+// given all three and serve on.
+//
+// The Conn owns the descriptor. Its methods are safe for concurrent use, except
+// Close.
+type Conn struct {
+	fd              int
+	request, answer []byte
+}
+
+// NewConn makes a Conn of a descriptor on which Handshake has already run, in
+// this process or another, and takes the descriptor over. request and answer are
+// what Init returned then; they may be nil if they are lost, which costs one
+// request for each opendir(3).
+func NewConn(fd int, request, answer []byte) *Conn {
+	return &Conn{fd: fd, request: bytes.Clone(request), answer: bytes.Clone(answer)}
+}
+
+// Handshake reads the INIT request from a descriptor of /dev/fuse that has just
+// been mounted, answers it, and takes the descriptor over if it succeeds.
+func Handshake(fd int) (*Conn, error) {
+	buf := make([]byte, requestSize)
+	n, errno := rawRead(fd, buf)
+	for errno == unix.EINTR {
+		n, errno = rawRead(fd, buf)
+	}
+	if errno != 0 {
+		return nil, fmt.Errorf("read the fuse init request: %w", errno)
+	}
+	answer, err := answerInit(buf[:n])
+	if err != nil {
+		return nil, err
+	}
+	if errno := rawWrite(fd, answer); errno != 0 {
+		return nil, fmt.Errorf("answer the fuse init request: %w", errno)
+	}
+	return NewConn(fd, buf[:n], answer), nil
+}
+
+// answerInit returns the answer to an INIT request, header included.
+func answerInit(request []byte) ([]byte, error) {
+	in, ok := decodeInit(request)
+	if !ok {
+		return nil, errors.New("the first fuse request is not init: the descriptor is in use")
+	}
+	if in.Major != 7 || in.Minor < minMinor {
+		return nil, fmt.Errorf("the kernel speaks fuse %d.%d: need 7.%d (Linux 4.20)", in.Major, in.Minor, minMinor)
+	}
+	// Each flag with its reason; a flag not wanted is one more way to be
+	// asked for something.
+	const wanted uint64 = fuse.CAP_ATOMIC_O_TRUNC | // O_TRUNC comes with OPEN, not as a SETATTR
+		fuse.CAP_PARALLEL_DIROPS | // lookups in one directory do not wait for each other
+		fuse.CAP_ABORT_ERROR | // read(2) tells abort (ECONNABORTED) from unmount (ENODEV)
+		fuse.CAP_MAX_PAGES | // READ larger than max_write
+		fuse.CAP_NO_OPENDIR_SUPPORT | // OPENDIR may be answered ENOSYS
+		fuse.CAP_INIT_EXT
+	flags := in.Flags64() & wanted
+
+	answer := make([]byte, requestSize)
+	out, size := place[fuse.InitOut](answer)
+	out.Major = 7
+	out.Minor = in.Minor
+	out.Flags = uint32(flags)
+	out.Flags2 = uint32(flags >> 32)
+	out.MaxWrite = maxWrite
+	out.MaxPages = maxPages
+	out.TimeGran = 1
+	return answer[:putHeader(answer, in.Unique, size, 0)], nil
+}
+
+// decodeInit reads an INIT request. Kernels before 7.36 (Linux 5.17) send only
+// the first 16 bytes of its body; the rest is then 0.
+func decodeInit(request []byte) (in fuse.InitIn, ok bool) {
+	var padded [unsafe.Sizeof(in)]byte
+	copy(padded[:], request)
+	in = *(*fuse.InitIn)(unsafe.Pointer(&padded))
+	return in, len(request) >= inHeaderSize+16 && in.Opcode == opInit
+}
+
+// FD returns the descriptor, which stays the Conn's.
+func (c *Conn) FD() int { return c.fd }
+
+// Init returns copies of the INIT request and its answer, both with their
+// headers; nil where they are not known.
+func (c *Conn) Init() (request, answer []byte) {
+	return bytes.Clone(c.request), bytes.Clone(c.answer)
+}
+
+// noOpendir says whether the kernel takes ENOSYS as the answer to OPENDIR
+// (Linux 5.1). Older ones would fail the opendir(3).
+func (c *Conn) noOpendir() bool {
+	in, ok := decodeInit(c.request)
+	return ok && in.Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+}
+
+// Close closes the descriptor. Where it is the last one, the kernel aborts the
+// connection, and a mount that still exists answers ENOTCONN. Close does not wake
+// a Server: call it after Serve has returned.
+func (c *Conn) Close() error {
+	if c.fd < 0 {
+		return fmt.Errorf("close /dev/fuse: %w", syscall.EBADF)
+	}
+	fd := c.fd
+	c.fd = -1
+	if err := unix.Close(fd); err != nil {
+		return fmt.Errorf("close /dev/fuse: %w", err)
+	}
+	return nil
+}

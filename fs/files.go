@@ -1,0 +1,173 @@
+package fs
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+func callerOf(h *fuse.InHeader) Caller {
+	return Caller{PID: int(h.Pid), UID: h.Uid, GID: h.Gid}
+}
+
+// handleOpen answers an OPEN of a file.
+func (s *Server) handleOpen(w *worker, h *fuse.InHeader, b []byte) (int, error) {
+	in := decode[fuse.OpenIn](b)
+	if in == nil {
+		return 0, syscall.EIO
+	}
+	n := s.tree.node(NodeID(h.NodeId))
+	switch {
+	case n == nil:
+		return 0, syscall.ESTALE
+	case n.isDir():
+		return 0, syscall.EISDIR
+	case in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0:
+		return 0, syscall.EROFS
+	case !mayRead(n, callerOf(h)):
+		return 0, syscall.EACCES
+	}
+	fh, ok := s.handles.open(n.id, callerOf(h))
+	if !ok {
+		return 0, syscall.ENFILE
+	}
+	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
+	out.Fh = fh
+	// The content differs from caller to caller, the page cache does not.
+	out.OpenFlags = fuse.FOPEN_DIRECT_IO
+	return size, nil
+}
+
+// handleRelease answers the RELEASE of a file. Nobody looks at the answer.
+func (s *Server) handleRelease(b []byte) error {
+	in := decode[fuse.ReleaseIn](b)
+	if in == nil {
+		return syscall.EIO
+	}
+	s.handles.release(in.Fh)
+	return nil
+}
+
+// handleRead answers a READ of a file, now or later.
+func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
+	h := decode[fuse.InHeader](b)
+	in := decode[fuse.ReadIn](b)
+	var n *node
+	if in != nil {
+		n = s.tree.node(NodeID(h.NodeId))
+	}
+	switch {
+	case in == nil:
+		s.reply(w, h.Unique, 0, syscall.EIO)
+		return false
+	case n == nil:
+		s.reply(w, h.Unique, 0, syscall.ESTALE)
+		return false
+	case n.isDir():
+		s.reply(w, h.Unique, 0, syscall.EISDIR)
+		return false
+	case in.ReadFlags&fuse.READ_LOCKOWNER == 0:
+		// This read fills the page cache (sendfile, splice, mmap; Linux
+		// 6.5 and later), which all containers share, and read(2) does
+		// not. EINVAL makes sendfile(2) and splice(2) fail as on a file
+		// that does not support them, and programs fall back to
+		// read(2).
+		s.reply(w, h.Unique, 0, syscall.EINVAL)
+		return false
+	}
+	s.handles.adopt(in.Fh)
+	return s.answer(w, request{
+		unique: h.Unique,
+		op:     opRead,
+		node:   n,
+		caller: callerOf(h),
+		fh:     in.Fh,
+		off:    in.Offset,
+		size:   int(min(in.Size, maxPages*pageSize)),
+	})
+}
+
+// read makes the reply to a READ: of kept content, or of new content, which is
+// kept.
+func (s *Server) read(w *worker, r request, wait bool) (int, error) {
+	out, ok := s.handles.read(w.out[:outHeaderSize], r.fh, r.off, r.size, r.caller)
+	if ok {
+		w.setOut(out)
+		return len(out) - outHeaderSize, nil
+	}
+	content, err := s.makeContent(w, r.node, r.caller, wait)
+	if err != nil {
+		return 0, err
+	}
+	p := part(content, r.off, r.size)
+	s.handles.keep(r.fh, content, r.off+uint64(len(p)))
+	return copy(content, p), nil
+}
+
+// handleGetattr answers a GETATTR, now or later.
+func (s *Server) handleGetattr(w *worker, b []byte) (handedOn bool) {
+	h := decode[fuse.InHeader](b)
+	in := decode[fuse.GetAttrIn](b)
+	var n *node
+	if in != nil {
+		n = s.tree.node(NodeID(h.NodeId))
+	}
+	switch {
+	case in == nil:
+		s.reply(w, h.Unique, 0, syscall.EIO)
+		return false
+	case n == nil:
+		s.reply(w, h.Unique, 0, syscall.ESTALE)
+		return false
+	}
+	r := request{unique: h.Unique, op: opGetattr, node: n, caller: callerOf(h)}
+	if n.size == ownLength && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
+		r.fh = in.Fh()
+		s.handles.adopt(r.fh)
+	}
+	return s.answer(w, r)
+}
+
+// getattr makes the reply to a GETATTR.
+func (s *Server) getattr(w *worker, r request, wait bool) (int, error) {
+	length := r.node.size
+	if length == ownLength {
+		n, err := s.contentLength(w, r, wait)
+		if err != nil {
+			return 0, err
+		}
+		// A size of 0 would stop Node and sendfile(2) before the first
+		// byte.
+		length = uint64(max(n, 1))
+	}
+	out, size := place[fuse.AttrOut](w.out[:cap(w.out)])
+	out.AttrValid = attrValid(r.node)
+	s.putAttr(&out.Attr, r.node, length)
+	return size, nil
+}
+
+// contentLength returns the length of the content as r.caller sees it.
+//
+// The content that it makes is kept for the read that follows where the handle is
+// known, so that size and content agree and the work is not done twice. lseek(2)
+// with SEEK_END sends the handle. fstat(2) does not (fs/fuse/dir.c, fuse_getattr,
+// 5.10 to 6.18), but it comes from the thread that has just opened the file.
+// Content that somebody is in the middle of reading stays.
+func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
+	fh := r.fh
+	if fh == 0 {
+		fh = s.handles.lastOpened(r.caller.PID, r.node.id)
+	}
+	n, busy := s.handles.inMiddle(fh)
+	if busy && r.fh != 0 {
+		return n, nil
+	}
+	content, err := s.makeContent(w, r.node, r.caller, wait)
+	if err != nil {
+		return 0, err
+	}
+	if fh != 0 && !busy {
+		s.handles.keepSized(fh, content, r.caller)
+	}
+	return len(content), nil
+}

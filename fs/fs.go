@@ -1,0 +1,52 @@
+// Package fs serves a read-only tree of generated files over FUSE.
+//
+// It knows the FUSE wire protocol and nothing of what the files say: the
+// content comes from a Source. The pieces are a table of nodes whose ids never
+// change (node.go), a negotiated connection (Conn), the mounts that make one
+// (Mount, MountDetached), and the Server, which reads requests from the
+// connection and answers them.
+//
+// The files look like those of /proc: their content is made when it is read at
+// offset 0, it differs from caller to caller, and it is kept with the open
+// handle so that the next reads continue it.
+//
+// Never open a file of the own mount with Go's os package from the process that
+// serves it: os registers the descriptor with epoll, the kernel asks the server
+// with FUSE_POLL, and a program that waits for itself stands still. The raw
+// calls of golang.org/x/sys/unix are safe.
+package fs
+
+import "errors"
+
+// Caller is the thread that made a request, as the kernel names it in
+// struct fuse_in_header (include/uapi/linux/fuse.h).
+type Caller struct {
+	// PID is a thread id (not a thread group id) in the pid namespace of
+	// the process that mounted. It is 0 when the caller is not visible
+	// there.
+	PID int
+	// UID and GID are the caller's fsuid and fsgid in the user namespace
+	// of the mount; ^uint32(0) where they have no mapping there.
+	UID, GID uint32
+}
+
+// ErrCold is what a Source returns when it was told not to wait and would have
+// to.
+var ErrCold = errors.New("content needs slow work")
+
+// Source makes the content of files. It must be safe for concurrent use.
+type Source interface {
+	// Append appends to dst the content of node n as caller c sees it and
+	// returns the extended slice. It keeps neither slice, and it leaves
+	// the bytes before len(dst) alone.
+	//
+	// With wait false it must not do anything slow (fork, wait for a lock
+	// that is held during slow work): it returns ErrCold where it would
+	// have to, and is asked again with wait true from a goroutine that may
+	// take its time. All requests of the mount stand still while a call
+	// with wait false runs.
+	//
+	// Another error reaches the caller as the syscall.Errno it wraps, else
+	// as EIO. A panic is logged and reaches the caller as EIO.
+	Append(dst []byte, n NodeID, c Caller, wait bool) ([]byte, error)
+}

@@ -1,0 +1,196 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors of Mount beside the plain errnos, which are there for errors.Is too:
+// ENOENT (the directory is missing), ENOTDIR, EPERM and EACCES.
+var (
+	// ErrNoFUSE says that this kernel, or this container, has no FUSE.
+	ErrNoFUSE = errors.New("no fuse: /dev/fuse or the fuse file system is missing")
+	// ErrMounted says that something else is mounted on the directory.
+	ErrMounted = errors.New("something is already mounted there")
+	// ErrMountHung says that a mount of the same kind is on the directory
+	// and does not answer.
+	ErrMountHung = errors.New("a mount that does not answer is already there")
+)
+
+const devFuse = "/dev/fuse"
+
+// MountOptions names a mount. The zero value is ready for use.
+type MountOptions struct {
+	// Name is the subtype: the file system type is fuse.<Name>, by which
+	// mount(8), findmnt(8) and this package know its own mounts. Default
+	// "vprocfs".
+	Name string
+	// FSName is the source of the mount, the first column of /proc/mounts.
+	// Default Name.
+	FSName string
+}
+
+func (o MountOptions) withDefaults() MountOptions {
+	if o.Name == "" {
+		o.Name = "vprocfs"
+	}
+	if o.FSName == "" {
+		o.FSName = o.Name
+	}
+	return o
+}
+
+func (o MountOptions) fsType() string { return "fuse." + o.Name }
+
+// mountParam is one option of the fuse file system; value is empty for a flag.
+type mountParam struct{ key, value string }
+
+// mountParams returns the options of fs/fuse/inode.c (fuse_fs_parameters) that a
+// mount served from fd has.
+func mountParams(fd int) []mountParam {
+	return []mountParam{
+		{"fd", fmt.Sprint(fd)},
+		// The type bits of the root, in octal: a directory.
+		{"rootmode", "40000"},
+		// Whom the kernel would let in without allow_other. It insists on
+		// both.
+		{"user_id", "0"},
+		{"group_id", "0"},
+		// Containers run under other uids and in other user namespaces.
+		{"allow_other", ""},
+	}
+}
+
+// Mount mounts on the directory dir and does the handshake. Nothing is answered
+// until a Server serves the Conn. The kernel reports callers by their pids in the
+// pid namespace of the process that calls Mount. It needs CAP_SYS_ADMIN.
+//
+// A mount of the same type whose daemon is dead is detached and replaced. A live
+// one, and a mount of any other type, is refused with ErrMounted, one that does
+// not answer with ErrMountHung.
+func Mount(dir string, o MountOptions) (*Conn, error) {
+	o = o.withDefaults()
+	target, err := clearMountPoint(dir, o.fsType())
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	fd, err := openDev()
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	data := ""
+	for i, p := range mountParams(fd) {
+		if i > 0 {
+			data += ","
+		}
+		data += p.key
+		if p.value != "" {
+			data += "=" + p.value
+		}
+	}
+	// MS_RDONLY makes the superblock read-only too: nothing is written
+	// here, and without it every fstat(2) after a read is a GETATTR,
+	// because a read makes atime stale (6.6 of 41.6 us for a cat, 6.18).
+	// There are no devices, no set-uid files, no programs.
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount(o.FSName, target, o.fsType(), flags, data); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("mount %s: %w", dir, noFUSE(err))
+	}
+	c, err := Handshake(fd)
+	if err != nil {
+		unix.Unmount(target, unix.MNT_DETACH)
+		unix.Close(fd)
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	return c, nil
+}
+
+// MountDetached makes a mount that is attached nowhere and does the handshake.
+// mountfd is its root: move_mount(2) with MOVE_MOUNT_F_EMPTY_PATH attaches it, in
+// whichever mount namespace the calling thread is in. The mount is gone when
+// mountfd is closed and it was not attached. It needs Linux 5.2 and
+// CAP_SYS_ADMIN.
+func MountDetached(o MountOptions) (conn *Conn, mountfd int, err error) {
+	o = o.withDefaults()
+	fd, err := openDev()
+	if err != nil {
+		return nil, -1, fmt.Errorf("mount detached: %w", err)
+	}
+	mountfd, err = detachedMount(fd, o)
+	if err != nil {
+		unix.Close(fd)
+		return nil, -1, fmt.Errorf("mount detached: %w", noFUSE(err))
+	}
+	conn, err = Handshake(fd)
+	if err != nil {
+		unix.Close(mountfd)
+		unix.Close(fd)
+		return nil, -1, fmt.Errorf("mount detached: %w", err)
+	}
+	return conn, mountfd, nil
+}
+
+// detachedMount does what Mount does by mount(2), with the same flags for the
+// same reasons.
+func detachedMount(fd int, o MountOptions) (int, error) {
+	fsfd, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err == unix.ENOSYS {
+		return -1, fmt.Errorf("fsopen needs Linux 5.2: %w", err)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("fsopen fuse: %w", err)
+	}
+	defer unix.Close(fsfd)
+	params := append(mountParams(fd), mountParam{"source", o.FSName}, mountParam{"subtype", o.Name}, mountParam{"ro", ""})
+	for _, p := range params {
+		if p.value == "" {
+			err = unix.FsconfigSetFlag(fsfd, p.key)
+		} else {
+			err = unix.FsconfigSetString(fsfd, p.key, p.value)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("fsconfig %s: %w", p.key, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fsfd); err != nil {
+		return -1, fmt.Errorf("fsconfig create: %w", err)
+	}
+	const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	mountfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return -1, fmt.Errorf("fsmount: %w", err)
+	}
+	return mountfd, nil
+}
+
+// Unmount detaches the mount on dir (MNT_DETACH): no new path leads to it, and it
+// ends when its last user does (an open file, a bind mount of one of its files).
+// Serve returns then.
+func Unmount(dir string) error {
+	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	return nil
+}
+
+// openDev opens /dev/fuse for blocking reads: one parked read(2) costs half of
+// what epoll does (24 against 42 us for open, read, read, close; 6.18).
+func openDev() (int, error) {
+	fd, err := unix.Open(devFuse, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", devFuse, noFUSE(err))
+	}
+	return fd, nil
+}
+
+// noFUSE wraps the errnos that mean there is no driver: of open(2) ENOENT, ENXIO
+// and ENODEV, of mount(2) and fsopen(2) ENODEV.
+func noFUSE(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%w (%w)", ErrNoFUSE, err)
+	}
+	return err
+}
