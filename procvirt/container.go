@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"vprocfs/procvirt/cgroup"
@@ -28,7 +29,29 @@ type container struct {
 	// the next look at the container's groups.
 	memoryNot, cpuNot error
 
+	// slow marks files whose gathering took long the last time.
+	slow [numFiles]atomic.Bool
+
 	account account
+}
+
+// slowAfter is how long gathering may hold up the other containers' readers. It
+// takes microseconds where the kernel has the numbers at hand; but memory.stat of
+// a group with thousands of descendants has to be summed up first.
+const slowAfter = 2 * time.Millisecond
+
+// gather fills w with what f needs, from open files. Without wait it answers
+// ErrCold where that took long the last time.
+func (c *container) gather(v *Views, f File, sp *space, x *scratch, wait bool) error {
+	if !wait && c.slow[f].Load() {
+		return ErrCold
+	}
+	start := time.Now()
+	err := fileSpecs[f].gather(v, c, sp, &x.view, x)
+	if slow := time.Since(start) > slowAfter; slow != c.slow[f].Load() {
+		c.slow[f].Store(slow)
+	}
+	return err
 }
 
 // incomplete tells whether a controller is enabled only above the container.

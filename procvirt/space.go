@@ -36,9 +36,10 @@ type membership struct {
 }
 
 // maxCallers bounds the decisions remembered for one pid namespace: who may
-// make groups of its own can move through any number of them.
+// make groups of its own can move through any number of them, each with a path
+// of up to 4 KiB in every hierarchy.
 const (
-	maxCallers     = 256
+	maxCallers     = 64
 	maxCallersHost = 4096
 )
 

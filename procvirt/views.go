@@ -171,7 +171,7 @@ func (v *Views) gatherWarm(f File, s *Subject, x *scratch, wait bool) error {
 	if c == nil {
 		return ErrCold
 	}
-	return fileSpecs[f].gather(v, c, sp, &x.view, x)
+	return c.gather(v, f, sp, x, wait)
 }
 
 // prepare opens what f needs. stale says that what is open is of a group that
