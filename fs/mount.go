@@ -101,7 +101,7 @@ func Mount(dir string, o MountOptions) (*Conn, error) {
 	}
 	c, err := Handshake(fd)
 	if err != nil {
-		unix.Unmount(target, unix.MNT_DETACH)
+		_ = unix.Unmount(target, unix.MNT_DETACH) // the error to report is the other one
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}

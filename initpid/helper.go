@@ -140,6 +140,6 @@ func cloneAndSend(hdr *unix.Msghdr) (pid uintptr, errno unix.Errno) {
 	}
 	_, _, errno = unix.RawSyscall(unix.SYS_SENDMSG, helperSock, uintptr(unsafe.Pointer(hdr)), unix.MSG_NOSIGNAL)
 	for {
-		unix.RawSyscall(unix.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
 	}
 }

@@ -19,7 +19,7 @@ func TestWarmContentCostsNoAllocation(t *testing.T) {
 		v := fixtureViews(t, h, nil)
 		for _, role := range []string{"child", "host", "below"} {
 			s := subject(t, h, h.Roles[role])
-			for f := range File(numFiles) {
+			for f := range numFiles {
 				dst := render(t, v, f, s)
 				n := testing.AllocsPerRun(200, func() {
 					if _, err := v.Append(dst[:0], f, s, false); err != nil {
@@ -80,7 +80,7 @@ func BenchmarkAppend(b *testing.B) {
 	for _, h := range fixture.All(b, "testdata/host") {
 		v := fixtureViews(b, h, nil)
 		s := subject(b, h, h.Roles["child"])
-		for f := range File(numFiles) {
+		for f := range numFiles {
 			b.Run(h.Name+"/"+f.String(), func(b *testing.B) {
 				dst := render(b, v, f, s)
 				b.ReportAllocs()

@@ -61,7 +61,7 @@ func (v *Views) Explain(s *Subject) Explanation {
 	var e Explanation
 	x := v.scratch.Get().(*scratch)
 	defer v.scratch.Put(x)
-	for f := range File(numFiles) {
+	for f := range numFiles {
 		fe := FileExplanation{Name: f.String()}
 		if err := v.gather(f, s, x, true); err != nil {
 			fe.Host = reasonOf(err).String()

@@ -91,8 +91,8 @@ func (f *fallbacks) note(file File, r Reason, err error) {
 // and reason that ever was, as "FILE/REASON".
 func (v *Views) Fallbacks() map[string]uint64 {
 	all := map[string]uint64{}
-	for f := range File(numFiles) {
-		for r := range Reason(numReasons) {
+	for f := range numFiles {
+		for r := range numReasons {
 			if n := v.fallbacks.counts[f][r].Load(); n > 0 {
 				all[f.String()+"/"+r.String()] = n
 			}

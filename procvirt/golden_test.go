@@ -67,7 +67,7 @@ func TestGolden(t *testing.T) {
 			got := &txtar.Archive{}
 			for _, role := range slices.Sorted(maps.Keys(h.Roles)) {
 				s := subject(t, h, h.Roles[role])
-				for f := range File(numFiles) {
+				for f := range numFiles {
 					got.Files = append(got.Files, txtar.File{Name: role + "/" + f.String(), Data: render(t, v, f, s)})
 				}
 			}

@@ -140,7 +140,7 @@ func TestRootCgroupGetsTheHostsFiles(t *testing.T) {
 	h := load(t, "trixie-v2")
 	v := fixtureViews(t, h, nil)
 	s := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
-	for f := range File(numFiles) {
+	for f := range numFiles {
 		for range 2 {
 			if got := render(t, v, f, s); !bytes.Equal(got, h.Read(t, "proc/"+f.String())) {
 				t.Errorf("%v is not the host's:\n%s", f, got)
@@ -294,7 +294,7 @@ func TestFilesStayBounded(t *testing.T) {
 	for ns := range uint64(50) {
 		s := *base
 		s.NS = ns
-		for f := range File(numFiles) {
+		for f := range numFiles {
 			render(t, v, f, &s)
 		}
 		// one container's files are above the bound at most, and the inits' stay
