@@ -1,0 +1,181 @@
+// Command vm runs a program on another kernel: it boots a Debian cloud kernel in QEMU, with a chosen
+// cgroup layout, runs a static program as root in the guest, passes its output on and exits with its status.
+//
+//	go run ./test/vm -suite trixie -cgroup v2 -file build/vprocfs -- build/procvirt.test -test.v
+//	go run ./test/vm -matrix -- build/procvirt.test
+//
+// README.md tells what it needs and what the guest looks like.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Exit statuses of the runner itself. A guest program may exit with the same number; only then
+// standard error has no line that starts with "vm: ".
+const (
+	exitUsage   = 2
+	exitTimeout = 124
+	exitFailed  = 125 // no mirror, no qemu, or a guest that died
+)
+
+// host is a kernel and a cgroup layout to run on.
+type host struct {
+	suite  string // Debian suite whose newest cloud kernel is booted
+	cgroup string // v1, v2 or hybrid
+}
+
+// matrix is what -matrix runs on: the oldest kernel supported, the layouts that hosts have, and the newest
+// kernel there is. Kernels after 6.1 have no memory and cpuset controllers for v1 in Debian.
+func matrix() []host {
+	return []host{
+		{"bullseye-security", "v2"}, // 5.10
+		{"bullseye-security", "v1"},
+		{"bookworm", "v2"}, // 6.1
+		{"bookworm", "hybrid"},
+		{"trixie", "v2"},           // 6.12
+		{"trixie-backports", "v2"}, // 7.x
+	}
+}
+
+// config is a run: the host, what the guest gets and what it runs.
+type config struct {
+	host
+	kernels string        // directory of the kernel cache
+	mirror  string        // Debian mirror, empty for apt's own
+	cpus    int           // virtual CPUs
+	memory  int           // MiB
+	swap    int           // MiB of swap on zram, 0 for none
+	files   []string      // HOST[:GUEST] files and directories to carry
+	disk    string        // ext4 image to mount on /data, writes to it are lost
+	out     string        // directory that gets the guest's /out
+	modules string        // further kernel modules to load
+	append  string        // more kernel command line
+	accel   string        // QEMU accelerator
+	timeout time.Duration // of the guest, from boot to power off
+	command []string      // program and its arguments
+}
+
+// files collects a flag that may be given more than once.
+type files []string
+
+func (f *files) String() string     { return strings.Join(*f, " ") }
+func (f *files) Set(s string) error { *f = append(*f, s); return nil }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var c config
+	fs := flag.NewFlagSet("vm", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintln(stderr, "usage: vm [flags] -- PROGRAM [ARGS]\nA PROGRAM with a slash is a static binary or a script of this machine, another one is a command of the guest.")
+		fs.PrintDefaults()
+	}
+	fs.StringVar(&c.suite, "suite", "trixie", "Debian `suite` of the kernel")
+	fs.StringVar(&c.cgroup, "cgroup", "v2", "cgroup `layout`: v1, v2 or hybrid")
+	all := fs.Bool("matrix", false, "run on every kernel and layout of the matrix, instead of -suite and -cgroup")
+	jobs := fs.Int("jobs", 2, "guests at once with -matrix")
+	fs.StringVar(&c.kernels, "kernels", "build/kernels", "`directory` that caches the kernels; remove it to fetch newer ones")
+	fs.StringVar(&c.mirror, "mirror", "", "Debian mirror `URL` that ends in /debian (default: the one apt uses)")
+	fs.IntVar(&c.cpus, "cpus", 2, "CPUs of the guest")
+	fs.IntVar(&c.memory, "memory", 1024, "memory of the guest in `MiB`")
+	fs.IntVar(&c.swap, "swap", 0, "swap of the guest, on zram, in `MiB`")
+	fs.Var((*files)(&c.files), "file", "`HOST[:GUEST]` file or directory to carry to /t, or to GUEST; may be given more than once")
+	fs.StringVar(&c.disk, "disk", "", "ext4 `image` to mount on /data; what the guest writes to it is lost")
+	fs.StringVar(&c.out, "out", "", "`directory` that gets what the guest leaves in /out (with -matrix: a directory each below it)")
+	fs.StringVar(&c.modules, "modules", "", "kernel `modules` to load besides fuse, with spaces between")
+	fs.StringVar(&c.append, "append", "", "more kernel command `line`")
+	fs.StringVar(&c.accel, "accel", "tcg", "QEMU `accelerator`: tcg, or kvm where it works")
+	fs.DurationVar(&c.timeout, "timeout", 3*time.Minute, "`limit` for the guest, from boot to power off")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return exitUsage
+	}
+	c.command = fs.Args()
+	switch {
+	case len(c.command) == 0:
+		fmt.Fprintln(stderr, "vm: no program to run (see -help)")
+		return exitUsage
+	case c.cgroup != "v1" && c.cgroup != "v2" && c.cgroup != "hybrid":
+		fmt.Fprintf(stderr, "vm: -cgroup %s: must be v1, v2 or hybrid\n", c.cgroup)
+		return exitUsage
+	case *jobs < 1 || c.cpus < 1 || c.memory < 1 || c.swap < 0:
+		fmt.Fprintln(stderr, "vm: -jobs, -cpus and -memory must be at least 1, -swap at least 0")
+		return exitUsage
+	}
+	if *all {
+		return runMatrix(ctx, c, *jobs, stdout, stderr)
+	}
+	return report(stderr, c.host)(boot(ctx, c, stdout))
+}
+
+// report turns the result of boot into an exit status, and an error into one line on w.
+func report(w io.Writer, h host) func(int, error) int {
+	return func(status int, err error) int {
+		switch {
+		case err == nil:
+			return status
+		case errors.Is(err, context.DeadlineExceeded):
+			status = exitTimeout
+		default:
+			status = exitFailed
+		}
+		fmt.Fprintf(w, "vm: %s %s: %v\n", h.suite, h.cgroup, err)
+		return status
+	}
+}
+
+// runMatrix runs c on each host of the matrix, jobs at a time, and prints each guest's output in one piece when it is
+// done. The status is 0 when every guest's was, and 1 otherwise.
+func runMatrix(ctx context.Context, c config, jobs int, stdout, stderr io.Writer) int {
+	var (
+		mu     sync.Mutex
+		wg     sync.WaitGroup
+		slots  = make(chan struct{}, jobs)
+		status int
+	)
+	for _, h := range matrix() {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			c := c
+			c.host = h
+			if c.out != "" {
+				c.out = filepath.Join(c.out, h.suite+"-"+h.cgroup)
+			}
+			var output, failure bytes.Buffer
+			start := time.Now()
+			s := report(&failure, h)(boot(ctx, c, &output))
+			mu.Lock()
+			defer mu.Unlock()
+			if s != 0 {
+				status = 1
+			}
+			fmt.Fprintf(stdout, "=== %s %s\n%s", h.suite, h.cgroup, output.Bytes())
+			_, _ = stderr.Write(failure.Bytes())
+			fmt.Fprintf(stdout, "--- %s %s: exit status %d, %.1f s\n", h.suite, h.cgroup, s, time.Since(start).Seconds())
+		})
+	}
+	wg.Wait()
+	return status
+}
