@@ -1,0 +1,54 @@
+# vprocfs: see README.md. `make help` lists the targets.
+
+GO          ?= go
+BINARY      := build/vprocfs
+# It includes staticcheck. Built on first use, which takes some minutes.
+LINT        := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME    ?= 20s
+
+# A static binary: it runs on any distribution and in an empty image.
+export CGO_ENABLED := 0
+
+.PHONY: build run test bench lint fuzz clean help root tools
+
+build: ## build build/vprocfs
+	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
+
+run: root build ## show a container with 256 MiB and one CPU next to the host
+	@sh test/demo.sh $(BINARY)
+
+test: root tools ## run all tests (they mount file systems and start containers)
+	$(GO) test -count=1 -timeout 20m ./...
+
+bench: root tools ## print the benchmarks; only ratios from one run mean something
+	$(GO) test -run '^$$' -bench . -benchmem ./cache ./procvirt/... ./initpid ./fs
+	$(GO) test -run 'AWarmCat|AnIdleDaemon' -bench ThroughTheMount -v ./test | grep -vE '^(=== |---? )'
+
+lint: ## gofmt, go vet, golangci-lint, and the arrows between the packages
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(LINT) run ./...
+	$(GO) test -count=1 -run 'TestPackagesImportOnly|TestBrokenArrows' ./test
+
+fuzz: ## run every fuzz test for FUZZTIME
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+clean: ## remove what was built
+	rm -rf build
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "this target mounts file systems and makes cgroups: run it as root" >&2; exit 1; }
+
+# The tests read the view with the programs that users read /proc with.
+tools:
+	@missing=; \
+	for p in busybox:busybox-static strace:strace free:procps top:procps vmstat:procps uptime:procps; do \
+	  command -v $${p%%:*} >/dev/null || missing="$$missing $${p#*:}"; \
+	done; \
+	[ -z "$$missing" ] || { echo "tests need Debian packages:$$missing" >&2; exit 1; }
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// setLimits writes the limits that hierarchy h is for to cgroup dir, a child of
+// parent, and marks their controllers in set.
+func setLimits(h *hierarchy, parent, dir string, l limits, set map[string]bool) error {
+	has := h.has
+	if h.v2 {
+		controllers, err := words(filepath.Join(dir, "cgroup.controllers"))
+		if err != nil {
+			return err
+		}
+		has = func(name string) bool { return slices.Contains(controllers, name) }
+	}
+	if h.has("cpuset") {
+		// A v1 cpuset takes no process before it has both (cpuset(7)).
+		if err := copyFiles(parent, dir, "cpuset.cpus", "cpuset.mems"); err != nil {
+			return err
+		}
+	}
+	if l.memory != 0 && has("memory") {
+		file := "memory.limit_in_bytes"
+		if h.v2 {
+			file = "memory.max"
+		}
+		if err := writeFile(filepath.Join(dir, file), l.memory.String()); err != nil {
+			return err
+		}
+		set["memory"] = true
+	}
+	if l.cpus != 0 && has("cpu") {
+		if err := setQuota(h, dir, l.cpus.quota()); err != nil {
+			return err
+		}
+		set["cpu"] = true
+	}
+	if l.cpuset.cpus != nil && has("cpuset") {
+		if err := setCPUs(h, parent, dir, l.cpuset); err != nil {
+			return err
+		}
+		set["cpuset"] = true
+	}
+	return nil
+}
+
+// setQuota lets the cgroup run for quota microseconds in each period.
+func setQuota(h *hierarchy, dir string, quota int) error {
+	period := strconv.Itoa(cpuPeriod)
+	if h.v2 {
+		return writeFile(filepath.Join(dir, "cpu.max"), strconv.Itoa(quota)+" "+period)
+	}
+	if err := writeFile(filepath.Join(dir, "cpu.cfs_period_us"), period); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, "cpu.cfs_quota_us"), strconv.Itoa(quota))
+}
+
+// setCPUs confines the cgroup to cpus. All must be the parent's to give: the
+// kernel itself takes others without a word on v2, and shows the parent's in
+// their place.
+func setCPUs(h *hierarchy, parent, dir string, cpus cpuList) error {
+	file := "cpuset.effective_cpus" // v1
+	if h.v2 {
+		file = "cpuset.cpus.effective"
+	}
+	b, err := os.ReadFile(filepath.Join(parent, file))
+	if err != nil {
+		return err
+	}
+	text := strings.TrimSpace(string(b))
+	given, err := parseCPUList(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(parent, file), err)
+	}
+	if missing := cpus.without(given); len(missing) > 0 {
+		return fmt.Errorf("cpuset %s: CPU %d is not among those of %s: %s", cpus, slices.Min(missing), parent, text)
+	}
+	return writeFile(filepath.Join(dir, "cpuset.cpus"), cpus.String())
+}
+
+// copyFiles copies the text of files of one cgroup to another.
+func copyFiles(from, to string, names ...string) error {
+	for _, name := range names {
+		b, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		if err := writeFile(filepath.Join(to, name), strings.TrimSpace(string(b))); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// Exit statuses of vprocfs itself. Those of a command under `vprocfs run` are
+// passed on as they are.
+const (
+	statusFailure = 1 // the work failed
+	statusUsage   = 2 // the command line is wrong
+)
+
+// command is one verb of the command line.
+type command struct {
+	name    string // the verb itself
+	summary string // one line for the list of verbs
+	usage   string // what follows "vprocfs" on the command line
+	details string // further help, after the usage line; may be empty
+	flags   *pflag.FlagSet
+	hidden  bool // not in help: started by vprocfs itself; names its errors itself
+	run     func(ctx context.Context, args []string) error
+}
+
+// exitError is an error that chooses the exit status. With no error inside,
+// nothing is printed.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// usageErrorf makes an error for a wrong command line.
+func usageErrorf(format string, args ...any) error {
+	return &exitError{statusUsage, fmt.Errorf(format, args...)}
+}
+
+// exitStatus maps what dispatch returned to the exit status of the process.
+func exitStatus(err error) int {
+	if err == nil {
+		return 0
+	}
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.status
+	}
+	return statusFailure
+}
+
+// newFlags returns a flag set that leaves printing to dispatch.
+func newFlags(name string) *pflag.FlagSet {
+	fl := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	fl.SortFlags = false
+	fl.SetOutput(io.Discard)
+	fl.Usage = func() {}
+	return fl
+}
+
+// dispatch runs the verb that args name. A first argument that is no verb makes
+// it `serve`: `vprocfs MOUNTPOINT`. Help goes to stdout.
+func dispatch(ctx context.Context, cmds []*command, args []string, stdout io.Writer) error {
+	if len(args) == 0 {
+		return usageErrorf("missing mount point or command; see `vprocfs help`")
+	}
+	switch args[0] {
+	case "-h", "--help":
+		return printHelp(stdout, cmds)
+	case "help":
+		if len(args) == 1 {
+			return printHelp(stdout, cmds)
+		}
+		c := find(cmds, args[1])
+		if c == nil {
+			return usageErrorf("help %s: no such command; see `vprocfs help`", args[1])
+		}
+		return printCommandHelp(stdout, c)
+	case "--version":
+		args = append([]string{"version"}, args[1:]...)
+	}
+	if c := find(cmds, args[0]); c != nil {
+		return runCommandLine(ctx, c, args[1:], stdout)
+	}
+	if len(args) > 1 && !strings.HasPrefix(args[0], "-") && !strings.Contains(args[0], "/") {
+		return usageErrorf("%s: no such command; see `vprocfs help`", args[0])
+	}
+	return runCommandLine(ctx, find(cmds, "serve"), args, stdout)
+}
+
+func find(cmds []*command, name string) *command {
+	for _, c := range cmds {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+func runCommandLine(ctx context.Context, c *command, args []string, stdout io.Writer) error {
+	err := c.flags.Parse(args)
+	if errors.Is(err, pflag.ErrHelp) {
+		return printCommandHelp(stdout, c)
+	}
+	if err == nil {
+		err = c.run(ctx, c.flags.Args())
+	} else {
+		err = &exitError{statusUsage, err}
+	}
+	if err == nil || err.Error() == "" || c.hidden {
+		return err
+	}
+	if exitStatus(err) == statusUsage {
+		return &exitError{statusUsage, fmt.Errorf("%s: %w; see `vprocfs help %s`", c.name, err, c.name)}
+	}
+	return fmt.Errorf("%s: %w", c.name, err)
+}
+
+func printHelp(w io.Writer, cmds []*command) error {
+	var b strings.Builder
+	b.WriteString(`vprocfs shows containers their own /proc: uptime, memory and CPUs as the
+container has them, and not the host's.
+
+Usage:
+  vprocfs MOUNTPOINT         the same as vprocfs serve MOUNTPOINT
+  vprocfs COMMAND [flags] [arguments]
+
+Commands:
+`)
+	for _, c := range cmds {
+		if !c.hidden {
+			fmt.Fprintf(&b, "  %-10s %s\n", c.name, c.summary)
+		}
+	}
+	fmt.Fprintf(&b, "  %-10s %s\n", "help", "show help for a command: vprocfs help COMMAND")
+	b.WriteString(`
+Exit status: 0 done, 1 failed, 2 wrong command line; run passes on the status of
+its command.
+`)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func printCommandHelp(w io.Writer, c *command) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "vprocfs %s: %s\n\nUsage:\n  vprocfs %s\n", c.name, c.summary, c.usage)
+	if c.details != "" {
+		b.WriteString("\n" + c.details)
+	}
+	if c.flags.HasAvailableFlags() {
+		b.WriteString("\nFlags:\n" + c.flags.FlagUsages())
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// killTimeout is how long a container may take to end after SIGTERM.
+const killTimeout = 10 * time.Second
+
+// forwarded are the signals that run hands on to the command.
+var forwarded = [...]os.Signal{
+	unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH,
+}
+
+// What run and the init say to each other on a pair of sockets. The first byte to
+// the init is controlStart: all is ready. Each later one is the number of a signal
+// for the command. End of file means that run is gone, however it went, and the
+// init ends. The init says controlStopped when the command has been stopped.
+const (
+	controlStart   = 0
+	controlStopped = 1
+)
+
+// notify makes a channel of the signals, but of those that whoever started this
+// process wants ignored (nohup(1), sh's &): they stay so for the command too.
+func notify(signals ...os.Signal) chan os.Signal {
+	c := make(chan os.Signal, 64)
+	for _, s := range signals {
+		if !signal.Ignored(s) {
+			signal.Notify(c, s)
+		}
+	}
+	return c
+}
+
+// container is a running container as its run sees it.
+type container struct {
+	init     *exec.Cmd
+	control  *os.File
+	terminal terminal
+}
+
+// startContainer starts the init of a container, which waits until wait is
+// called. The view is that of the daemon at dir, or the detached mount in view,
+// which is closed.
+//
+// The cgroup namespace stays the host's, because the cgroup file systems that
+// the container sees are the host's: in another namespace the paths of
+// /proc/self/cgroup would not fit them. Host name and IPC are no business of
+// /proc's numbers.
+func startContainer(dir string, view *os.File, args []string) (*container, error) {
+	ours, theirs, err := controlPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.Command("/proc/self/exe", "container-init", "--mount="+dir, "--")
+	cmd.Args = append(cmd.Args, args...)
+	cmd.Args[0] = "vprocfs"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs}
+	if view != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, view)
+		defer view.Close()
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+	t := openTerminal()
+	t.handTo(cmd.SysProcAttr)
+	if err := cmd.Start(); err != nil {
+		t.restore()
+		return nil, errors.Join(fmt.Errorf("start the container's init: %w", err), ours.Close())
+	}
+	return &container{init: cmd, control: ours, terminal: t}, nil
+}
+
+// controlPair makes the two ends of the control channel, neither of which a
+// command inherits.
+func controlPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
+}
+
+// pid is that of the init, as the host sees it.
+func (c *container) pid() int { return c.init.Process.Pid }
+
+// kill ends the container before it has begun.
+func (c *container) kill() error {
+	err := c.init.Process.Kill()
+	_ = c.init.Wait() // says that it was killed
+	c.terminal.restore()
+	return errors.Join(err, c.control.Close())
+}
+
+// wait lets the container begin and returns its exit status, unless it is 0.
+func (c *container) wait(signals <-chan os.Signal) error {
+	defer c.terminal.restore()
+	defer c.control.Close()
+	c.send(controlStart)
+	ended := make(chan error, 1)
+	go func() { ended <- c.init.Wait() }()
+	stopped := make(chan struct{})
+	go c.readStops(stopped)
+	continued := notify(unix.SIGCONT)
+	var deadline, resume <-chan time.Time
+	for {
+		select {
+		case err := <-ended:
+			return c.status(err)
+		case s := <-signals:
+			if s == unix.SIGTERM && deadline == nil {
+				deadline = time.After(killTimeout)
+			}
+			c.send(byte(s.(syscall.Signal)))
+		case <-stopped:
+			c.terminal.stop()
+			// If nobody is there to continue us, the kernel does not stop us.
+			resume = time.After(stopTimeout)
+		case <-continued:
+			c.terminal.resume(c.pid())
+		case <-resume:
+			c.terminal.resume(c.pid())
+		case <-deadline:
+			_ = c.init.Process.Kill() // an error says that it has just ended
+		}
+	}
+}
+
+// send writes a byte to the init. An error says that it has ended; so does its
+// exit status, which says more.
+func (c *container) send(b byte) { _, _ = c.control.Write([]byte{b}) }
+
+// readStops hands on that the command has been stopped, until the init ends.
+func (c *container) readStops(stopped chan<- struct{}) {
+	var b [1]byte
+	for {
+		if _, err := io.ReadFull(c.control, b[:]); err != nil {
+			return
+		}
+		stopped <- struct{}{}
+	}
+}
+
+// status makes an exit status of what Wait has returned.
+func (c *container) status(err error) error {
+	if err == nil {
+		return nil
+	}
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		return fmt.Errorf("wait for the container's init: %w", err)
+	}
+	ws := exit.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return &exitError{128 + int(ws.Signal()), fmt.Errorf("the container's init was ended by signal %d (%s)", ws.Signal(), ws.Signal())}
+	}
+	return &exitError{status: ws.ExitStatus()}
+}

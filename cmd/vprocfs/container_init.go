@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Descriptors that the init of a container is started with (exec.Cmd's
+// ExtraFiles).
+const (
+	controlFD = 3
+	viewFD    = 4 // only where --mount is empty
+)
+
+// containerInitCommand is the init (pid 1) of a container that `vprocfs run` has
+// started.
+func containerInitCommand() *command {
+	fl := newFlags("container-init")
+	fl.SetInterspersed(false)
+	dir := fl.String("mount", "", "mount point of the daemon; empty for the detached mount")
+	return &command{
+		name:   "container-init",
+		flags:  fl,
+		hidden: true,
+		run: func(_ context.Context, args []string) error {
+			if os.Getpid() != 1 || len(args) == 0 {
+				return usageErrorf("container-init: only `vprocfs run` can start this")
+			}
+			err := containerInit(*dir, args)
+			if status, ok := errors.AsType[*exitError](err); ok && status.err == nil || err == nil {
+				return err
+			}
+			return fmt.Errorf("run: %w", err)
+		},
+	}
+}
+
+// containerInit mounts the container's /proc and the view over it, runs args,
+// and does the work of an init until they end: it reaps what the namespace
+// leaves behind and forwards signals. It returns the exit status of args as an
+// error, unless it is 0. When it returns the process ends, and the kernel ends
+// all others in the namespace.
+func containerInit(dir string, args []string) error {
+	runtime.GOMAXPROCS(1) // it mostly sleeps, and its memory is the container's
+	unix.CloseOnExec(controlFD)
+	control := os.NewFile(controlFD, "control")
+	var start [1]byte
+	if _, err := io.ReadFull(control, start[:]); err != nil {
+		return &exitError{status: statusFailure} // run is gone; it has said why
+	}
+	// In /proc/self/exe's place, which the kernel has made "exe" of.
+	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
+		return err
+	}
+	if err := mountContainerProc(dir); err != nil {
+		return err
+	}
+	children := make(chan os.Signal, 1) // one is enough: all are reaped at once
+	signal.Notify(children, unix.SIGCHLD)
+	signals := notify(forwarded[:]...)
+	child, err := startCommand(args)
+	if err != nil {
+		return err
+	}
+	orders := make(chan syscall.Signal)
+	go readOrders(control, orders)
+	for {
+		select {
+		case <-children:
+			ended, stopped, status := reap(child)
+			if ended {
+				return status
+			}
+			if stopped {
+				_, _ = control.Write([]byte{controlStopped}) // an error says that run is gone
+			}
+		case s := <-signals:
+			// INT and QUIT come from the terminal, and so has the command got them.
+			if s != unix.SIGINT && s != unix.SIGQUIT {
+				_ = unix.Kill(child, s.(syscall.Signal)) // not reaped, so it is ours
+			}
+		case s, ok := <-orders:
+			if !ok {
+				return &exitError{status: statusFailure} // run is gone
+			}
+			_ = unix.Kill(child, s)
+		}
+	}
+}
+
+// readOrders hands on the signals that run wants forwarded, until run is gone.
+func readOrders(control io.Reader, orders chan<- syscall.Signal) {
+	defer close(orders)
+	var b [1]byte
+	for {
+		if _, err := io.ReadFull(control, b[:]); err != nil {
+			return
+		}
+		orders <- syscall.Signal(b[0])
+	}
+}
+
+// startCommand starts args with the standard streams and the environment of
+// this process, in its process group.
+func startCommand(args []string) (pid int, err error) {
+	path, err := exec.LookPath(args[0])
+	switch {
+	case errors.Is(err, exec.ErrDot):
+		// PATH names the current directory: its owner wants it searched.
+	case errors.Is(err, exec.ErrNotFound) || errors.Is(err, iofs.ErrNotExist):
+		return 0, &exitError{127, fmt.Errorf("%s: command not found", args[0])}
+	case err != nil:
+		return 0, &exitError{126, err}
+	}
+	pid, err = syscall.ForkExec(path, args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	if err != nil {
+		return 0, &exitError{126, fmt.Errorf("exec %s: %w", path, err)}
+	}
+	return pid, nil
+}
+
+// reap waits for every child that has ended. It tells whether child was one of
+// them or has been stopped, and its exit status as an error, unless it is 0.
+func reap(child int) (ended, stopped bool, status error) {
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG|unix.WUNTRACED, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid == 0 {
+			return ended, stopped, status
+		}
+		if pid != child {
+			continue
+		}
+		if stopped = ws.Stopped(); stopped {
+			continue
+		}
+		ended = true
+		switch {
+		case ws.Signaled():
+			status = &exitError{status: 128 + int(ws.Signal())}
+		case ws.ExitStatus() != 0:
+			status = &exitError{status: ws.ExitStatus()}
+		}
+	}
+}
+
+// mountContainerProc mounts a /proc of this pid namespace, and each file of the
+// view over the one of the same name.
+func mountContainerProc(dir string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make all mounts private: %w", err)
+	}
+	view := dir
+	if dir == "" {
+		// A file of a mount can only be taken from one that is attached. /proc
+		// is a directory that is surely there, so none has to be made.
+		view = "/proc"
+		if err := unix.MoveMount(viewFD, "", unix.AT_FDCWD, view, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("move_mount the view to %s: %w", view, err)
+		}
+	}
+	files, err := cloneFiles(filepath.Join(view, "proc"))
+	if err != nil {
+		return err
+	}
+	if dir == "" {
+		if err := unix.Unmount(view, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount the view from %s: %w", view, err)
+		}
+		if err := unix.Close(viewFD); err != nil {
+			return fmt.Errorf("close the view: %w", err)
+		}
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	for name, fd := range files {
+		if err := bindFile(fd, filepath.Join("/proc", name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cloneFiles makes a detached mount of each entry of dir, by name.
+func cloneFiles(dir string) (map[string]int, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	files := make(map[string]int)
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if err != nil {
+			return nil, fmt.Errorf("open_tree %s: %w", path, err)
+		}
+		files[e.Name()] = fd
+	}
+	return files, nil
+}
+
+// bindFile attaches detached mount fd at path, where the kernel has such a file,
+// and closes fd.
+func bindFile(fd int, path string) error {
+	err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("move_mount over %s: %w", path, err)
+	}
+	return unix.Close(fd)
+}

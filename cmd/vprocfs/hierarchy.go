@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// hierarchy is one mounted tree of control groups that this process is in.
+type hierarchy struct {
+	v2          bool
+	controllers []string // v1: those of the hierarchy; v2: nil, see cgroup.controllers
+	mount       string   // where the tree is mounted
+	own         string   // directory of the cgroup of this process, below or equal to mount
+}
+
+// has tells whether a v1 hierarchy has the controller.
+func (h *hierarchy) has(controller string) bool {
+	return slices.Contains(h.controllers, controller)
+}
+
+// findHierarchies returns each v1 hierarchy that has a controller, and the v2
+// tree, where they are mounted. A v1 hierarchy that only has a name (systemd's)
+// is left alone: nothing in it limits or counts.
+//
+// It is wider than procvirt/cgroup, which knows only the controllers that the
+// view is made from: a container of its own also wants its own pids, freezer
+// and blkio groups.
+func findHierarchies() ([]hierarchy, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	membership, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	return parseHierarchies(string(mounts), string(membership))
+}
+
+// parseHierarchies does findHierarchies' work from the text of mountinfo
+// (proc_pid_mountinfo(5)) and /proc/PID/cgroup (cgroups(7)).
+func parseHierarchies(mountinfo, membership string) ([]hierarchy, error) {
+	paths := make(map[string]string) // controllers, "" for v2 -> path
+	for line := range strings.Lines(membership) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) == 3 {
+			paths[f[1]] = f[2]
+		}
+	}
+	var found []hierarchy
+	for line := range strings.Lines(mountinfo) {
+		before, after, ok := strings.Cut(line, " - ")
+		f, s := strings.Fields(before), strings.Fields(after)
+		if !ok || len(f) < 6 || len(s) < 3 || s[0] != "cgroup" && s[0] != "cgroup2" {
+			continue
+		}
+		h := hierarchy{v2: s[0] == "cgroup2", mount: unescapeMount(f[4])}
+		if !h.v2 {
+			h.controllers = v1Controllers(s[2], paths)
+			if len(h.controllers) == 0 {
+				continue
+			}
+		}
+		path, ok := paths[strings.Join(h.controllers, ",")]
+		rel, below := below(path, unescapeMount(f[3]))
+		if !ok || !below {
+			continue // a mount of a part of the tree that we are not in
+		}
+		h.own = filepath.Join(h.mount, rel)
+		if !slices.ContainsFunc(found, func(o hierarchy) bool {
+			return o.v2 == h.v2 && slices.Equal(o.controllers, h.controllers)
+		}) {
+			found = append(found, h)
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no cgroup hierarchy is mounted that this process is in")
+	}
+	return found, nil
+}
+
+// v1Controllers takes the controllers of a v1 hierarchy out of its super
+// options, in the order in which /proc/PID/cgroup lists them.
+func v1Controllers(options string, paths map[string]string) []string {
+	opts := strings.Split(options, ",")
+	for list := range paths {
+		names := strings.Split(list, ",")
+		if list != "" && !strings.HasPrefix(list, "name=") && slices.Contains(opts, names[0]) {
+			return names
+		}
+	}
+	return nil
+}
+
+// below cuts the mounted part of the tree off a cgroup path. It is false where
+// the path is not in that part.
+func below(path, root string) (string, bool) {
+	if root == "/" {
+		return path, !strings.HasPrefix(path, "/..")
+	}
+	rel, ok := strings.CutPrefix(path, root)
+	return rel, ok && (rel == "" || rel[0] == '/')
+}
+
+// unescapeMount undoes the octal escapes of mountinfo: \040 is a space.
+func unescapeMount(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

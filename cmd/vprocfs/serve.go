@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/fs"
+)
+
+type serveOptions struct {
+	log    logOptions
+	source sourceOptions
+}
+
+func serveCommand() *command {
+	var o serveOptions
+	fl := newFlags("serve")
+	o.source.addFlags(fl)
+	o.log.addFlags(fl)
+	return &command{
+		name:    "serve",
+		summary: "serve the view at MOUNTPOINT until a signal comes",
+		usage:   "serve [flags] MOUNTPOINT",
+		details: `Stays in the foreground and logs to stderr. SIGTERM and SIGINT unmount and end
+it; a second one ends it at once. Bind the files of MOUNTPOINT/proc over those of
+the same name in a container's /proc.
+`,
+		flags: fl,
+		run: func(_ context.Context, args []string) error {
+			if len(args) == 0 {
+				return usageErrorf("missing mount point")
+			}
+			if len(args) > 1 {
+				return usageErrorf("unexpected argument %q after the mount point", args[1])
+			}
+			return serve(o, args[0])
+		},
+	}
+}
+
+// errNotRoot is the answer where only root can go on.
+var errNotRoot = errors.New("must be run as root")
+
+// serve mounts the view at dir and serves it until a signal or an umount(8) of
+// the last reference to it.
+//
+// What is open is left for the end of the process to close: requests may still
+// be in the hands of the server then, which other mounts of the view (binds in
+// containers) keep going until the last moment.
+func serve(o serveOptions, dir string) error {
+	if os.Geteuid() != 0 {
+		return errNotRoot
+	}
+	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+
+	// Before the mount, so that no signal can leave it behind.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+
+	src, err := newSource(o.source, log)
+	if err != nil {
+		return err
+	}
+	conn, err := fs.Mount(dir, fs.MountOptions{})
+	if err != nil {
+		return err
+	}
+
+	// Where it really is, should dir be a symbolic link: umount2(2) follows none.
+	if dir, err = resolve(dir); err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- fs.NewServer(conn, src, fs.ServerOptions{Log: log}).Serve() }()
+	// The kernel has negotiated and now keeps requests until they are read: whoever
+	// sees this line and opens a file gets an answer. A look through the mount
+	// would prove more, but never from this process: killed while it waits for its
+	// own answer, it could not end, for its own thread would keep /dev/fuse open.
+	log.Info("serving", "mountpoint", dir, "pid", os.Getpid())
+
+	select {
+	case err := <-served:
+		log.Info("unmounted by another process", "mountpoint", dir)
+		logStats(log, src)
+		return err
+	case s := <-signals:
+		// The next one of either kind now has its default action: it ends us.
+		signal.Reset(unix.SIGTERM, unix.SIGINT)
+		log.Info("stopping", "signal", s.String())
+		logStats(log, src)
+		return fs.Unmount(dir)
+	}
+}
+
+// resolve returns the path that dir leads to. It asks nothing of the file system
+// that is mounted there.
+func resolve(dir string) (string, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("open %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+}
+
+// logStats logs how often callers got the host's file, and why.
+func logStats(log *slog.Logger, src *source) {
+	log.Info("fallbacks to the host's file", "counts", src.Stats())
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"vprocfs/fs"
+	"vprocfs/initpid"
+	"vprocfs/procvirt"
+	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/host"
+)
+
+// sourceOptions are the flags that change what containers see.
+type sourceOptions struct {
+	initPID initpid.Method
+	ttl     time.Duration
+	policy  cgroup.Policy
+	cpuView choice
+	swap    choice
+	zswap   choice
+}
+
+func (o *sourceOptions) addFlags(fl *pflag.FlagSet) {
+	o.cpuView = choice{"quota", "cpuset"}
+	o.swap = choice{"on", "off"}
+	o.zswap = choice{"on", "off"}
+	fl.Var(&o.initPID, "init-pid", "how the init of a pid namespace is found: auto, ioctl (Linux 6.11) or fork")
+	fl.DurationVar(&o.ttl, "cache-ttl", time.Minute, "how long a container that was found is taken for found")
+	fl.Var(&o.policy, "cgroup-source", "whose control group is the container: auto, init or caller")
+	fl.Var(&o.cpuView, "cpu-view", "which CPUs are shown: quota (as many as quota and cpuset allow) or cpuset")
+	fl.Var(&o.swap, "swap", "show swap: on or off")
+	fl.Var(&o.zswap, "zswap", "show zswap: on or off")
+}
+
+// choice is a flag with a few words to choose from. The first is chosen.
+type choice []string
+
+func (c choice) String() string {
+	if len(c) == 0 {
+		return ""
+	}
+	return c[0]
+}
+
+func (c choice) Type() string { return strings.Join(slices.Sorted(slices.Values(c)), "|") }
+
+func (c *choice) Set(s string) error {
+	i := slices.Index(*c, s)
+	if i < 0 {
+		return fmt.Errorf("must be %s", strings.Join(*c, " or "))
+	}
+	chosen := slices.Clone(*c)
+	chosen[0], chosen[i] = chosen[i], chosen[0]
+	*c = chosen
+	return nil
+}
+
+// source makes the content of the files of a mount: it leads a caller's pid to
+// its init, to its control groups, and to the text. It is an fs.Source.
+type source struct {
+	resolver *initpid.Resolver
+	views    *procvirt.Views
+	requests sync.Pool // of *request
+}
+
+// request is the memory that one request works in.
+type request struct {
+	subject procvirt.Subject
+	groups  []byte
+}
+
+// proc is where the host's procfs is.
+const proc = "/proc"
+
+// newSource finds out about the host. It is safe for concurrent use.
+func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
+	if o.ttl <= 0 {
+		return nil, usageErrorf("invalid argument %q for --cache-ttl: must be more than 0", o.ttl)
+	}
+	files, err := openFileLimit()
+	if err != nil {
+		return nil, err
+	}
+	s := &source{}
+	s.requests.New = func() any { return &request{groups: make([]byte, 0, 1024)} }
+	if s.views, err = procvirt.New(procvirt.Config{
+		Root:        "/",
+		Policy:      o.policy,
+		IgnoreQuota: o.cpuView.String() == "cpuset",
+		NoSwap:      o.swap.String() == "off",
+		NoZswap:     o.zswap.String() == "off",
+		Recheck:     o.ttl,
+		MaxFiles:    files / 2,
+		Now:         host.NewClock().Now,
+		Log:         log,
+	}); err != nil {
+		return nil, err
+	}
+	s.resolver, err = initpid.New(initpid.Config{
+		Method: o.initPID,
+		TTL:    o.ttl,
+		Max:    min(files/8, 8192), // each takes two descriptors
+		Proc:   proc,
+		Gone:   s.views.Drop,
+		Log:    log,
+	})
+	if err != nil {
+		s.views.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// openFileLimit is how many descriptors this process may have.
+func openFileLimit() (int, error) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("getrlimit RLIMIT_NOFILE: %w", err)
+	}
+	return int(min(l.Cur, 1<<20)), nil
+}
+
+// Close gives everything back. No Append may be running.
+func (s *source) Close() {
+	s.resolver.Close()
+	s.views.Close()
+}
+
+// Stats tells how often callers got the host's file, and why.
+func (s *source) Stats() map[string]uint64 { return s.views.Fallbacks() }
+
+// fileOf is the file that a node of the tree shows.
+func fileOf(n fs.NodeID) (procvirt.File, error) {
+	switch n {
+	case fs.NodeUptime:
+		return procvirt.Uptime, nil
+	case fs.NodeMeminfo:
+		return procvirt.Meminfo, nil
+	case fs.NodeStat:
+		return procvirt.Stat, nil
+	}
+	return 0, fmt.Errorf("node %d: %w", n, unix.ENOENT)
+}
+
+// Append is the road of one read. A caller that cannot be led to its container
+// gets the host's file, and a count under the reason.
+func (s *source) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte, error) {
+	file, err := fileOf(n)
+	if err != nil {
+		return dst, err
+	}
+	r := s.requests.Get().(*request)
+	defer s.requests.Put(r)
+	switch reason, err := s.find(&r.subject, r, c.PID, wait); {
+	case err == initpid.ErrCold:
+		return dst, fs.ErrCold
+	case err != nil:
+		return s.views.AppendHost(dst, file, reason, err)
+	}
+	dst, err = s.views.Append(dst, file, &r.subject, wait)
+	if err == procvirt.ErrCold {
+		err = fs.ErrCold
+	}
+	return dst, err
+}
+
+// find fills the subject that the caller with a thread id of pid is.
+func (s *source) find(to *procvirt.Subject, r *request, pid int, wait bool) (procvirt.Reason, error) {
+	if pid == 0 {
+		return procvirt.Invisible, procvirt.Invisible
+	}
+	var init initpid.Init
+	var err error
+	if wait {
+		init, err = s.resolver.Resolve(pid)
+	} else {
+		init, err = s.resolver.Cached(pid)
+	}
+	if err != nil {
+		return reasonOf(err), err
+	}
+	groups, err := cgroup.ReadMembership(proc, pid, r.groups)
+	if err != nil {
+		return procvirt.CallerGone, err
+	}
+	r.groups = groups
+	*to = procvirt.Subject{NS: init.NS, Init: init.PID, Host: init.Host, Groups: groups}
+	return 0, nil
+}
+
+// reasonOf names why no init was found.
+func reasonOf(err error) procvirt.Reason {
+	switch {
+	case errors.Is(err, initpid.ErrCallerGone):
+		return procvirt.CallerGone
+	case errors.Is(err, initpid.ErrNotVisible):
+		return procvirt.Invisible
+	case errors.Is(err, initpid.ErrNoInit):
+		return procvirt.NoInit
+	}
+	return procvirt.Unresolved
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+)
+
+func versionCommand(stdout io.Writer) *command {
+	return &command{
+		name:    "version",
+		summary: "print the versions of vprocfs and of what it is built with",
+		usage:   "version",
+		flags:   newFlags("version"),
+		run: func(_ context.Context, args []string) error {
+			if len(args) > 0 {
+				return usageErrorf("unexpected argument %q", args[0])
+			}
+			info, ok := debug.ReadBuildInfo()
+			if !ok {
+				return fmt.Errorf("this binary carries no build information")
+			}
+			_, err := io.WriteString(stdout, versionText(info))
+			return err
+		},
+	}
+}
+
+// versionText has one "name value" pair a line; the commit is left out where
+// the build did not know it.
+func versionText(info *debug.BuildInfo) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "vprocfs  %s\n", info.Main.Version)
+	commit, modified := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			modified = " (modified)"
+		}
+	}
+	if commit != "" {
+		fmt.Fprintf(&b, "commit   %s%s\n", commit, modified)
+	}
+	fmt.Fprintf(&b, "go       %s %s/%s\n", info.GoVersion, runtime.GOOS, runtime.GOARCH)
+	for _, dep := range info.Deps {
+		if dep.Path == "github.com/hanwen/go-fuse/v2" {
+			fmt.Fprintf(&b, "go-fuse  %s\n", dep.Version)
+		}
+	}
+	return b.String()
+}
