@@ -53,6 +53,7 @@ type Views struct {
 	opener    held.Opener
 	host      *host.Files
 	mounts    *cgroup.Mounts
+	callers   *cgroup.Callers
 	fallbacks fallbacks
 	scratch   sync.Pool
 
@@ -78,6 +79,7 @@ func New(cfg Config) (*Views, error) {
 		s.view.NoSwap, s.view.NoZswap = cfg.NoSwap, cfg.NoZswap
 		return s
 	}
+	v.callers = cgroup.NewCallers(&v.opener, v.proc)
 	var err error
 	if v.mounts, err = cgroup.Discover(cfg.Root); err != nil {
 		return nil, err
@@ -93,8 +95,12 @@ func (v *Views) Close() {
 	for ns := range v.spaces {
 		v.Drop(ns)
 	}
+	v.callers.Close()
 	v.host.Close()
 }
+
+// Callers reads the text that Subject.Groups wants. It forgets with Drop.
+func (v *Views) Callers() *cgroup.Callers { return v.callers }
 
 // OpenFiles tells how many files are held open.
 func (v *Views) OpenFiles() int { return v.opener.Count() }
@@ -255,6 +261,7 @@ func (v *Views) insert(ns uint64, fresh *space) (now, old *space) {
 
 // Drop forgets a pid namespace whose init is gone, and closes its files.
 func (v *Views) Drop(ns uint64) {
+	v.callers.Drop(ns)
 	v.mu.Lock()
 	sp := v.spaces[ns]
 	delete(v.spaces, ns)

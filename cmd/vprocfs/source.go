@@ -69,6 +69,8 @@ func (c *choice) Set(s string) error {
 type source struct {
 	resolver *initpid.Resolver
 	views    *procvirt.Views
+	callers  *cgroup.Callers
+	still    func(pid int) (ns uint64, ok bool)
 	requests sync.Pool // of *request
 }
 
@@ -105,6 +107,7 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 	}); err != nil {
 		return nil, err
 	}
+	s.callers = s.views.Callers()
 	s.resolver, err = initpid.New(initpid.Config{
 		Method: o.initPID,
 		TTL:    o.ttl,
@@ -116,6 +119,10 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 	if err != nil {
 		s.views.Close()
 		return nil, err
+	}
+	s.still = func(pid int) (uint64, bool) {
+		init, err := s.resolver.Cached(pid)
+		return init.NS, err == nil
 	}
 	return s, nil
 }
@@ -178,6 +185,13 @@ func (s *source) find(to *procvirt.Subject, r *request, pid int, wait bool) (pro
 	if pid == 0 {
 		return procvirt.Invisible, procvirt.Invisible
 	}
+	if groups, ns, ok := s.callers.Read(pid, r.groups); ok {
+		r.groups = groups
+		if init, err := s.resolver.Known(ns); err == nil {
+			*to = subject(init, groups)
+			return 0, nil
+		}
+	}
 	var init initpid.Init
 	var err error
 	if wait {
@@ -188,13 +202,17 @@ func (s *source) find(to *procvirt.Subject, r *request, pid int, wait bool) (pro
 	if err != nil {
 		return reasonOf(err), err
 	}
-	groups, err := cgroup.ReadMembership(proc, pid, r.groups)
+	groups, err := s.callers.Learn(pid, init.NS, s.still, r.groups)
 	if err != nil {
 		return procvirt.CallerGone, err
 	}
 	r.groups = groups
-	*to = procvirt.Subject{NS: init.NS, Init: init.PID, Host: init.Host, Groups: groups}
+	*to = subject(init, groups)
 	return 0, nil
+}
+
+func subject(init initpid.Init, groups []byte) procvirt.Subject {
+	return procvirt.Subject{NS: init.NS, Init: init.PID, Host: init.Host, Groups: groups}
 }
 
 // reasonOf names why no init was found.

@@ -1,0 +1,123 @@
+package cgroup
+
+import (
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"vprocfs/procvirt/held"
+)
+
+// Callers keeps the /proc/PID/cgroup of threads that read again and again, such
+// as agents and top(1), open: one pread(2) then tells which groups the thread is
+// in now, where opening, reading and closing cost three calls (7.4 against 17 us,
+// 6.18 with ten v1 hierarchies, one run).
+//
+// The file belongs to one thread for ever: when that is gone its reads fail, even
+// if another thread has got its number (proc_single_show, fs/proc/base.c). So what
+// never changes in the life of a thread, its pid namespace, can be kept beside it.
+//
+// It is safe for concurrent use. It never holds more than callerSlots files open.
+type Callers struct {
+	opener *held.Opener
+	proc   string
+	slots  [callerSlots]callerSlot
+}
+
+// callerSlots is how many threads are remembered at most.
+const callerSlots = 256
+
+// callerSlot is for the threads whose id has the slot's number as its remainder.
+type callerSlot struct {
+	mu   sync.Mutex
+	pid  int
+	ns   uint64
+	file *held.File
+	// candidate is a thread that came once. It gets the slot when it comes
+	// again, so that the many that read once, each cat(1), push nobody out.
+	candidate int
+}
+
+// NewCallers makes a Callers that reads below proc and counts its files in o.
+func NewCallers(o *held.Opener, proc string) *Callers {
+	return &Callers{opener: o, proc: proc}
+}
+
+// Read returns what /proc/PID/cgroup of a remembered thread says now, in buf's
+// memory where that is large enough, and the pid namespace that Learn was told. It
+// answers false for a thread that is not remembered, or that is gone. It does not
+// wait and does not allocate.
+func (c *Callers) Read(pid int, buf []byte) (text []byte, ns uint64, ok bool) {
+	s := &c.slots[uint(pid)%callerSlots]
+	if !s.mu.TryLock() {
+		return buf, 0, false
+	}
+	defer s.mu.Unlock()
+	if s.pid != pid || s.file == nil {
+		return buf, 0, false
+	}
+	text, err := s.file.Read(buf)
+	if err != nil {
+		s.forget()
+		return buf, 0, false
+	}
+	return text, s.ns, true
+}
+
+// Learn reads /proc/PID/cgroup of a thread that Read does not know, as
+// ReadMembership does. Where the thread comes for the second time it is remembered
+// as one of pid namespace ns, if still tells so: still is asked while the file is
+// open, so that a thread that took over the number meanwhile is not mistaken.
+func (c *Callers) Learn(pid int, ns uint64, still func(pid int) (ns uint64, ok bool), buf []byte) ([]byte, error) {
+	s := &c.slots[uint(pid)%callerSlots]
+	if !s.mu.TryLock() {
+		return ReadMembership(c.proc, pid, buf)
+	}
+	defer s.mu.Unlock()
+	if s.candidate != pid {
+		s.candidate = pid
+		return ReadMembership(c.proc, pid, buf)
+	}
+	f, err := c.opener.Open(filepath.Join(c.proc, strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		return buf, err
+	}
+	now, ok := still(pid)
+	// Read last: it succeeds only while the thread lives that the file is of, so
+	// that it was the one asked about.
+	text, err := f.Read(buf)
+	if err != nil || !ok || now != ns {
+		f.Close()
+		return text, err
+	}
+	s.forget()
+	s.pid, s.ns, s.file = pid, ns, f
+	return text, nil
+}
+
+// Drop forgets the threads of a pid namespace that has ended.
+func (c *Callers) Drop(ns uint64) {
+	for i := range c.slots {
+		s := &c.slots[i]
+		s.mu.Lock()
+		if s.ns == ns {
+			s.forget()
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Close closes all files.
+func (c *Callers) Close() {
+	for i := range c.slots {
+		s := &c.slots[i]
+		s.mu.Lock()
+		s.forget()
+		s.mu.Unlock()
+	}
+}
+
+func (s *callerSlot) forget() {
+	s.file.Close()
+	s.pid, s.ns, s.file, s.candidate = 0, 0, nil, 0
+}
