@@ -5,8 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
+
+	"vprocfs/procvirt/cgroup"
 )
 
 // hierarchy is one mounted tree of control groups that this process is in.
@@ -58,7 +59,7 @@ func parseHierarchies(mountinfo, membership string) ([]hierarchy, error) {
 		if !ok || len(f) < 6 || len(s) < 3 || s[0] != "cgroup" && s[0] != "cgroup2" {
 			continue
 		}
-		h := hierarchy{v2: s[0] == "cgroup2", mount: unescapeMount(f[4])}
+		h := hierarchy{v2: s[0] == "cgroup2", mount: cgroup.Unescape(f[4])}
 		if !h.v2 {
 			h.controllers = v1Controllers(s[2], paths)
 			if len(h.controllers) == 0 {
@@ -66,7 +67,7 @@ func parseHierarchies(mountinfo, membership string) ([]hierarchy, error) {
 			}
 		}
 		path, ok := paths[strings.Join(h.controllers, ",")]
-		rel, below := below(path, unescapeMount(f[3]))
+		rel, below := below(path, cgroup.Unescape(f[3]))
 		if !ok || !below {
 			continue // a mount of a part of the tree that we are not in
 		}
@@ -104,20 +105,4 @@ func below(path, root string) (string, bool) {
 	}
 	rel, ok := strings.CutPrefix(path, root)
 	return rel, ok && (rel == "" || rel[0] == '/')
-}
-
-// unescapeMount undoes the octal escapes of mountinfo: \040 is a space.
-func unescapeMount(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(v))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

@@ -126,9 +126,9 @@ func parseMounts(text []byte, root string, initNS bool) *Mounts {
 		if sep < 0 || len(f) < sep+4 {
 			continue
 		}
-		top := unescape(f[3])
+		top := Unescape(f[3])
 		h := &hierarchy{
-			dir:  filepath.Join(root, unescape(f[4])),
+			dir:  filepath.Join(root, Unescape(f[4])),
 			top:  top,
 			real: initNS && top == "/",
 		}
@@ -158,8 +158,8 @@ func better(old, h *hierarchy) bool {
 	return old == nil || old.top != "/" && h.top == "/"
 }
 
-// unescape undoes the octal escapes of mountinfo: \040 is a space.
-func unescape(s string) string {
+// Unescape undoes the octal escapes of mountinfo: \040 is a space.
+func Unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s
 	}

@@ -1,0 +1,169 @@
+package procvirt
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"vprocfs/procvirt/cgroup"
+)
+
+// What is kept of containers from read to read, and how it goes.
+
+func TestFilesStayBounded(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureViews(t, h, func(c *Config) { c.MaxFiles = 40 })
+	base := subject(t, h, h.Roles["child"])
+	for ns := range uint64(50) {
+		s := *base
+		s.NS = ns
+		for f := range numFiles {
+			render(t, v, f, &s)
+		}
+		// one container's files are above the bound at most, and the inits' stay
+		if n := v.OpenFiles() - int(ns) - 1; n > 40+20 {
+			t.Fatalf("%d files open after %d containers", n, ns+1)
+		}
+	}
+	for ns := range uint64(50) {
+		v.Drop(ns)
+	}
+	if n := v.OpenFiles(); n != 4 {
+		t.Errorf("%d files open after all containers are gone, want the host's 4", n)
+	}
+}
+
+// TestReadersAndDropsTogether is for the race detector: readers of some
+// containers while these come and go.
+func TestReadersAndDropsTogether(t *testing.T) {
+	h := load(t, "dev-hybrid")
+	v := fixtureViews(t, h, nil)
+	base := subject(t, h, h.Roles["child"])
+	want := render(t, v, Meminfo, base)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			s := *base
+			var dst []byte
+			for n := range 300 {
+				s.NS = uint64(n % 3)
+				f := File(n % int(numFiles))
+				var err error
+				dst, err = v.Append(dst[:0], f, &s, n%2 == 0)
+				if err != nil && !errors.Is(err, ErrCold) {
+					t.Error(err)
+				}
+				if f == Meminfo && err == nil && !bytes.Equal(dst, want) {
+					t.Errorf("meminfo differs:\n%s", dst)
+				}
+				if i == 0 && n%7 == 0 {
+					v.Drop(uint64(n % 3))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestColdContainerIsNotOpenedWithoutWaiting(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureViews(t, h, nil)
+	s := subject(t, h, h.Roles["child"])
+	dst := []byte("x")
+	if got, err := v.Append(dst, Uptime, s, false); err != ErrCold || string(got) != "x" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if got, err := v.Append(dst, Uptime, s, true); err != nil || len(got) < 10 {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if _, err := v.Append(dst, Uptime, s, false); err != nil {
+		t.Fatal(err)
+	}
+	v.Drop(s.NS)
+	if _, err := v.Append(dst, Uptime, s, false); err != ErrCold {
+		t.Fatalf("after Drop: %v", err)
+	}
+}
+
+func TestSlowGroupsAreReadOnlyWithWaiting(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureViews(t, h, nil)
+	s := subject(t, h, h.Roles["child"])
+	render(t, v, Meminfo, s)
+	for _, m := range v.spaces[s.NS].callers {
+		m.container.slow[Meminfo].Store(true)
+	}
+	if _, err := v.Append(nil, Meminfo, s, false); err != ErrCold {
+		t.Fatalf("slow: %v", err)
+	}
+	if _, err := v.Append(nil, Meminfo, s, true); err != nil {
+		t.Fatalf("slow, with waiting: %v", err)
+	}
+	if _, err := v.Append(nil, Meminfo, s, false); err != nil {
+		t.Errorf("quick again: %v", err)
+	}
+}
+
+// TestAnInitThatMovesTakesItsContainerAlong guards the decision that is kept
+// while the caller's own group stays the same.
+func TestAnInitThatMovesTakesItsContainerAlong(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureViews(t, h, nil)
+	below := subject(t, h, h.Roles["below"])
+	total := func() uint64 {
+		m, _ := oracle(t, render(t, v, Meminfo, below), render(t, v, Stat, below))
+		return *m.MemTotal
+	}
+	if got := total(); got != 256<<10 {
+		t.Fatalf("MemTotal %d kB", got)
+	}
+	if err := os.WriteFile(filepath.Join(h.Root, fmt.Sprintf("proc/%d/cgroup", h.Init)), []byte("0::/machine\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := total(); got != 512<<10 {
+		t.Errorf("after the init moved up: MemTotal %d kB", got)
+	}
+}
+
+// TestAControllerEnabledLaterShows guards files that were not there at first.
+func TestAControllerEnabledLaterShows(t *testing.T) {
+	h := load(t, "trixie-v2-nomem")
+	now := h.Boottime
+	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	s := subject(t, h, h.Roles["child"])
+	before := render(t, v, Meminfo, s)
+	path := strings.TrimSpace(strings.TrimPrefix(string(h.Read(t, fmt.Sprintf("proc/%d/cgroup", h.Init))), "0::"))
+	dir := filepath.Join(h.Root, "sys/fs/cgroup", path)
+	for name, text := range map[string]string{"memory.max": "67108864\n", "memory.current": "4096\n", "memory.stat": "anon 4096\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again := render(t, v, Meminfo, s); !bytes.Equal(before, again) {
+		t.Errorf("changed within the second:\n%s", again)
+	}
+	now += int64(incompleteRecheck) + 1
+	m, _ := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+	if *m.MemTotal != 64<<10 || *m.MemFree != 64<<10-4 {
+		t.Errorf("a second later: MemTotal %d kB, MemFree %d", *m.MemTotal, *m.MemFree)
+	}
+}
+
+func TestCallersThatMoveAroundAreBounded(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureViews(t, h, func(c *Config) { c.Policy = cgroup.Caller })
+	s := *subject(t, h, h.Roles["child"])
+	for i := range 5 * maxCallers {
+		s.Groups = []byte(fmt.Sprintf("0::/machine/ct1/%d\n", i))
+		render(t, v, Uptime, &s)
+	}
+	sp := v.spaces[s.NS]
+	if len(sp.callers) > maxCallers || len(sp.containers) > maxCallers+1 {
+		t.Errorf("%d decisions and %d containers are kept", len(sp.callers), len(sp.containers))
+	}
+}
