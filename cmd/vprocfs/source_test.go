@@ -1,0 +1,122 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/fs"
+	"vprocfs/initpid"
+)
+
+func TestMain(m *testing.M) {
+	initpid.RunHelper()
+	os.Exit(m.Run())
+}
+
+func testSource(t *testing.T, flags ...string) *source {
+	t.Helper()
+	var o sourceOptions
+	fl := newFlags("test")
+	o.addFlags(fl)
+	if err := fl.Parse(flags); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSource(o, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// sleeper starts a process that is the init of a pid namespace, in cgroups of
+// its own.
+func sleeper(t *testing.T) (pid int) {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	hierarchies, err := findHierarchies()
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := makeCgroups(hierarchies, cmd.Process.Pid, limits{memory: 64 << 20, cpus: 1.5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may be gone
+		_ = cmd.Wait()
+		if err := groups.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := groups.add(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
+var servedNodes = []fs.NodeID{fs.NodeUptime, fs.NodeMeminfo, fs.NodeStat}
+
+// TestCallersWithoutAContainerGetTheHostsFile guards the names of the reasons.
+func TestCallersWithoutAContainerGetTheHostsFile(t *testing.T) {
+	s := testSource(t)
+	for reason, pid := range map[string]int{"caller-invisible": 0, "caller-gone": 1 << 29} {
+		got, err := s.Append(nil, fs.NodeUptime, fs.Caller{PID: pid}, true)
+		if err != nil || len(strings.Fields(string(got))) != 2 {
+			t.Errorf("%s: %q, %v", reason, got, err)
+		}
+		if n := s.Stats()["uptime/"+reason]; n != 1 {
+			t.Errorf("%s: counted %d times: %v", reason, n, s.Stats())
+		}
+	}
+}
+
+// TestEverythingIsGivenBackWhenAContainerEnds guards descriptors: of the init, of
+// the control groups, of the callers.
+func TestEverythingIsGivenBackWhenAContainerEnds(t *testing.T) {
+	s := testSource(t)
+	idle := s.views.OpenFiles()
+	pid := sleeper(t)
+	for range 5 {
+		for _, n := range servedNodes {
+			if _, err := s.Append(nil, n, fs.Caller{PID: pid}, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if s.views.OpenFiles() <= idle {
+		t.Fatal("no file is kept open")
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); s.views.OpenFiles() > idle; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d files open, %d before", s.views.OpenFiles(), idle)
+		}
+	}
+}
+
+func TestChoiceTakesItsWordsOnly(t *testing.T) {
+	c := choice{"on", "off"}
+	if err := c.Set("off"); err != nil || c.String() != "off" || c.Type() != "off|on" {
+		t.Errorf("%v, %q, %q", err, c.String(), c.Type())
+	}
+	if err := c.Set("maybe"); err == nil || c.String() != "off" {
+		t.Errorf("%v, %q", err, c.String())
+	}
+	if err := c.Set("on"); err != nil || c.String() != "on" {
+		t.Errorf("%v, %q", err, c.String())
+	}
+}
