@@ -27,10 +27,7 @@ func (s *Server) handleOpen(w *worker, h *fuse.InHeader, b []byte) (int, error) 
 	case !mayRead(n, callerOf(h)):
 		return 0, syscall.EACCES
 	}
-	fh, ok := s.handles.open(n.id, callerOf(h))
-	if !ok {
-		return 0, syscall.ENFILE
-	}
+	fh := s.handles.open(n.id, callerOf(h))
 	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
 	out.Fh = fh
 	// The content differs from caller to caller, the page cache does not.

@@ -12,8 +12,8 @@ const (
 	// handles of this process from those of its predecessors on the same
 	// connection, the generation those that used one index in turn. A
 	// generation is never 0, so a file handle is not either.
-	indexBits = 20 // 1,048,576 open handles
-	genBits   = 20
+	indexBits = 16 // 65,536 open handles, 7 MiB
+	genBits   = 24
 	genShift  = indexBits
 	epochBase = indexBits + genBits
 
@@ -66,14 +66,21 @@ type recent struct {
 	pid int
 	id  NodeID
 	fh  uint64
+	at  time.Duration
 }
+
+// keepContent bounds the content of all handles together, in bytes. Beyond it the
+// content of some handles is forgotten, to be made anew if they are read on.
+const keepContent = 32 << 20
 
 // handles is the table of open files. It is safe for concurrent use. Nothing is
 // waited for and nothing is called while its lock is held, so that the reader of
 // the connection may take it.
 //
-// Memory is never given back: it is bounded by the most handles that were ever
-// open at once (10,000 of them with uptime's content: 1.1 MiB).
+// Memory is never given back, but bounded: by the most handles that were ever open
+// at once (10,000 of them with uptime's content: 1.1 MiB; 65,536: 7 MiB) and by
+// keepContent. Whoever opens more than that takes nothing from the others: those
+// handles are noHandle, whose content is made for each read.
 type handles struct {
 	mu      sync.Mutex
 	epoch   uint64
@@ -82,8 +89,13 @@ type handles struct {
 	adopted map[uint64]*handle // of former processes; until RELEASE
 	recents [64]recent         // by thread id; a collision only costs work
 	buffers buffers
+	kept    int   // bytes in the buffers of handles
+	hand    int32 // the next handle to forget the content of
 	start   time.Time
 }
+
+// noHandle is a file handle that has no entry in the table.
+const noHandle = 0
 
 func newHandles() *handles {
 	return &handles{
@@ -97,12 +109,12 @@ func newHandles() *handles {
 // now is never 0, which stands for never.
 func (t *handles) now() time.Duration { return time.Since(t.start) + 1 }
 
-// open makes a handle without content; ok is false where there are too many.
-func (t *handles) open(id NodeID, c Caller) (fh uint64, ok bool) {
+// open makes a handle without content, or noHandle where there are too many.
+func (t *handles) open(id NodeID, c Caller) (fh uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.free < 0 && !t.grow() {
-		return 0, false
+		return noHandle
 	}
 	index := t.free
 	h := t.at(index)
@@ -110,9 +122,9 @@ func (t *handles) open(id NodeID, c Caller) (fh uint64, ok bool) {
 	h.open = true
 	fh = t.epoch | uint64(h.gen)<<genShift | uint64(index)
 	if c.PID != 0 {
-		t.recents[c.PID%len(t.recents)] = recent{c.PID, id, fh}
+		t.recents[c.PID%len(t.recents)] = recent{c.PID, id, fh, t.now()}
 	}
-	return fh, true
+	return fh
 }
 
 // grow adds a chunk of free handles.
@@ -156,7 +168,7 @@ func (t *handles) get(fh uint64) *handle {
 func (t *handles) adopt(fh uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.get(fh) == nil {
+	if fh != noHandle && t.get(fh) == nil && len(t.adopted) < maxHandles {
 		t.adopted[fh] = &handle{open: true}
 	}
 }
@@ -169,9 +181,7 @@ func (t *handles) release(fh uint64) {
 	if h == nil {
 		return
 	}
-	if h.buf != nil {
-		t.buffers.put(h.buf)
-	}
+	t.forget(h)
 	if t.adopted[fh] == h {
 		delete(t.adopted, fh)
 		return
@@ -206,17 +216,41 @@ func (t *handles) keepLocked(fh uint64, content []byte) *handle {
 	if h == nil {
 		return nil
 	}
-	h.has, h.ended, h.sized = true, false, 0
-	h.n = len(content)
+	t.kept -= cap(h.buf)
 	switch {
-	case h.n > inlineSize:
-		h.buf = t.buffers.resize(h.buf, h.n)
+	case len(content) > inlineSize:
+		h.buf = t.buffers.resize(h.buf, len(content))
 	case h.buf != nil:
 		t.buffers.put(h.buf)
 		h.buf = nil
 	}
+	t.kept += cap(h.buf)
+	h.has, h.ended, h.sized = true, false, 0
+	h.n = len(content)
 	copy(h.content(), content)
+	t.makeRoom(h)
 	return h
+}
+
+// forget gives the content of h up.
+func (t *handles) forget(h *handle) {
+	if h.buf != nil {
+		t.kept -= cap(h.buf)
+		t.buffers.put(h.buf)
+	}
+	h.buf, h.has, h.n, h.sized = nil, false, 0, 0
+}
+
+// makeRoom forgets content of other handles than keep, in turn, while too much is
+// kept. Those of former processes are few and stay.
+func (t *handles) makeRoom(keep *handle) {
+	total := int32(len(t.chunks) * chunkSize)
+	for tries := total; t.kept > keepContent && tries > 0; tries-- {
+		t.hand = (t.hand + 1) % total
+		if h := t.at(t.hand); h != keep && h.buf != nil {
+			t.forget(h)
+		}
+	}
 }
 
 // read appends to dst what a read of at most size bytes at off by c is to be
@@ -231,8 +265,10 @@ func (t *handles) read(dst []byte, fh, off uint64, size int, c Caller) (_ []byte
 		return dst, false
 	}
 	fresh := h.sized != 0 && h.caller == c && t.now()-h.sized < sizedFor
+	// What was made for a GETATTR of one caller is no other caller's to read.
+	foreign := h.sized != 0 && h.caller != c
 	h.sized = 0
-	if off == 0 && !fresh {
+	if off == 0 && !fresh || foreign {
 		return dst, false
 	}
 	part := part(h.content(), off, size)
@@ -257,10 +293,11 @@ func (t *handles) lastOpened(pid int, id NodeID) uint64 {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if r := t.recents[pid%len(t.recents)]; r.pid == pid && r.id == id {
+	// Not for long: the number may be another thread's by and by.
+	if r := t.recents[pid%len(t.recents)]; r.pid == pid && r.id == id && t.now()-r.at < sizedFor {
 		return r.fh
 	}
-	return 0
+	return noHandle
 }
 
 // inMiddle returns the length of the content of fh, and true where somebody has

@@ -52,7 +52,7 @@ func header(op uint32, node NodeID) fuse.InHeader {
 // cycle is what a cat with a lookup and an fstat sends. Its fh is always the one
 // that a fresh handle table gives out, as the last handle is released first.
 func cycle(s *Server, node NodeID) [][]byte {
-	fh, _ := s.handles.open(node, Caller{})
+	fh := s.handles.open(node, Caller{})
 	s.handles.release(fh)
 	gen := fh >> genShift & (1<<genBits - 1)
 	fh = fh&^(uint64(1<<genBits-1)<<genShift) | (gen+1)<<genShift
@@ -128,8 +128,8 @@ func TestHandleTakesWhatItsDocSays(t *testing.T) {
 	uptime := []byte("12345678.90 123456789.01\n")
 	for range 3 {
 		for range n {
-			fh, ok := h.open(NodeUptime, Caller{PID: 1})
-			if !ok {
+			fh := h.open(NodeUptime, Caller{PID: 1})
+			if fh == noHandle {
 				t.Fatal("no handle")
 			}
 			h.keep(fh, uptime, 0)
@@ -150,20 +150,75 @@ func TestHandleTakesWhatItsDocSays(t *testing.T) {
 	runtime.KeepAlive(h)
 }
 
-func TestTooManyHandlesAreRefused(t *testing.T) {
+// TestTooManyHandlesAreReadWithoutKeeping guards the callers of all containers from
+// one that opens too much.
+func TestTooManyHandlesAreReadWithoutKeeping(t *testing.T) {
 	h := newHandles()
 	h.chunks = make([]*[chunkSize]handle, maxHandles/chunkSize)
-	if _, ok := h.open(NodeUptime, Caller{}); ok {
-		t.Error("one more than there are")
+	c := Caller{PID: 7}
+	fh := h.open(NodeUptime, c)
+	if fh != noHandle {
+		t.Fatalf("%#x: one more than there are", fh)
+	}
+	h.chunks = nil
+	h.adopt(fh)
+	h.keep(fh, []byte("content"), 7)
+	if _, ok := h.read(nil, fh, 3, 10, c); ok || len(h.adopted) != 0 {
+		t.Error("something is kept")
+	}
+	h.release(fh)
+}
+
+// TestKeptContentIsBounded guards the daemon's memory.
+func TestKeptContentIsBounded(t *testing.T) {
+	h := newHandles()
+	big := make([]byte, 1<<20)
+	c := Caller{PID: 7}
+	var fhs []uint64
+	for range 100 {
+		fh := h.open(NodeStat, c)
+		h.keep(fh, big, 10)
+		fhs = append(fhs, fh)
+		if h.kept > keepContent+len(big) {
+			t.Fatalf("%d bytes are kept", h.kept)
+		}
+		if got, ok := h.read(nil, fh, 100, 50, c); !ok || len(got) != 50 {
+			t.Fatal("the newest content is not kept")
+		}
+	}
+	for _, fh := range fhs {
+		h.release(fh)
+	}
+	if h.kept != 0 {
+		t.Errorf("%d bytes are kept of no handle", h.kept)
+	}
+}
+
+// TestAThreadIdThatCameToAnotherIsNotFollowed guards one container's content from
+// another's: thread ids are used again.
+func TestAThreadIdThatCameToAnotherIsNotFollowed(t *testing.T) {
+	h := newHandles()
+	first, second := Caller{PID: 7, UID: 1}, Caller{PID: 8, UID: 2}
+	fh := h.open(NodeStat, first)
+	if h.lastOpened(first.PID, NodeStat) != fh {
+		t.Fatal("the handle just opened is not known")
+	}
+	h.keepSized(fh, []byte("first's content"), first)
+	if _, ok := h.read(nil, fh, 3, 5, second); ok {
+		t.Error("another caller reads what was made for the first one's stat")
+	}
+	h.start = h.start.Add(-2 * sizedFor)
+	if got := h.lastOpened(first.PID, NodeStat); got != noHandle {
+		t.Errorf("%#x is still the last one of the thread", got)
 	}
 }
 
 func TestReleasedHandleIsNotItsSuccessor(t *testing.T) {
 	h := newHandles()
-	old, _ := h.open(NodeStat, Caller{PID: 7})
+	old := h.open(NodeStat, Caller{PID: 7})
 	h.keep(old, []byte("old"), 0)
 	h.release(old)
-	fh, _ := h.open(NodeStat, Caller{PID: 8})
+	fh := h.open(NodeStat, Caller{PID: 8})
 	if fh == old || fh&(maxHandles-1) != old&(maxHandles-1) {
 		t.Fatalf("%#x after %#x", fh, old)
 	}
@@ -182,11 +237,11 @@ func TestReleasedHandleIsNotItsSuccessor(t *testing.T) {
 
 func TestGenerationsWrapWithoutZero(t *testing.T) {
 	h := newHandles()
-	fh, _ := h.open(NodeStat, Caller{})
+	fh := h.open(NodeStat, Caller{})
 	h.get(fh).gen = 1<<genBits - 1
 	fh |= (1<<genBits - 1) << genShift
 	h.release(fh)
-	next, _ := h.open(NodeStat, Caller{})
+	next := h.open(NodeStat, Caller{})
 	if gen := next >> genShift & (1<<genBits - 1); gen != 1 {
 		t.Errorf("generation %d after the last", gen)
 	}
@@ -195,8 +250,8 @@ func TestGenerationsWrapWithoutZero(t *testing.T) {
 func TestForeignHandleLivesUntilItsRelease(t *testing.T) {
 	h, former := newHandles(), newHandles()
 	former.epoch = h.epoch ^ 1<<63
-	fh, _ := former.open(NodeStat, Caller{})
-	mine, _ := h.open(NodeStat, Caller{})
+	fh := former.open(NodeStat, Caller{})
+	mine := h.open(NodeStat, Caller{})
 	if h.get(fh) != nil {
 		t.Fatal("a handle of another epoch is known")
 	}
@@ -216,7 +271,7 @@ func TestForeignHandleLivesUntilItsRelease(t *testing.T) {
 func TestContentMadeForAnotherOrLongAgoIsNotRead(t *testing.T) {
 	h := newHandles()
 	me := Caller{PID: 7, UID: 1, GID: 2}
-	fh, _ := h.open(NodeStat, me)
+	fh := h.open(NodeStat, me)
 	for _, c := range []struct {
 		name  string
 		reads Caller

@@ -37,10 +37,11 @@ type Config struct {
 	Proc     string        // a procfs of our own pid namespace; "": /proc
 
 	// Gone, if not nil, is told the inode number of each namespace that was
-	// resolved and is no longer kept: its init died, or there was no room. The
-	// number is not used again for another namespace before Gone returns. A
-	// Resolve of the same namespace may overtake it. It must not call Close.
-	Gone func(ns uint64)
+	// resolved and whose init died, and Idle of each that is no longer kept for
+	// want of room. The number is not used again for another namespace before
+	// they return. A Resolve of the same namespace may overtake them. They must
+	// not call Close.
+	Gone, Idle func(ns uint64)
 
 	Log *slog.Logger // nil: none
 }
@@ -57,6 +58,7 @@ type Resolver struct {
 	cache  *cache.Cache[uint64, *entry]
 	watch  *watcher
 	gone   func(uint64)
+	idle   func(uint64)
 	log    *slog.Logger
 	closed atomic.Bool
 
@@ -73,7 +75,7 @@ func New(conf Config) (_ *Resolver, err error) {
 	if conf.Proc == "" {
 		conf.Proc = "/proc"
 	}
-	r := &Resolver{log: conf.Log, gone: conf.Gone, timeout: resolveTimeout}
+	r := &Resolver{log: conf.Log, gone: conf.Gone, idle: conf.Idle, timeout: resolveTimeout}
 	var undo []func()
 	defer func() {
 		if err != nil {
@@ -292,8 +294,12 @@ func (r *Resolver) evicted(ns uint64, e *entry, err error, why cache.Reason) {
 	}
 	if err == nil && why != cache.Closed {
 		r.log.Debug("pid namespace dropped", "ns", ns, "init", e.init.PID, "why", why)
-		if r.gone != nil {
-			r.gone(ns)
+		tell := r.idle
+		if dead, _ := exited(e.pidfd); dead || e.dead.Load() {
+			tell = r.gone
+		}
+		if tell != nil {
+			tell(ns)
 		}
 	}
 	e.close() // last: it frees the inode number for another namespace

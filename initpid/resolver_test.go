@@ -308,7 +308,7 @@ func TestExpiredAnswerIsRenewedWithoutFinding(t *testing.T) {
 
 func TestMaxBoundsEntriesAndDescriptors(t *testing.T) {
 	gone := make(chan uint64, 10)
-	r := newResolver(t, Config{Max: 2, Gone: func(ns uint64) { gone <- ns }})
+	r := newResolver(t, Config{Max: 2, Idle: func(ns uint64) { gone <- ns }})
 	var cs []*container
 	for range 5 {
 		cs = append(cs, startContainer(t, "init", newPIDNS))
@@ -322,7 +322,7 @@ func TestMaxBoundsEntriesAndDescriptors(t *testing.T) {
 		t.Errorf("%d descriptors for 2 entries, want 4", n)
 	}
 	if len(gone) != 3 {
-		t.Fatalf("Gone was called %d times, want 3", len(gone))
+		t.Fatalf("Idle was called %d times, want 3", len(gone))
 	}
 	for _, ns := range want[:3] {
 		waitGone(t, gone, ns)

@@ -16,7 +16,9 @@ import (
 //   - user + nice + system + idle of a visible row is the container's age;
 //   - a visible row gained no more busy time than passed since the step before;
 //   - the busy time of all rows and the carry together is what the container
-//     used since its init started.
+//     used since its init started. (No group tells how much of its time it used
+//     before that: what cannot be the container's, for want of CPUs, is not
+//     counted, and the rest is.)
 //
 // A CPU that is no longer visible keeps its row, frozen, in the sum, as the
 // kernel does with a CPU that goes offline. It catches up in idle time when it
@@ -29,6 +31,9 @@ type account struct {
 	// base is CPU time that the group had used before the init started.
 	based bool
 	base  uint64
+	// last is what the group had used at the last look, and before is what
+	// groups of the same name, since removed, had used of the container's time.
+	last, before uint64
 
 	stepped bool
 	age     uint64 // at the last step, in nanoseconds
@@ -104,7 +109,8 @@ func (a *account) busy(age int64, used uint64, cpus int) uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.begin(uint64(age), used, cpus)
-	return sub(used, a.base)
+	a.last = max(a.last, used)
+	return a.before + sub(used, a.base)
 }
 
 // step adds what was used since the last step to the rows, and copies the rows
@@ -114,6 +120,7 @@ func (a *account) step(v *View, t *cgroup.CPUTime) {
 	defer a.mu.Unlock()
 	age := max(uint64(v.Age), a.age)
 	a.begin(age, t.Total(), v.Visible.Count())
+	a.last = max(a.last, t.Total())
 	for len(a.rows) <= v.Visible.Max() {
 		a.rows = append(a.rows, accountRow{})
 	}
@@ -230,12 +237,22 @@ func (a *account) show(v *View) {
 	}
 }
 
-// reset begins anew, for another group.
+// restart goes on with a group whose counters begin at 0.
+func (a *account) restart() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.before += sub(a.last, a.base)
+	a.base, a.last = 0, 0
+	a.taken = share{}
+	a.perCPU = a.perCPU[:0]
+}
+
+// reset begins anew, for another container.
 func (a *account) reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.based, a.stepped = false, false
-	a.base, a.age = 0, 0
+	a.base, a.age, a.last, a.before = 0, 0, 0, 0
 	a.rows = a.rows[:0]
 	a.visible.Clear()
 	a.carry, a.taken = share{}, share{}

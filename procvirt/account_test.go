@@ -262,3 +262,35 @@ func FuzzTakeSplitsExactly(f *testing.F) {
 		}
 	})
 }
+
+func TestAGroupMadeAnewGoesOnWhereTheOldOneEnded(t *testing.T) {
+	var a account
+	v := &View{Age: int64(10 * second)}
+	v.Visible.Add(0)
+	a.step(v, &cgroup.CPUTime{User: 4 * second})
+	a.restart()
+	v.Age += int64(10 * second)
+	a.step(v, &cgroup.CPUTime{User: 3 * second})
+	if got := busyOf(v.Total); got != 7*second {
+		t.Errorf("busy %d ns, want 7 s", got)
+	}
+	if got := a.busy(v.Age, 3*second, 1); got != 7*second {
+		t.Errorf("uptime counts %d ns, want 7 s", got)
+	}
+}
+
+func TestCPUsThatLeaveTakeWhatWasUsedUntilThen(t *testing.T) {
+	var a account
+	v := &View{Age: int64(10 * second)}
+	for c := range 4 {
+		v.Visible.Add(c)
+	}
+	a.step(v, &cgroup.CPUTime{User: second})
+	// four CPUs worked for 10 s, and then three of them left
+	v.Age += int64(10 * second)
+	v.Visible.Truncate(1)
+	a.step(v, &cgroup.CPUTime{User: 41 * second})
+	if got := busyOf(v.Total); got != 41*second || a.carry.total() != 0 {
+		t.Errorf("busy %d ns and %d carried, want 41 s and none", got, a.carry.total())
+	}
+}

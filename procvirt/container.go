@@ -35,10 +35,10 @@ type container struct {
 	account account
 }
 
-// slowAfter is how long gathering may hold up the other containers' readers. It
+// defaultSlowAfter is how long gathering may hold up the other containers' readers. It
 // takes microseconds where the kernel has the numbers at hand; but memory.stat of
 // a group with thousands of descendants has to be summed up first.
-const slowAfter = 2 * time.Millisecond
+const defaultSlowAfter = 2 * time.Millisecond
 
 // gather fills w with what f needs, from open files. Without wait it answers
 // ErrCold where that took long the last time.
@@ -48,7 +48,7 @@ func (c *container) gather(v *Views, f File, sp *space, x *scratch, wait bool) e
 	}
 	start := time.Now()
 	err := fileSpecs[f].gather(v, c, sp, &x.view, x)
-	if slow := time.Since(start) > slowAfter; slow != c.slow[f].Load() {
+	if slow := time.Since(start) > v.slowAfter; slow != c.slow[f].Load() {
 		c.slow[f].Store(slow)
 	}
 	return err
@@ -117,11 +117,14 @@ func (c *container) openCPU(v *Views) error {
 // missing is why the files of a controller are not open: nobody needed them yet,
 // or there are none.
 func missing(not error) error {
-	if not == RootCgroup || errors.Is(not, cgroup.ErrNoController) || errors.Is(not, cgroup.ErrOutside) {
+	if not == RootCgroup || errors.Is(not, cgroup.ErrNoController) || errors.Is(not, cgroup.ErrOutside) || errors.Is(not, cgroup.ErrTooDeep) {
 		return not
 	}
 	return ErrCold
 }
+
+// isOpen tells whether any files are open.
+func (c *container) isOpen() bool { return c.memory != nil || c.cpu != nil }
 
 // close closes the files. What was shown last is kept.
 func (c *container) close() {
@@ -132,12 +135,14 @@ func (c *container) close() {
 }
 
 // forget closes files of groups that were removed. Groups of the same name are
-// new ones: in the host's own pid namespace, where no init ends with them, their
-// counters begin anew.
+// new ones, whose counters begin anew. In the host's own pid namespace, where no
+// init ends with them, they are another container.
 func (c *container) forget(sp *space) {
 	c.close()
 	if sp.host {
 		c.account.reset()
+	} else {
+		c.account.restart()
 	}
 }
 

@@ -32,6 +32,8 @@ const (
 	NoController
 	// OutsideCgroup: the group lies outside what the daemon sees of the tree.
 	OutsideCgroup
+	// DeepCgroup: the group has too many ancestors to read them all.
+	DeepCgroup
 	// RemovedCgroup: the group was removed under its processes.
 	RemovedCgroup
 	// Unreadable: a file of the group could not be read or understood.
@@ -41,7 +43,7 @@ const (
 
 var reasonNames = [numReasons]string{
 	"root-cgroup", "caller-invisible", "caller-gone", "no-init", "unresolved",
-	"no-controller", "outside-cgroup", "removed-cgroup", "unreadable",
+	"no-controller", "outside-cgroup", "deep-cgroup", "removed-cgroup", "unreadable",
 }
 
 func (r Reason) String() string { return reasonNames[r] }
@@ -61,6 +63,8 @@ func reasonOf(err error) Reason {
 		return NoController
 	case errors.Is(err, cgroup.ErrOutside):
 		return OutsideCgroup
+	case errors.Is(err, cgroup.ErrTooDeep):
+		return DeepCgroup
 	case errors.Is(err, cgroup.ErrRemoved), errors.Is(err, unix.ENODEV):
 		return RemovedCgroup
 	case errors.Is(err, unix.ESRCH):

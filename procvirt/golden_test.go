@@ -35,6 +35,7 @@ func fixtureViews(tb testing.TB, h *fixture.Host, change func(*Config)) *Views {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	v.slowAfter = time.Hour // the machine may be busy
 	tb.Cleanup(v.Close)
 	return v
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"vprocfs/procvirt/cgroup"
 )
@@ -94,10 +95,9 @@ func TestSlowGroupsAreReadOnlyWithWaiting(t *testing.T) {
 	h := load(t, "trixie-v2")
 	v := fixtureViews(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
+	v.slowAfter = 0
 	render(t, v, Meminfo, s)
-	for _, m := range v.spaces[s.NS].callers {
-		m.container.slow[Meminfo].Store(true)
-	}
+	v.slowAfter = time.Hour
 	if _, err := v.Append(nil, Meminfo, s, false); err != ErrCold {
 		t.Fatalf("slow: %v", err)
 	}
@@ -165,5 +165,108 @@ func TestCallersThatMoveAroundAreBounded(t *testing.T) {
 	sp := v.spaces[s.NS]
 	if len(sp.callers) > maxCallers || len(sp.containers) > maxCallers+1 {
 		t.Errorf("%d decisions and %d containers are kept", len(sp.callers), len(sp.containers))
+	}
+}
+
+// TestAnInitWhoseFirstThreadExitsLater guards the file that is kept of the init:
+// it can still be read, but its v1 lines say "/" from then on.
+func TestAnInitWhoseFirstThreadExitsLater(t *testing.T) {
+	h := load(t, "dev-hybrid")
+	now := h.Boottime
+	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	s := subject(t, h, h.Roles["child"])
+	want := render(t, v, Meminfo, s)
+	proc := filepath.Join(h.Root, "proc", fmt.Sprint(h.Init))
+	groups := h.Read(t, fmt.Sprintf("proc/%d/cgroup", h.Init))
+	stat := h.Read(t, fmt.Sprintf("proc/%d/stat", h.Init))
+	var root bytes.Buffer
+	for line := range strings.Lines(string(groups)) {
+		f := strings.SplitN(line, ":", 3)
+		fmt.Fprintf(&root, "%s:%s:/\n", f[0], f[1])
+	}
+	dead := bytes.Replace(stat, []byte(") S "), []byte(") Z "), 1)
+	const tid = "99999"
+	for path, text := range map[string][]byte{
+		proc + "/cgroup": root.Bytes(), proc + "/stat": dead,
+		proc + "/task/" + tid + "/cgroup":          groups,
+		filepath.Join(h.Root, "proc", tid, "stat"): stat,
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now += int64(v.cfg.Recheck) + 1
+	if got := render(t, v, Meminfo, s); !bytes.Equal(got, want) {
+		t.Errorf("meminfo became\n%s%v", got, v.Fallbacks())
+	}
+}
+
+// TestReleasedContainersGoOn guards counters when there is no room for all.
+func TestReleasedContainersGoOn(t *testing.T) {
+	h := load(t, "trixie-v2")
+	now := h.Boottime
+	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	s := subject(t, h, h.Roles["child"])
+	render(t, v, Stat, s)
+	render(t, v, Meminfo, s)
+	// one of its two CPUs leaves: the sum keeps what it had
+	set := filepath.Join(h.Root, "sys/fs/cgroup/machine/ct1/cpuset.cpus.effective")
+	if err := os.WriteFile(set, []byte("1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, before := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+	v.Release(s.NS)
+	if n := v.OpenFiles(); n != 4 {
+		t.Errorf("%d files are open, want the host's 4", n)
+	}
+	_, after := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+	if after.CPUTotal != before.CPUTotal {
+		t.Errorf("the sum was %+v and is %+v", before.CPUTotal, after.CPUTotal)
+	}
+}
+
+// TestGroupsOfOneNamespaceDoNotTakeAllFiles guards the daemon's descriptors from
+// who makes groups for itself.
+func TestGroupsOfOneNamespaceDoNotTakeAllFiles(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureViews(t, h, func(c *Config) { c.Policy = cgroup.Caller })
+	s := *subject(t, h, h.Roles["child"])
+	dir := filepath.Join(h.Root, "sys/fs/cgroup/machine/ct1")
+	for i := range 60 {
+		sub := fmt.Sprint(i)
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, sub, "cpu.stat"), []byte("usage_usec 1\nuser_usec 1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s.Groups = []byte("0::/machine/ct1/" + sub + "\n")
+		for f := range numFiles {
+			render(t, v, f, &s)
+		}
+		if n := v.OpenFiles(); n > 20*(maxOpen+1) {
+			t.Fatalf("%d files are open after %d groups", n, i+1)
+		}
+	}
+	s.Groups = []byte("0::/machine" + strings.Repeat("/d", 100) + "\n")
+	render(t, v, Meminfo, &s)
+	if v.Fallbacks()["meminfo/deep-cgroup"] != 1 {
+		t.Errorf("%v", v.Fallbacks())
+	}
+}
+
+// TestAnotherNamespaceWithTheSameNumberIsAnother guards inode numbers that the
+// kernel uses again.
+func TestAnotherNamespaceWithTheSameNumberIsAnother(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureViews(t, h, nil)
+	s := *subject(t, h, h.Roles["child"])
+	render(t, v, Stat, &s)
+	s.ID = 7
+	if _, err := v.Append(nil, Stat, &s, false); err != ErrCold {
+		t.Errorf("known already: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 // space is what is known of one pid namespace.
 type space struct {
+	id      uint64 // NS_GET_ID, or 0
 	init    int
 	started int64 // of the init, in nanoseconds since the host booted
 	host    bool  // the daemon's own
@@ -19,12 +20,16 @@ type space struct {
 	// given to another file, under a reader.
 	mu      sync.RWMutex
 	dropped bool
-	// groups is the init's /proc/PID/cgroup, nil in the host's space. Where the
-	// first thread of the init has exited, it is another thread's.
+	// groups is the init's /proc/PID/cgroup, nil in the host's space and where
+	// nothing is open. Where the first thread of the init has exited, it is
+	// another thread's.
 	groups     *held.File
 	callers    map[string]*membership // by the text of the caller's /proc/PID/cgroup
 	containers map[string]*container  // by their places
 }
+
+// is tells whether sp is the subject's.
+func (sp *space) is(s *Subject) bool { return sp.init == s.Init && sp.id == s.ID }
 
 // membership is the decision which container a caller in certain groups is in.
 type membership struct {
@@ -41,6 +46,14 @@ type membership struct {
 const (
 	maxCallers     = 64
 	maxCallersHost = 4096
+)
+
+// maxOpen bounds the containers of one pid namespace that have files open. With
+// cgroup's bound of levels that keeps one container, whatever groups it makes for
+// itself, from taking the descriptors of all.
+const (
+	maxOpen     = 8
+	maxOpenHost = 256
 )
 
 // find returns the container of a caller, and nil where the decision has to be
@@ -99,15 +112,12 @@ func (sp *space) decide(v *Views, caller []byte) (*membership, error) {
 	return m, nil
 }
 
-// readInit reads the init's groups and keeps the file open.
+// readInit reads the init's groups and keeps the file open. It is opened anew each
+// time: since the last time the first thread of the init may have exited, and its
+// file, which can still be read, tells nothing then.
 func (sp *space) readInit(v *Views) ([]byte, error) {
-	if sp.groups != nil {
-		if text, err := sp.groups.Read(nil); err == nil {
-			return text, nil
-		}
-		sp.groups.Close()
-		sp.groups = nil
-	}
+	sp.groups.Close()
+	sp.groups = nil
 	f, err := cgroup.OpenInitMembership(&v.opener, v.proc, sp.init)
 	if err != nil {
 		return nil, err
@@ -142,6 +152,35 @@ func (sp *space) makeRoom(keep *container) {
 			delete(sp.containers, key)
 		}
 	}
+}
+
+// closeOthers closes files of containers other than keep where too many have some
+// open.
+func (sp *space) closeOthers(keep *container) {
+	limit := maxOpen
+	if sp.host {
+		limit = maxOpenHost
+	}
+	n := 0
+	for _, c := range sp.containers {
+		if c != keep && c.isOpen() {
+			if n++; n >= limit {
+				c.close()
+			}
+		}
+	}
+}
+
+// release closes all files, and keeps what was shown.
+func (sp *space) release() {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.groups.Close()
+	sp.groups = nil
+	for _, c := range sp.containers {
+		c.close()
+	}
+	clear(sp.callers) // they rest on sp.groups
 }
 
 func (sp *space) drop() {

@@ -57,6 +57,8 @@ type Views struct {
 	fallbacks fallbacks
 	scratch   sync.Pool
 
+	slowAfter time.Duration // defaultSlowAfter but in tests
+
 	mu     sync.RWMutex // guards spaces, never held during I/O
 	spaces map[uint64]*space
 }
@@ -72,7 +74,7 @@ type scratch struct {
 
 // New finds the control groups of the host and opens its files.
 func New(cfg Config) (*Views, error) {
-	v := &Views{cfg: cfg, proc: filepath.Join(cfg.Root, "proc"), spaces: map[uint64]*space{}}
+	v := &Views{cfg: cfg, proc: filepath.Join(cfg.Root, "proc"), spaces: map[uint64]*space{}, slowAfter: defaultSlowAfter}
 	v.fallbacks.log = cfg.Log
 	v.scratch.New = func() any {
 		s := &scratch{buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024)}
@@ -107,8 +109,9 @@ func (v *Views) OpenFiles() int { return v.opener.Count() }
 
 // Subject says whose view is wanted.
 type Subject struct {
-	// NS is the inode of the pid namespace.
-	NS uint64
+	// NS is the inode of the pid namespace, and ID what tells it from others that
+	// had the number before, where the kernel says (NS_GET_ID); else 0.
+	NS, ID uint64
 	// Init is the init of it, as a pid of the host.
 	Init int
 	// Host says that it is the daemon's own pid namespace. The init is then not
@@ -164,7 +167,7 @@ func (v *Views) gatherWarm(f File, s *Subject, x *scratch, wait bool) error {
 	v.mu.RLock()
 	sp := v.spaces[s.NS]
 	v.mu.RUnlock()
-	if sp == nil || sp.init != s.Init {
+	if sp == nil || !sp.is(s) {
 		return ErrCold
 	}
 	if wait {
@@ -200,6 +203,7 @@ func (v *Views) prepare(f File, s *Subject, stale bool) error {
 	if stale {
 		m.container.forget(sp)
 	}
+	sp.closeOthers(m.container)
 	err = m.container.open(v, f)
 	m.until = v.cfg.Now() + int64(v.recheck(m.container))
 	return err
@@ -219,7 +223,7 @@ func (v *Views) space(s *Subject) (*space, error) {
 	v.mu.RLock()
 	sp := v.spaces[s.NS]
 	v.mu.RUnlock()
-	if sp != nil && sp.init == s.Init {
+	if sp != nil && sp.is(s) {
 		return sp, nil
 	}
 	started, err := host.StartTime(v.proc, s.Init)
@@ -227,8 +231,14 @@ func (v *Views) space(s *Subject) (*space, error) {
 		return nil, fmt.Errorf("init of pid namespace %d: %w: %w", s.NS, NoInit, err)
 	}
 	fresh := &space{
-		init: s.Init, started: started, host: s.Host,
+		id: s.ID, init: s.Init, started: started, host: s.Host,
 		callers: map[string]*membership{}, containers: map[string]*container{},
+	}
+	v.mu.RLock()
+	full := len(v.spaces) >= maxSpaces
+	v.mu.RUnlock()
+	if full {
+		v.sweep()
 	}
 	sp, old := v.insert(s.NS, fresh)
 	if old != nil {
@@ -243,7 +253,7 @@ func (v *Views) insert(ns uint64, fresh *space) (now, old *space) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	old = v.spaces[ns]
-	if old != nil && old.init == fresh.init {
+	if old != nil && old.init == fresh.init && old.id == fresh.id {
 		return old, nil
 	}
 	if old == nil && len(v.spaces) >= maxSpaces {
@@ -268,6 +278,38 @@ func (v *Views) Drop(ns uint64) {
 	v.mu.Unlock()
 	if sp != nil {
 		sp.drop()
+	}
+}
+
+// Release closes the files of a pid namespace that nobody has asked about for a
+// while. What was shown is kept, since its containers go on.
+func (v *Views) Release(ns uint64) {
+	v.callers.Drop(ns)
+	v.mu.RLock()
+	sp := v.spaces[ns]
+	v.mu.RUnlock()
+	if sp != nil {
+		sp.release()
+	}
+}
+
+// sweep drops the spaces whose init is gone, where Drop was not told.
+func (v *Views) sweep() {
+	v.mu.RLock()
+	all := make(map[uint64]*space, len(v.spaces))
+	for ns, sp := range v.spaces {
+		all[ns] = sp
+	}
+	v.mu.RUnlock()
+	for ns, sp := range all {
+		if started, err := host.StartTime(v.proc, sp.init); err != nil || started != sp.started {
+			v.mu.Lock()
+			if v.spaces[ns] == sp {
+				delete(v.spaces, ns)
+			}
+			v.mu.Unlock()
+			sp.drop()
+		}
 	}
 }
 

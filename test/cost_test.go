@@ -3,6 +3,7 @@ package test
 import (
 	"bufio"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -78,19 +79,25 @@ func TestAWarmCatCostsTheDaemonFewSystemCalls(t *testing.T) {
 	for name, most := range maxSystemCalls() {
 		cat := "cat /proc/" + name + " >/dev/null; "
 		c.sh(t, strings.Repeat(cat, 5))
-		const cats = 50
-		calls := systemCalls(t, pid, func() { c.sh(t, strings.Repeat(cat, cats)) })
-		sum := 0
-		for call, n := range calls {
-			if !scheduling(call) {
-				sum += n
+		// A read that a signal of Go's scheduler interrupts is made again, on a
+		// busy machine more than now and then. The best round had least of it.
+		const rounds, cats = 5, 20
+		best := math.Inf(1)
+		for range rounds {
+			calls := systemCalls(t, pid, func() { c.sh(t, strings.Repeat(cat, cats)) })
+			sum := 0
+			for call, n := range calls {
+				if !scheduling(call) {
+					sum += n
+				}
 			}
+			each := float64(sum) / cats
+			t.Logf("%s: %.2f system calls a cat: %v in %d", name, each, calls, cats)
+			best = min(best, each)
 		}
-		each := float64(sum) / cats
-		t.Logf("%s: %.1f system calls a cat: %v in %d", name, each, calls, cats)
-		// A read that a signal of the scheduler interrupts is made again.
-		if each >= most+0.5 {
-			t.Errorf("%s: %.1f system calls a cat, want at most %.0f", name, each, most)
+		// One read more in a round, that of the reader when strace attaches.
+		if best > most+1.0/cats {
+			t.Errorf("%s: %.2f system calls a cat, want at most %.0f", name, best, most)
 		}
 	}
 }

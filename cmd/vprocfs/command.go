@@ -79,7 +79,7 @@ func dispatch(ctx context.Context, cmds []*command, args []string, stdout io.Wri
 	case "-h", "--help":
 		return printHelp(stdout, cmds)
 	case "help":
-		if len(args) == 1 {
+		if len(args) == 1 || args[1] == "help" || args[1] == "-h" || args[1] == "--help" {
 			return printHelp(stdout, cmds)
 		}
 		c := find(cmds, args[1])

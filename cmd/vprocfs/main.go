@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"vprocfs/initpid"
 )
@@ -17,7 +18,8 @@ func main() {
 	initpid.RunHelper()
 	err := dispatch(context.Background(), commands(), os.Args[1:], os.Stdout)
 	if err != nil && err.Error() != "" {
-		fmt.Fprintln(os.Stderr, "vprocfs: "+err.Error())
+		// One line, whatever is in a name or joined to the error.
+		fmt.Fprintln(os.Stderr, "vprocfs: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	os.Exit(exitStatus(err))
 }

@@ -74,9 +74,11 @@ func serve(o serveOptions, dir string) error {
 	}
 
 	// Where it really is, should dir be a symbolic link: umount2(2) follows none.
-	if dir, err = resolve(dir); err != nil {
-		return err
+	mounted, err := resolve(dir)
+	if err != nil {
+		return errors.Join(err, fs.Unmount(dir))
 	}
+	dir = mounted
 	served := make(chan error, 1)
 	go func() { served <- fs.NewServer(conn, src, fs.ServerOptions{Log: log}).Serve() }()
 	// The kernel has negotiated and now keeps requests until they are read: whoever

@@ -114,6 +114,7 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 		Max:    min(files/8, 8192), // each takes two descriptors
 		Proc:   proc,
 		Gone:   s.views.Drop,
+		Idle:   s.views.Release,
 		Log:    log,
 	})
 	if err != nil {
@@ -203,8 +204,11 @@ func (s *source) find(to *procvirt.Subject, r *request, pid int, wait bool) (pro
 		return reasonOf(err), err
 	}
 	groups, err := s.callers.Learn(pid, init.NS, s.still, r.groups)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH):
 		return procvirt.CallerGone, err
+	case err != nil:
+		return procvirt.Unreadable, err
 	}
 	r.groups = groups
 	*to = subject(init, groups)
@@ -212,7 +216,7 @@ func (s *source) find(to *procvirt.Subject, r *request, pid int, wait bool) (pro
 }
 
 func subject(init initpid.Init, groups []byte) procvirt.Subject {
-	return procvirt.Subject{NS: init.NS, Init: init.PID, Host: init.Host, Groups: groups}
+	return procvirt.Subject{NS: init.NS, ID: init.ID, Init: init.PID, Host: init.Host, Groups: groups}
 }
 
 // reasonOf names why no init was found.

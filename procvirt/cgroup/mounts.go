@@ -190,6 +190,14 @@ var ErrOutside = errors.New("control group is outside the mounted hierarchy")
 // removed.
 var ErrRemoved = errors.New("control group is removed")
 
+// ErrTooDeep is the answer for a group with too many ancestors. Each of them may
+// limit it, and is read each time.
+var ErrTooDeep = fmt.Errorf("control group is more than %d levels deep", maxLevels)
+
+// maxLevels bounds the ancestors. Kubernetes has 5, systemd in a container some
+// more; nobody has a use for this many but to keep the daemon busy.
+const maxLevels = 64
+
 // Place is where one controller keeps a container's numbers.
 type Place struct {
 	// V2 says which version's files to read.
@@ -221,6 +229,9 @@ func (h *hierarchy) place(path string) (Place, error) {
 	}
 	p := Place{V2: h.v2, Path: path, Top: h.dir}
 	for d := filepath.Clean("/" + rel); d != "/"; d = filepath.Dir(d) {
+		if len(p.Dirs) == maxLevels {
+			return Place{}, ErrTooDeep
+		}
 		p.Dirs = append(p.Dirs, filepath.Join(h.dir, d))
 	}
 	p.Root = len(p.Dirs) == 0 && h.real
