@@ -9,7 +9,7 @@ FUZZTIME    ?= 20s
 # A static binary: it runs on any distribution and in an empty image.
 export CGO_ENABLED := 0
 
-.PHONY: build run test bench lint fuzz clean help root tools
+.PHONY: build run test test-vm bench lint fuzz clean help root tools
 
 build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
@@ -19,6 +19,9 @@ run: root build ## show a container with 256 MiB and one CPU next to the host
 
 test: root tools ## run all tests (they mount file systems and start containers)
 	$(GO) test -count=1 -timeout 20m ./...
+
+test-vm: root ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
+	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 25m
 
 bench: root tools ## print the benchmarks; only ratios from one run mean something
 	$(GO) test -run '^$$' -bench . -benchmem ./cache ./procvirt/... ./initpid ./fs
@@ -45,7 +48,8 @@ root:
 # The tests read the view with the programs that users read /proc with.
 tools:
 	@missing=; \
-	for p in busybox:busybox-static strace:strace free:procps top:procps vmstat:procps uptime:procps; do \
+	for p in busybox:busybox-static strace:strace free:procps htop:htop mpstat:sysstat python3:python3 node:nodejs \
+	  runc:runc crun:crun podman:podman; do \
 	  command -v $${p%%:*} >/dev/null || missing="$$missing $${p#*:}"; \
 	done; \
 	[ -z "$$missing" ] || { echo "tests need Debian packages:$$missing" >&2; exit 1; }

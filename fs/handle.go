@@ -27,7 +27,7 @@ const (
 	// sizedFor is how long the content made for a GETATTR waits for the
 	// read that it was made for. Between the two calls of a program lie
 	// microseconds; the rest is for a busy machine.
-	sizedFor = 20 * time.Millisecond
+	sizedFor = 100 * time.Millisecond
 )
 
 // handle is an open file. It takes 112 bytes; content of more than inlineSize

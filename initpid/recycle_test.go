@@ -135,8 +135,13 @@ func TestFailureIsNotInheritedByANewNamespace(t *testing.T) {
 func TestAnswersHoldWhileContainersDie(t *testing.T) {
 	bothMethods(t, func(t *testing.T, m Method) {
 		var gone atomic.Int32
+		// Answers must live long enough to be hit, on a slow machine too.
+		first := startContainer(t, "init", newPIDNS)
+		start := time.Now()
+		resolve(t, newResolver(t, Config{Method: m}), first.pid, first.pid)
+		ttl := max(time.Millisecond, 2*time.Since(start))
 		r := newResolver(t, Config{
-			Method: m, Max: 3, TTL: time.Millisecond, ErrorTTL: time.Millisecond,
+			Method: m, Max: 3, TTL: ttl, ErrorTTL: time.Millisecond,
 			Gone: func(uint64) { gone.Add(1) },
 		})
 		var current [4]atomic.Int64

@@ -135,7 +135,7 @@ func (r *Resolver) choose(m Method) error {
 		return err
 	case m == Fork || m == Auto:
 		r.find, r.by = r.forks.find, Fork
-		r.log.Info("init pids are found by fork", "ioctl", err)
+		r.log.Debug("init pids are found by fork", "ioctl", err)
 		return nil
 	}
 	return fmt.Errorf("method %v cannot be asked for", m)

@@ -39,7 +39,7 @@ func runTool(tool string) int {
 	case "orphans":
 		err = orphans()
 	default:
-		err = fmt.Errorf("no such tool")
+		err = runReader(tool, os.Args[1:], fmt.Errorf("no such tool"))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", tool, err)

@@ -85,7 +85,7 @@ func serve(o serveOptions, dir string) error {
 	// sees this line and opens a file gets an answer. A look through the mount
 	// would prove more, but never from this process: killed while it waits for its
 	// own answer, it could not end, for its own thread would keep /dev/fuse open.
-	log.Info("serving", "mountpoint", dir, "pid", os.Getpid())
+	log.Info("serving", "mountpoint", dir, "pid", os.Getpid(), "init-pid", src.resolver.Method())
 
 	select {
 	case err := <-served:

@@ -203,7 +203,13 @@ func (s *source) find(to *procvirt.Subject, r *request, pid int, wait bool) (pro
 	if err != nil {
 		return reasonOf(err), err
 	}
-	groups, err := s.callers.Learn(pid, init.NS, s.still, r.groups)
+	var groups []byte
+	if wait {
+		// The second half of a request: it must not count as a second one.
+		groups, err = cgroup.ReadMembership(proc, pid, r.groups)
+	} else {
+		groups, err = s.callers.Learn(pid, init.NS, s.still, r.groups)
+	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH):
 		return procvirt.CallerGone, err

@@ -90,8 +90,10 @@ func TestEverythingIsGivenBackWhenAContainerEnds(t *testing.T) {
 	pid := sleeper(t)
 	for range 5 {
 		for _, n := range servedNodes {
-			if _, err := s.Append(nil, n, fs.Caller{PID: pid}, true); err != nil {
-				t.Fatal(err)
+			for _, wait := range []bool{true, false} {
+				if _, err := s.Append(nil, n, fs.Caller{PID: pid}, wait); err != nil && err != fs.ErrCold {
+					t.Fatal(err)
+				}
 			}
 		}
 	}
@@ -105,6 +107,35 @@ func TestEverythingIsGivenBackWhenAContainerEnds(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("%d files open, %d before", s.views.OpenFiles(), idle)
 		}
+	}
+}
+
+// TestACallerThatComesOnceIsNotKept guards descriptors: a request may be answered in
+// two halves, without waiting and with.
+func TestACallerThatComesOnceIsNotKept(t *testing.T) {
+	s := testSource(t)
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill() // it may be gone
+		_ = cmd.Wait()
+	}()
+	c := fs.Caller{PID: cmd.Process.Pid}
+	for _, wait := range []bool{false, true} {
+		if _, err := s.Append(nil, fs.NodeUptime, c, wait); err != nil && err != fs.ErrCold {
+			t.Fatal(err)
+		}
+	}
+	if _, _, ok := s.callers.Read(c.PID, nil); ok {
+		t.Error("the file of a caller that came once is kept")
+	}
+	if _, err := s.Append(nil, fs.NodeUptime, c, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, ok := s.callers.Read(c.PID, nil); !ok {
+		t.Error("the file of a caller that came again is not kept")
 	}
 }
 

@@ -1,23 +1,32 @@
 #!/bin/sh
-# The guest's init. It makes a machine out of the initramfs, runs /command with its output on the second
-# serial line, reports the exit status on the console and powers off. /env holds what the runner chose.
-export PATH=/t:/bin HOME=/root TERM=dumb
+# The guest's init. It makes a machine out of the initramfs, or of the Debian root on the disk, runs /command with its
+# output on the second serial line, reports the exit status on the console and powers off. /env holds what the runner chose.
+export PATH=/t:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
+. /env
+fail() { echo "<1>$TOKEN failed: $*" >/dev/kmsg; poweroff -f; }
 if [ "$1" != stage2 ]; then
-  # On the bare initramfs pivot_root(2) is EINVAL, which runtimes need: make a root that is a mount of its own.
-  mount --bind / /newroot
+  mount -t devtmpfs dev /dev && mount -t proc proc /proc || poweroff -f
+  for m in $MODULES; do insmod /modules/$m.ko || fail "insmod $m"; done
+  # On the bare initramfs pivot_root(2) is EINVAL, which runtimes need: make a root that is a mount of its own. A chroot into
+  # the Debian root would not do: who enters a mount namespace by setns(2) comes out at the root of the namespace.
+  if [ -n "$ROOT" ]; then
+    mount -t ext4 -o noatime "$ROOT" /newroot || fail "mount $ROOT"
+    cp /init /env /command /newroot && mkdir -p /newroot/t /newroot/out && mount --bind /t /newroot/t || fail "Debian root"
+  else
+    mount --bind / /newroot
+  fi
+  mount --move /dev /newroot/dev && mount --move /proc /newroot/proc
   cd /newroot
   mount --move . /
-  exec chroot . /init stage2
+  # busybox sh has all applets by /proc, also those that Debian's root has no program for.
+  exec chroot . /bin/busybox sh /init stage2
 fi
-. /env
 cd /
-fail() { echo "<1>$TOKEN failed: $*" >/dev/kmsg; poweroff -f; }
-mount -t devtmpfs dev /dev && mount -t proc proc /proc && mount -t sysfs sys /sys && mount -t tmpfs -o mode=755 run /run || poweroff -f
-for m in $MODULES; do insmod /modules/$m.ko || fail "insmod $m"; done
+mount -t sysfs sys /sys && mount -t tmpfs -o mode=755 run /run && mount -t tmpfs -o mode=1777 tmp /tmp || fail "mount /sys, /run, /tmp"
 mkdir -p /dev/pts /dev/shm
 mount -t devpts pts /dev/pts && mount -t tmpfs -o mode=1777 shm /dev/shm || fail "mount /dev/pts, /dev/shm"
 mount -t fusectl fusectl /sys/fs/fuse/connections || fail "mount fusectl"
-ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd /dev/fd; ln -s fd/0 /dev/stdin; ln -s fd/1 /dev/stdout; ln -s fd/2 /dev/stderr
 ip link set lo up
 
 # PID 1 sits in a child cgroup, as under systemd: the root cgroup lacks files that others have, and a

@@ -124,7 +124,11 @@ func buildTree(ctx context.Context, c config, k *kernel, token string) (tree, er
 	}
 	if c.disk != "" {
 		names = append(names, "crc32c_generic", "ext4") // ext4 asks for crc32c by name, not by dependency
-		env.WriteString("DISK=/dev/vda\n")
+		if c.debian {
+			env.WriteString("ROOT=/dev/vda\n")
+		} else {
+			env.WriteString("DISK=/dev/vda\n")
+		}
 	}
 	if c.out != "" {
 		dev := "/dev/vda"
@@ -167,11 +171,14 @@ func buildTree(ctx context.Context, c config, k *kernel, token string) (tree, er
 		command[0] = "/" + to
 	}
 	for i, a := range command {
-		command[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		command[i] = quote(a)
 	}
 	t.file("command", 0o755, []byte("#!/bin/sh\nexec "+strings.Join(command, " ")+"\n"))
 	return t, nil
 }
+
+// quote makes one word of a shell command of s.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // addBusybox puts busybox into /bin, with a link for each of its applets.
 func addBusybox(ctx context.Context, t tree) error {

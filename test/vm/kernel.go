@@ -251,19 +251,25 @@ func moduleDepends(module []byte) ([]string, error) {
 	return nil, nil
 }
 
-// output runs a command in dir and returns its standard output. The error carries the last line of its standard
-// error, and says which package has a command that is missing.
+// output runs a command in dir and returns its standard output.
 func output(ctx context.Context, dir, name string, args ...string) (string, error) {
-	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &stdout, &stderr
+	cmd.Dir = dir
+	return outputOf(cmd)
+}
+
+// outputOf runs a command and returns its standard output. The error carries the last line of its standard error, and
+// says which command is missing.
+func outputOf(cmd *exec.Cmd) (string, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrNotFound) {
-		return "", fmt.Errorf("%s is not installed", name)
+		return "", fmt.Errorf("%s is not installed", cmd.Args[0])
 	}
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
-		return "", fmt.Errorf("%s: %w: %s", name, err, lines[len(lines)-1])
+		return "", fmt.Errorf("%s: %w: %s", cmd.Args[0], err, lines[len(lines)-1])
 	}
 	return stdout.String(), nil
 }

@@ -3,6 +3,7 @@
 //
 //	go run ./test/vm -suite trixie -cgroup v2 -file build/vprocfs -- build/procvirt.test -test.v
 //	go run ./test/vm -matrix -- build/procvirt.test
+//	go run ./test/vm -matrix -tests
 //
 // README.md tells what it needs and what the guest looks like.
 package main
@@ -19,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -37,6 +39,9 @@ type host struct {
 	cgroup string // v1, v2 or hybrid
 }
 
+// name is the host's in names of files.
+func (h host) name() string { return h.suite + "-" + h.cgroup }
+
 // matrix is what -matrix runs on: the oldest kernel supported, the layouts that hosts have, and the newest
 // kernel there is. Kernels after 6.1 have no memory and cpuset controllers for v1 in Debian.
 func matrix() []host {
@@ -54,12 +59,14 @@ func matrix() []host {
 type config struct {
 	host
 	kernels string        // directory of the kernel cache
+	work    string        // directory for the Debian root, test binaries and logs
 	mirror  string        // Debian mirror, empty for apt's own
 	cpus    int           // virtual CPUs
 	memory  int           // MiB
 	swap    int           // MiB of swap on zram, 0 for none
 	files   []string      // HOST[:GUEST] files and directories to carry
-	disk    string        // ext4 image to mount on /data, writes to it are lost
+	disk    string        // ext4 image to mount on /data, or the root with debian; writes to it are lost
+	debian  bool          // the guest's root is Debian's, and not busybox alone
 	out     string        // directory that gets the guest's /out
 	modules string        // further kernel modules to load
 	append  string        // more kernel command line
@@ -99,6 +106,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.IntVar(&c.memory, "memory", 1024, "memory of the guest in `MiB`")
 	fs.IntVar(&c.swap, "swap", 0, "swap of the guest, on zram, in `MiB`")
 	fs.Var((*files)(&c.files), "file", "`HOST[:GUEST]` file or directory to carry to /t, or to GUEST; may be given more than once")
+	fs.BoolVar(&c.debian, "debian", false, "give the guest a Debian root with the programs of debian.go; the first time this makes an image, as root")
+	fs.StringVar(&c.work, "work", "build/vm", "`directory` for the image of the Debian root, and for binaries and logs of -tests")
+	tests := fs.Bool("tests", false, "run the project's tests on a Debian root; arguments name packages of tests.go (default: all)")
+	pattern := fs.String("run", "", "with -tests, run only tests that match the `regexp`")
 	fs.StringVar(&c.disk, "disk", "", "ext4 `image` to mount on /data; what the guest writes to it is lost")
 	fs.StringVar(&c.out, "out", "", "`directory` that gets what the guest leaves in /out (with -matrix: a directory each below it)")
 	fs.StringVar(&c.modules, "modules", "", "kernel `modules` to load besides fuse, with spaces between")
@@ -113,7 +124,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	c.command = fs.Args()
 	switch {
-	case len(c.command) == 0:
+	case len(c.command) == 0 && !*tests:
 		fmt.Fprintln(stderr, "vm: no program to run (see -help)")
 		return exitUsage
 	case c.cgroup != "v1" && c.cgroup != "v2" && c.cgroup != "hybrid":
@@ -122,9 +133,26 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case *jobs < 1 || c.cpus < 1 || c.memory < 1 || c.swap < 0:
 		fmt.Fprintln(stderr, "vm: -jobs, -cpus and -memory must be at least 1, -swap at least 0")
 		return exitUsage
+	case c.disk != "" && (c.debian || *tests):
+		fmt.Fprintln(stderr, "vm: -disk: the Debian root is the disk")
+		return exitUsage
+	}
+	hosts := []host{c.host}
+	if *all {
+		hosts = matrix()
+	}
+	if *tests {
+		return runTests(ctx, c, hosts, *jobs, *pattern, stdout, stderr)
+	}
+	if c.debian {
+		var err error
+		if c.disk, err = debianImage(ctx, c.work, c.mirror); err != nil {
+			fmt.Fprintf(stderr, "vm: Debian root: %v\n", err)
+			return exitFailed
+		}
 	}
 	if *all {
-		return runMatrix(ctx, c, *jobs, stdout, stderr)
+		return runMatrix(ctx, c, hosts, *jobs, stdout, stderr)
 	}
 	return report(stderr, c.host)(boot(ctx, c, stdout))
 }
@@ -145,37 +173,48 @@ func report(w io.Writer, h host) func(int, error) int {
 	}
 }
 
-// runMatrix runs c on each host of the matrix, jobs at a time, and prints each guest's output in one piece when it is
-// done. The status is 0 when every guest's was, and 1 otherwise.
-func runMatrix(ctx context.Context, c config, jobs int, stdout, stderr io.Writer) int {
+// runMatrix runs c on each host, jobs at a time, and prints each guest's output in one piece when it is done. The status
+// is 0 when every guest's was, and 1 otherwise.
+func runMatrix(ctx context.Context, c config, hosts []host, jobs int, stdout, stderr io.Writer) int {
+	return eachHost(hosts, jobs, func(h host, print *sync.Mutex) int {
+		c := c
+		c.host = h
+		if c.out != "" {
+			c.out = filepath.Join(c.out, h.name())
+		}
+		var output, failure bytes.Buffer
+		start := time.Now()
+		status := report(&failure, h)(boot(ctx, c, &output))
+		print.Lock()
+		defer print.Unlock()
+		fmt.Fprintf(stdout, "=== %s %s\n%s", h.suite, h.cgroup, output.Bytes())
+		_, _ = stderr.Write(failure.Bytes())
+		fmt.Fprintf(stdout, "--- %s %s: exit status %d, %.1f s\n", h.suite, h.cgroup, status, time.Since(start).Seconds())
+		return status
+	})
+}
+
+// eachHost calls f for each host, jobs at a time, and returns 0 when every call did, and 1 otherwise. A call holds the
+// mutex to print.
+func eachHost(hosts []host, jobs int, f func(h host, print *sync.Mutex) int) int {
 	var (
 		mu     sync.Mutex
 		wg     sync.WaitGroup
 		slots  = make(chan struct{}, jobs)
-		status int
+		failed atomic.Bool
 	)
-	for _, h := range matrix() {
+	for _, h := range hosts {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			c := c
-			c.host = h
-			if c.out != "" {
-				c.out = filepath.Join(c.out, h.suite+"-"+h.cgroup)
+			if f(h, &mu) != 0 {
+				failed.Store(true)
 			}
-			var output, failure bytes.Buffer
-			start := time.Now()
-			s := report(&failure, h)(boot(ctx, c, &output))
-			mu.Lock()
-			defer mu.Unlock()
-			if s != 0 {
-				status = 1
-			}
-			fmt.Fprintf(stdout, "=== %s %s\n%s", h.suite, h.cgroup, output.Bytes())
-			_, _ = stderr.Write(failure.Bytes())
-			fmt.Fprintf(stdout, "--- %s %s: exit status %d, %.1f s\n", h.suite, h.cgroup, s, time.Since(start).Seconds())
 		})
 	}
 	wg.Wait()
-	return status
+	if failed.Load() {
+		return 1
+	}
+	return 0
 }

@@ -197,6 +197,8 @@ func TestBadUsageExitsWithTwoAndOneLine(t *testing.T) {
 		{"-cgroup", "v3", "--", "true"},
 		{"-cpus", "0", "--", "true"},
 		{"-matrix", "-jobs", "0", "--", "true"},
+		{"-debian", "-disk", "image", "--", "true"},
+		{"-tests", "nosuch"},
 	} {
 		var stderr bytes.Buffer
 		if got := run(t.Context(), args, io.Discard, &stderr); got != exitUsage {

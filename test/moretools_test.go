@@ -1,0 +1,272 @@
+package test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// runReader runs the tools that read the view in ways of their own; other is
+// what any other name gives.
+func runReader(tool string, args []string, other error) error {
+	switch tool {
+	case "watch":
+		return watch(args[0])
+	case "through":
+		return through(args[0])
+	case "readfile":
+		return readWhole(args[0])
+	case "sizehint":
+		return readBySize(args[0])
+	}
+	return other
+}
+
+// counters are the numbers of uptime or stat that only grow, by a name for each
+// that lasts as long as what it counts.
+func counters(name, text string) (map[string]float64, error) {
+	if name == "uptime" {
+		// The idle time goes down when a CPU goes.
+		up, _, _ := strings.Cut(text, " ")
+		text = "uptime " + up
+	}
+	c := make(map[string]float64)
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			return nil, fmt.Errorf("odd line %q", line)
+		}
+		if strings.HasPrefix(f[0], "procs_") {
+			continue // how many run and wait right now
+		}
+		for i, s := range f[1:] {
+			v, err := strconv.ParseFloat(s, 64)
+			if err != nil {
+				return nil, fmt.Errorf("%q: %w", line, err)
+			}
+			c[f[0]+" "+strconv.Itoa(i+1)] = v
+		}
+	}
+	return c, nil
+}
+
+// watch reads uptime and stat n times each, in turns, from a held file and from
+// one that is opened for it, and sometimes meminfo. It fails if a counter goes back, and tells
+// what else it has seen: the lists of CPUs and the sizes of the memory.
+func watch(n string) error {
+	reads, err := strconv.Atoi(n)
+	if err != nil {
+		return err
+	}
+	held := make(map[string]*os.File)
+	last := make(map[string]map[string]float64)
+	for _, name := range []string{"uptime", "stat", "meminfo"} {
+		if held[name], err = os.Open("/proc/" + name); err != nil {
+			return err
+		}
+		last[name] = make(map[string]float64)
+	}
+	fmt.Println("ready")
+	cpus, sizes := make(map[string]bool), make(map[string]bool)
+	buf := make([]byte, 1<<20)
+	for i := range reads {
+		for name, f := range held {
+			if name == "meminfo" && i%10 != 0 {
+				continue // it has no counters
+			}
+			size, err := f.ReadAt(buf, 0)
+			if err != nil && err != io.EOF {
+				return err
+			}
+			text := string(buf[:size])
+			if i%4 >= 2 {
+				b, err := os.ReadFile("/proc/" + name)
+				if err != nil {
+					return err
+				}
+				text = string(b)
+			}
+			if name == "meminfo" {
+				line, _, _ := strings.Cut(text, "\n")
+				sizes[strings.Join(strings.Fields(line), " ")] = true
+				continue
+			}
+			now, err := counters(name, text)
+			if err != nil {
+				return fmt.Errorf("read %d of %s: %w in\n%s", i, name, err, text)
+			}
+			if name == "stat" {
+				cpus[rows(text)] = true
+			}
+			for key, v := range now {
+				if v < last[name][key] {
+					return fmt.Errorf("read %d of %s: %s went from %.2f to %.2f", i, name, key, last[name][key], v)
+				}
+				last[name][key] = v
+			}
+		}
+	}
+	fmt.Printf("%s\n%s\n", strings.Join(slices.Sorted(maps.Keys(cpus)), ";"), strings.Join(slices.Sorted(maps.Keys(sizes)), ";"))
+	return nil
+}
+
+// rows lists the CPUs that a stat has rows of.
+func rows(stat string) string {
+	var names []string
+	for line := range strings.Lines(stat) {
+		if name, _, _ := strings.Cut(line, " "); strings.HasPrefix(name, "cpu") && name != "cpu" {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// through holds path open, and for each line of its input, the name of a way to
+// read, prints what that way gives of it, or an error, and a line ".".
+func through(path string) error {
+	ways := map[string]func(f *os.File, to *os.File) error{
+		"read":            readWay,
+		"sendfile":        sendfileWay,
+		"splice":          spliceWay,
+		"copy_file_range": copyFileRangeWay,
+		"mmap":            mmapWay,
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		fd, err := unix.MemfdCreate("copy", unix.MFD_CLOEXEC)
+		if err != nil {
+			return err
+		}
+		to := os.NewFile(uintptr(fd), "copy")
+		err = ways[in.Text()](f, to)
+		b := make([]byte, 1<<20)
+		n, _ := to.ReadAt(b, 0) // the end of the file is not an error
+		to.Close()
+		if err != nil {
+			fmt.Printf("error: %v\n", err)
+		}
+		fmt.Printf("%s.\n", b[:n])
+	}
+	return nil
+}
+
+// copySize is more than any file of a test machine has.
+const copySize = 1 << 18
+
+func readWay(f, to *os.File) error {
+	b := make([]byte, copySize)
+	n, err := unix.Pread(int(f.Fd()), b, 0)
+	if err != nil {
+		return err
+	}
+	_, err = to.Write(b[:n])
+	return err
+}
+
+func sendfileWay(f, to *os.File) error {
+	offset := int64(0)
+	for {
+		n, err := unix.Sendfile(int(to.Fd()), int(f.Fd()), &offset, copySize)
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+}
+
+func spliceWay(f, to *os.File) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	defer w.Close()
+	offset := int64(0)
+	for {
+		n, err := unix.Splice(int(f.Fd()), &offset, int(w.Fd()), nil, 4096, 0)
+		if err != nil || n == 0 {
+			return err
+		}
+		if _, err := io.CopyN(to, r, n); err != nil {
+			return err
+		}
+	}
+}
+
+func copyFileRangeWay(f, to *os.File) error {
+	offset := int64(0)
+	for {
+		n, err := unix.CopyFileRange(int(f.Fd()), &offset, int(to.Fd()), nil, copySize, 0)
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+}
+
+// mmapWay copies one page from memory, which the kernel fills from the page
+// cache. Touching a page that cannot be filled is a SIGBUS.
+func mmapWay(f, to *os.File) (err error) {
+	// Fill the page cache if that can be done.
+	_ = unix.Fadvise(int(f.Fd()), 0, 4096, unix.FADV_WILLNEED)
+	b, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(b)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			err = errors.New("SIGBUS")
+		}
+	}()
+	page := bytes.TrimRight(bytes.Clone(b), "\x00")
+	_, err = to.Write(page)
+	return err
+}
+
+// readWhole prints path as Go programs read it.
+func readWhole(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(b)
+	return err
+}
+
+// readBySize prints path as the JVM's Files.readAllBytes does: a buffer of the
+// size that fstat(2) gives is filled first, and then comes a read for what the
+// file may have grown by.
+func readBySize(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, info.Size())
+	n, err := io.ReadFull(f, b)
+	if err != nil && err != io.ErrUnexpectedEOF {
+		return err
+	}
+	rest, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(append(b[:n], rest...))
+	return err
+}

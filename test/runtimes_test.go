@@ -1,0 +1,231 @@
+package test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The types are what is used of the OCI runtime specification (config.json, 1.0).
+type (
+	bundle struct {
+		Version string      `json:"ociVersion"`
+		Process process     `json:"process"`
+		Root    bundleRoot  `json:"root"`
+		Mounts  []bindMount `json:"mounts"`
+		Linux   linux       `json:"linux"`
+	}
+	process struct {
+		Args []string `json:"args"`
+		Env  []string `json:"env"`
+		Cwd  string   `json:"cwd"`
+	}
+	bundleRoot struct {
+		Path string `json:"path"`
+	}
+	bindMount struct {
+		Destination string   `json:"destination"`
+		Type        string   `json:"type"`
+		Source      string   `json:"source"`
+		Options     []string `json:"options,omitempty"`
+	}
+	namespace struct {
+		Type string `json:"type"`
+	}
+	linux struct {
+		CgroupsPath string      `json:"cgroupsPath"`
+		Namespaces  []namespace `json:"namespaces"`
+		Resources   resources   `json:"resources"`
+	}
+	resources struct {
+		Memory struct {
+			Limit int64 `json:"limit"`
+		} `json:"memory"`
+		CPU struct {
+			Quota  int64 `json:"quota"`
+			Period int64 `json:"period"`
+		} `json:"cpu"`
+	}
+)
+
+// servedFiles are the names of the files in /proc that the daemon at dir serves.
+func servedFiles(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(dir, "proc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// busyboxRoot makes a root directory with nothing but busybox.
+func busyboxRoot(t *testing.T) string {
+	t.Helper()
+	need(t, "busybox", "busybox-static")
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	for _, dir := range []string{"bin", "proc", "dev", "sys", "tmp", "etc"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.OpenFile(filepath.Join(root, "bin/busybox"), os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(to, from); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Close(); err != nil { // before it is executed
+		t.Fatal(err)
+	}
+	return root
+}
+
+// show is what a container of another's runtime runs: it reads the files with
+// busybox, once it has lived for a second.
+const show = "busybox sleep 1; busybox cat /proc/meminfo; echo -; busybox cat /proc/stat; echo -; busybox cat /proc/uptime"
+
+// checkShown judges what show has printed in a container of 64 MiB and half a
+// CPU, begun at most seconds ago.
+func checkShown(t *testing.T, out string, seconds float64) {
+	t.Helper()
+	parts := strings.Split(out, "-\n")
+	if len(parts) != 3 {
+		t.Fatalf("the container says:\n%s", out)
+	}
+	if got := memTotal(t, parts[0]); got != 64 {
+		t.Errorf("MemTotal %d MiB, want 64", got)
+	}
+	if got := statCPUs(t, parts[1]); len(got) != 1 {
+		t.Errorf("rows of CPUs %v, want one", got)
+	}
+	if up := floats(t, parts[2])[0]; up < 1 || up > seconds {
+		t.Errorf("uptime %.2f, want 1 to %.2f", up, seconds)
+	}
+}
+
+// writeBundle makes a container of 64 MiB and half a CPU with the daemon's files
+// over its /proc.
+func writeBundle(t *testing.T, dir, name string) string {
+	t.Helper()
+	b := bundle{
+		Version: "1.0.2",
+		Process: process{Args: []string{"/bin/busybox", "sh", "-c", show}, Env: []string{"PATH=/bin"}, Cwd: "/"},
+		Root:    bundleRoot{busyboxRoot(t)},
+		Mounts:  []bindMount{{"/proc", "proc", "proc", nil}},
+		Linux:   linux{CgroupsPath: "/" + name, Namespaces: []namespace{{"pid"}, {"mount"}, {"ipc"}, {"uts"}}},
+	}
+	for _, file := range servedFiles(t, dir) {
+		b.Mounts = append(b.Mounts, bindMount{"/proc/" + file, "bind", filepath.Join(dir, "proc", file), []string{"bind", "ro"}})
+	}
+	b.Linux.Resources.Memory.Limit = 64 << 20
+	b.Linux.Resources.CPU.Quota, b.Linux.Resources.CPU.Period = 50_000, 100_000
+	text, err := json.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := t.TempDir()
+	if err := os.WriteFile(filepath.Join(at, "config.json"), text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// withoutEmptyV2 is a shell script that runs its arguments where they see no v2
+// tree beside v1 hierarchies: crun takes any such for the one to use.
+const withoutEmptyV2 = `
+if grep -q '^[^ ]* [^ ]* cgroup ' /proc/mounts; then
+	awk '$3 == "cgroup2" { print $2 }' /proc/mounts | while read -r dir; do busybox umount "$dir"; done
+fi
+exec "$@"`
+
+// hidingV2 makes a command line of another one, which is then free to mount.
+func hidingV2(command ...string) []string {
+	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-euc", withoutEmptyV2, "sh"}, command...)
+}
+
+func TestRuntimesStartContainersWithTheFiles(t *testing.T) {
+	dir, _ := serve(t)
+	for _, runtime := range []string{"runc", "crun"} {
+		t.Run(runtime, func(t *testing.T) {
+			need(t, runtime, runtime)
+			name := fmt.Sprintf("vprocfs-test-%s-%d", runtime, os.Getpid())
+			began := boottime(t)
+			command := []string{runtime, "--root", t.TempDir(), "run", "--bundle", writeBundle(t, dir, name), name}
+			if runtime == "crun" {
+				command = hidingV2(command...)
+			}
+			out, err := exec.Command(command[0], command[1:]...).Output()
+			if err != nil {
+				t.Fatal(failure(err))
+			}
+			checkShown(t, string(out), boottime(t)-began)
+		})
+	}
+}
+
+// failure adds what a program said to its error.
+func failure(err error) error {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
+	return err
+}
+
+func TestPodmanStartsContainersWithTheFiles(t *testing.T) {
+	need(t, "podman", "podman")
+	need(t, "crun", "crun")
+	dir, _ := serve(t)
+	began := boottime(t)
+	state, err := os.MkdirTemp("/run", "vp") // podman wants a path of at most 50 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(state) })
+	parent := fmt.Sprintf("/vprocfs-test-podman-%d", os.Getpid())
+	t.Cleanup(func() {
+		for line := range strings.Lines(readFile(t, "/proc/mounts")) {
+			if f := strings.Fields(line); f[2] == "cgroup" || f[2] == "cgroup2" {
+				removeGroup(t, f[1]+parent+"/conmon")
+				removeGroup(t, f[1]+parent)
+			}
+		}
+	})
+	command := []string{
+		"podman", "--root", filepath.Join(state, "root"), "--runroot", filepath.Join(state, "run"), "--tmpdir", filepath.Join(state, "tmp"),
+		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "crun",
+		"run", "--rm", "--network", "none", "--memory", "64m", "--cpus", "0.5", "--log-driver", "none",
+		"--cgroup-parent", parent,
+		// More than root may have without CAP_SYS_RESOURCE is podman's default.
+		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096",
+	}
+	for _, file := range servedFiles(t, dir) {
+		command = append(command, "--mount", fmt.Sprintf("type=bind,source=%s,target=/proc/%s,readonly", filepath.Join(dir, "proc", file), file))
+	}
+	command = append(command, "--rootfs", busyboxRoot(t), "/bin/busybox", "sh", "-c", show)
+	command = hidingV2(command...)
+	out, err := exec.Command(command[0], command[1:]...).Output()
+	if err != nil {
+		t.Fatal(failure(err))
+	}
+	checkShown(t, string(out), boottime(t)-began)
+}

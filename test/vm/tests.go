@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// testPackage is a package whose tests run in the guests.
+type testPackage struct {
+	dir  string   // relative to the root of the repository
+	data []string // directories that its tests read, also relative to the root
+	skip []string // tests that are left to the machine itself, with the reason beside them
+}
+
+// testPackages are the packages that deal with the kernel, and what a guest leaves out of them: only what says nothing
+// about a kernel, or measures what QEMU does not keep in proportion. Fuzz tests are left out everywhere.
+func testPackages() []testPackage {
+	return []testPackage{
+		{dir: "initpid", skip: []string{
+			"TestHitDoesNotAllocate",                   // allocations are Go's
+			"TestColdIoctlIsThirtyTimesFasterThanFork", // a ratio of times
+		}},
+		{dir: "fs", skip: []string{
+			// Allocations are Go's, and the loops that show them take minutes here.
+			"TestBuffersAreRecycledWithinBounds", "TestHotRequestsAllocateNothing", "TestServerAllocatesNothing",
+			"TestFastReadsCostLittleMoreWhileSlowOnesAreStuck", // a ratio of times
+		}},
+		{dir: "procvirt/cgroup", data: []string{"procvirt/testdata"}, skip: []string{
+			"TestReadsDoNotAllocate",
+		}},
+		{dir: "procvirt/host"},
+		{dir: "test", data: []string{"test/testdata"}, skip: []string{
+			// About the source, which a guest does not have.
+			"TestPackagesImportOnlyWhatTheirLayerMay", "TestBrokenArrowsAreFound",
+			"TestAWarmCatCostsTheDaemonFewSystemCalls", // with the guest's clock, hpet, each look at the time is one more
+			"TestAnIdleDaemonSleepsAndIsSmall",         // sleep and size are Go's; it watches for minutes
+		}},
+	}
+}
+
+// name is the package's in names of files.
+func (p testPackage) name() string { return strings.ReplaceAll(p.dir, "/", "-") }
+
+// runTests runs the project's tests on each host, jobs at a time; packages are directories of testPackages, none for all.
+// It prints a line for each test that fails or is skipped, and a summary of each guest. The status is 0 when all went well.
+func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern string, stdout, stderr io.Writer) int {
+	fail := func(err error) int {
+		fmt.Fprintf(stderr, "vm: %v\n", err)
+		return exitFailed
+	}
+	packages, err := choose(c.command)
+	if err != nil {
+		fmt.Fprintf(stderr, "vm: %v\n", err)
+		return exitUsage
+	}
+	if c.files, err = buildTests(ctx, c.work, packages, c.files); err != nil {
+		return fail(err)
+	}
+	c.debian = true
+	if c.disk, err = debianImage(ctx, c.work, c.mirror); err != nil {
+		return fail(fmt.Errorf("Debian root: %w", err))
+	}
+	c.command = []string{"sh", "-c", testScript(packages, pattern)}
+	return eachHost(hosts, jobs, func(h host, print *sync.Mutex) int {
+		c := c
+		c.host = h
+		log := filepath.Join(c.work, h.name()+".log")
+		start := time.Now()
+		s, err := testGuest(ctx, c, log)
+		if err == nil && pattern == "" {
+			s.wantTests(packages)
+		}
+		print.Lock()
+		defer print.Unlock()
+		if err != nil {
+			report(stderr, h)(0, err)
+		}
+		for _, v := range s.verdicts {
+			fmt.Fprintf(stdout, "%s %s: %s\n", h.suite, h.cgroup, v)
+		}
+		ok := err == nil && s.failed == 0 && s.passed > 0
+		fmt.Fprintf(stdout, "%s %s: %s: %d passed, %d failed, %d skipped, %.0f s, kernel %s, output in %s\n", h.suite, h.cgroup,
+			map[bool]string{true: "ok", false: "FAILED"}[ok], s.passed, s.failed, s.skipped, time.Since(start).Seconds(), s.kernel, log)
+		if !ok {
+			return 1
+		}
+		return 0
+	})
+}
+
+// choose returns the packages of these directories, or all.
+func choose(dirs []string) ([]testPackage, error) {
+	all := testPackages()
+	if len(dirs) == 0 {
+		return all, nil
+	}
+	var chosen []testPackage
+	for _, d := range dirs {
+		i := slices.IndexFunc(all, func(p testPackage) bool { return p.dir == d })
+		if i < 0 {
+			return nil, fmt.Errorf("package %s is not in the list of tests.go", d)
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
+}
+
+// buildTests builds vprocfs and the test binaries, static, and returns files with all that the guest needs of them.
+func buildTests(ctx context.Context, work string, packages []testPackage, files []string) ([]string, error) {
+	build := func(args ...string) error {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		_, err := outputOf(cmd)
+		return err
+	}
+	vprocfs := filepath.Join(work, "bin", "vprocfs")
+	if err := build("build", "-trimpath", "-o", vprocfs, "./cmd/vprocfs"); err != nil {
+		return nil, err
+	}
+	files = append(slices.Clone(files), vprocfs)
+	for _, p := range packages {
+		binary := filepath.Join(work, "bin", p.name()+".test")
+		if err := build("test", "-c", "-trimpath", "-o", binary, "./"+p.dir); err != nil {
+			return nil, err
+		}
+		files = append(files, binary)
+		for _, d := range p.data {
+			files = append(files, d+":/t/"+d)
+		}
+	}
+	return files, nil
+}
+
+// testScript returns the shell script that runs the tests in the guest, each package in its own directory as go test
+// does it, and marks where each begins and ends.
+func testScript(packages []testPackage, pattern string) string {
+	var b strings.Builder
+	b.WriteString("export VPROCFS_BINARY=/t/vprocfs\n" + `echo "` + markKernel + `$(uname -r)"` + "\n")
+	for _, p := range packages {
+		fmt.Fprintf(&b, "echo '%s%s'; mkdir -p /t/%s; cd /t/%s\n", markBegin, p.dir, p.dir, p.dir)
+		// The runner's own limit ends a guest that hangs; this one says first which test it was.
+		fmt.Fprintf(&b, "/t/%s.test -test.v -test.timeout=15m -test.run=%s -test.skip=%s\n",
+			p.name(), quote(pattern), quote("^("+strings.Join(append([]string{"Fuzz.*"}, p.skip...), "|")+")$"))
+		fmt.Fprintf(&b, "echo \"%s%s $?\"\n", markEnd, p.dir)
+	}
+	return b.String()
+}
+
+// testGuest boots a guest and sums up its output, which it also writes to log.
+func testGuest(ctx context.Context, c config, log string) (s *summary, err error) {
+	s = &summary{}
+	f, err := os.Create(log)
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	_, bootErr := boot(ctx, c, f)
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return s, err
+	}
+	parsed, err := parse(f)
+	if err != nil {
+		return s, err
+	}
+	return parsed, bootErr
+}
