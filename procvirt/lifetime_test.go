@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"vprocfs/procvirt/cgroup"
 )
 
@@ -166,5 +168,51 @@ func TestCallersThatMoveAroundAreBounded(t *testing.T) {
 	sp := v.spaces[s.NS]
 	if len(sp.callers) > maxCallers || len(sp.containers) > maxCallers+1 {
 		t.Errorf("%d decisions and %d containers are kept", len(sp.callers), len(sp.containers))
+	}
+}
+
+// TestAFileThatTheHostLacksIsNotThere guards kernels that are built without swap,
+// block devices or slabinfo.
+func TestAFileThatTheHostLacksIsNotThere(t *testing.T) {
+	h := load(t, "trixie-v2")
+	gone := map[File]bool{Swaps: true, Diskstats: true, Slabinfo: true}
+	v := fixtureViews(t, h, func(*Config) {
+		for f := range gone {
+			if err := os.Remove(filepath.Join(h.Root, "proc", f.String())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	root := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
+	for f := range numFiles {
+		dst, err := v.Append([]byte("x"), f, root, true)
+		if gone[f] && (!errors.Is(err, unix.ENOENT) || string(dst) != "x") || !gone[f] && err != nil {
+			t.Errorf("%v: %q, %v", f, dst, err)
+		}
+	}
+	// the head of slabinfo is the same on every host
+	child := subject(t, h, h.Roles["child"])
+	if got := string(render(t, v, Slabinfo, child)); got != slabinfoHeader {
+		t.Errorf("slabinfo of a container: %q", got)
+	}
+	if _, err := v.Append(nil, Swaps, child, true); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("swaps of a container: %v", err)
+	}
+}
+
+// TestSlabinfoOfAContainerWithoutAMemoryController guards hosts that are booted
+// with cgroup_disable=memory.
+func TestSlabinfoOfAContainerWithoutAMemoryController(t *testing.T) {
+	h := load(t, "trixie-v2")
+	if err := os.WriteFile(filepath.Join(h.Root, "sys/fs/cgroup/cgroup.controllers"), []byte("cpuset cpu io\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	v := fixtureViews(t, h, nil)
+	if got := string(render(t, v, Slabinfo, subject(t, h, h.Roles["child"]))); got != slabinfoHeader {
+		t.Errorf("slabinfo of a container: %q", got)
+	}
+	root := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
+	if got := render(t, v, Slabinfo, root); !bytes.Equal(got, h.Read(t, "proc/slabinfo")) {
+		t.Errorf("slabinfo of the host: %q", got)
 	}
 }
