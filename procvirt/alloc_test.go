@@ -99,6 +99,23 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
+func BenchmarkRenderCPUInfo(b *testing.B) {
+	for _, n := range []int{1, 8, 64, 512} {
+		b.Run(fmt.Sprintf("cpus=%d", n), func(b *testing.B) {
+			v := &View{Host: cpuinfoOf(n)}
+			for c := range n {
+				v.Visible.Add(c)
+			}
+			var dst []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				v.countPackages()
+				dst = appendCPUInfo(dst[:0], v)
+			}
+		})
+	}
+}
+
 func BenchmarkRenderStat(b *testing.B) {
 	for _, n := range []int{1, 8, 64, 512} {
 		b.Run(fmt.Sprintf("cpus=%d", n), func(b *testing.B) {

@@ -157,8 +157,8 @@ func FuzzCPUInfo(f *testing.F) {
 func cpuinfoOf(n int) []byte {
 	var b bytes.Buffer
 	for c := range n {
-		fmt.Fprintf(&b, "processor\t: %d\nphysical id\t: %d\nsiblings\t: 64\ncore id\t\t: %d\ncpu cores\t: 32\nflags\t\t: %s\n\n",
-			c, c/64, c%32, strings.Repeat(" flag", 200))
+		fmt.Fprintf(&b, "processor\t: %d\nphysical id\t: %d\nsiblings\t: 64\ncore id\t\t: %d\ncpu cores\t: 32\n%sflags\t\t: %s\n\n",
+			c, c/64, c%32, strings.Repeat("apicid\t\t: 1\ncpu MHz\t\t: 2445.428\n", 10), strings.Repeat(" flag", 200))
 	}
 	return b.Bytes()
 }
