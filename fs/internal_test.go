@@ -375,7 +375,10 @@ func TestNodeTableIsATree(t *testing.T) {
 // A file keeps its id for ever: the kernel may hold it over a change of daemons.
 func TestNodeIDsNeverChange(t *testing.T) {
 	tree := newTree(nodeTable())
-	for path, id := range map[string]NodeID{"proc": 2, "proc/uptime": 16, "proc/meminfo": 17, "proc/stat": 18} {
+	for path, id := range map[string]NodeID{
+		"proc": 2, "proc/uptime": 16, "proc/meminfo": 17, "proc/stat": 18,
+		"proc/cpuinfo": 19, "proc/swaps": 21, "proc/diskstats": 22, "proc/slabinfo": 23,
+	} {
 		at := tree.node(NodeRoot)
 		for name := range strings.SplitSeq(path, "/") {
 			at = tree.lookup(at.id, []byte(name))

@@ -180,15 +180,21 @@ func readAll(path string) (string, error) {
 // rights to files.
 func asUser(t testing.TB, id int, f func()) {
 	t.Helper()
+	asIDs(t, id, id, f)
+}
+
+// asIDs is asUser with two ids.
+func asIDs(t testing.TB, uid, gid int, f func()) {
+	t.Helper()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		// Not unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
-		if err := unix.Setfsgid(id); err != nil {
+		if err := unix.Setfsgid(gid); err != nil {
 			t.Error(err)
 			return
 		}
-		if err := unix.Setfsuid(id); err != nil {
+		if err := unix.Setfsuid(uid); err != nil {
 			t.Error(err)
 			return
 		}

@@ -10,19 +10,23 @@ import "syscall"
 type NodeID uint64
 
 // The ids below NodeUptime belong to directories. The gaps are held for files
-// that are not served yet: cpuinfo 19, loadavg 20, swaps 21, diskstats 22,
-// slabinfo 23; 3 to 7 for pressure and for sys/devices/system/cpu with its
-// parents; 32 to 63 for the files in those.
+// that are not served yet: loadavg 20; 3 to 7 for pressure and for
+// sys/devices/system/cpu with its parents; 32 to 63 for the files in those.
 const (
-	NodeRoot    NodeID = 1
-	NodeProc    NodeID = 2
-	NodeUptime  NodeID = 16
-	NodeMeminfo NodeID = 17
-	NodeStat    NodeID = 18
+	NodeRoot      NodeID = 1
+	NodeProc      NodeID = 2
+	NodeUptime    NodeID = 16
+	NodeMeminfo   NodeID = 17
+	NodeStat      NodeID = 18
+	NodeCPUInfo   NodeID = 19
+	NodeSwaps     NodeID = 21
+	NodeDiskstats NodeID = 22
+	NodeSlabinfo  NodeID = 23
 )
 
 // ownLength as the size of a node says that st_size is the length of the
-// caller's own content.
+// caller's own content: a container's swaps and slabinfo are a few lines, but
+// programs of the host get the host's files.
 const ownLength = 0
 
 // pageSize is st_blksize, and the largest fixed st_size. With it GNU wc does not
@@ -47,8 +51,9 @@ func (n *node) isDir() bool { return n.mode&syscall.S_IFMT == syscall.S_IFDIR }
 // readdir(3).
 func nodeTable() []node {
 	const (
-		dir  = syscall.S_IFDIR | 0o555
-		file = syscall.S_IFREG | 0o444
+		dir    = syscall.S_IFDIR | 0o555
+		file   = syscall.S_IFREG | 0o444
+		secret = syscall.S_IFREG | 0o400
 	)
 	return []node{
 		{NodeRoot, NodeRoot, "", dir, pageSize},
@@ -56,6 +61,10 @@ func nodeTable() []node {
 		{NodeUptime, NodeProc, "uptime", file, pageSize},
 		{NodeMeminfo, NodeProc, "meminfo", file, pageSize},
 		{NodeStat, NodeProc, "stat", file, ownLength},
+		{NodeCPUInfo, NodeProc, "cpuinfo", file, ownLength},
+		{NodeSwaps, NodeProc, "swaps", file, ownLength},
+		{NodeDiskstats, NodeProc, "diskstats", file, ownLength},
+		{NodeSlabinfo, NodeProc, "slabinfo", secret, ownLength},
 	}
 }
 

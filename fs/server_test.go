@@ -127,7 +127,7 @@ func TestSuccessorServesTheConnectionAndItsOldHandles(t *testing.T) {
 			if got := pread(t, fd, 1<<16, 0); got != content {
 				t.Errorf("from the start it has %d bytes", len(got))
 			}
-			if names := list(t, m.dir+"/proc"); len(names) != 3 {
+			if names := list(t, m.dir+"/proc"); len(names) == 0 || names[0] != "uptime" {
 				t.Errorf("%q", names)
 			}
 			if got, err := readAll(m.path("uptime")); got != content {

@@ -24,6 +24,10 @@ func TestAttributesAreThoseOfProc(t *testing.T) {
 		{"/proc/uptime", fs.NodeUptime, unix.S_IFREG | 0o444, 4096, 1},
 		{"/proc/meminfo", fs.NodeMeminfo, unix.S_IFREG | 0o444, 4096, 1},
 		{"/proc/stat", fs.NodeStat, unix.S_IFREG | 0o444, 6, 1},
+		{"/proc/cpuinfo", fs.NodeCPUInfo, unix.S_IFREG | 0o444, 6, 1},
+		{"/proc/swaps", fs.NodeSwaps, unix.S_IFREG | 0o444, 6, 1},
+		{"/proc/diskstats", fs.NodeDiskstats, unix.S_IFREG | 0o444, 6, 1},
+		{"/proc/slabinfo", fs.NodeSlabinfo, unix.S_IFREG | 0o400, 6, 1},
 	} {
 		// The second time from the kernel's cache, where it has one.
 		for range 2 {
@@ -54,13 +58,31 @@ func TestDirectoriesListTheTable(t *testing.T) {
 	m := serve(t, constant("x"), fs.ServerOptions{})
 	for dir, want := range map[string][]string{
 		m.dir:           {"proc"},
-		m.dir + "/proc": {"uptime", "meminfo", "stat"},
+		m.dir + "/proc": {"uptime", "meminfo", "stat", "cpuinfo", "swaps", "diskstats", "slabinfo"},
 	} {
 		for range 2 {
 			if names := list(t, dir); !slices.Equal(names, want) {
 				t.Errorf("%s: %q, want %q", dir, names, want)
 			}
 		}
+	}
+}
+
+// TestModesAreChecked guards slabinfo: the mount has no default_permissions.
+func TestModesAreChecked(t *testing.T) {
+	m := serve(t, constant("x"), fs.ServerOptions{})
+	for _, c := range []struct {
+		uid, gid int
+		slabinfo error
+	}{{0, 0, nil}, {0, 1234, nil}, {1234, 0, unix.EACCES}, {1234, 1234, unix.EACCES}} {
+		asIDs(t, c.uid, c.gid, func() {
+			if err := openError(m.path("slabinfo"), unix.O_RDONLY); err != c.slabinfo {
+				t.Errorf("slabinfo of %d:%d: %v, want %v", c.uid, c.gid, err, c.slabinfo)
+			}
+			if err := openError(m.path("cpuinfo"), unix.O_RDONLY); err != nil {
+				t.Errorf("cpuinfo of %d:%d: %v", c.uid, c.gid, err)
+			}
+		})
 	}
 }
 

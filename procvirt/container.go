@@ -2,13 +2,11 @@ package procvirt
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
 	"sync/atomic"
 	"time"
 
 	"vprocfs/procvirt/cgroup"
-	"vprocfs/procvirt/host"
 )
 
 // incompleteRecheck is how soon a container is looked at again, one of whose
@@ -25,9 +23,10 @@ type container struct {
 	memory *cgroup.MemoryFiles
 	huge   *cgroup.HugeFiles
 	cpu    *cgroup.CPUFiles
-	// Why there is nothing to open, where that is settled. It stands until
-	// the next look at the container's groups.
-	memoryNot, cpuNot error
+	io     *cgroup.IOFiles
+	// not is why there is nothing to open, where that is settled. It stands
+	// until the next look at the container's groups.
+	not [numNeeds]error
 
 	// slow marks files whose gathering took long the last time.
 	slow [numFiles]atomic.Bool
@@ -56,17 +55,21 @@ func (c *container) gather(v *Views, f File, sp *space, x *scratch, wait bool) e
 
 // incomplete tells whether a controller is enabled only above the container.
 func (c *container) incomplete() bool {
-	return c.memory != nil && c.memory.Incomplete || c.cpu != nil && c.cpu.Incomplete
+	return c.memory != nil && c.memory.Incomplete || c.cpu != nil && c.cpu.Incomplete || c.io != nil && c.io.Incomplete
 }
 
 // open opens what f needs. The caller holds the space's mu for writing.
 func (c *container) open(v *Views, f File) error {
-	if f == Meminfo {
-		c.memoryNot = c.openMemory(v)
-		return c.memoryNot
+	n := fileSpecs[f].needs
+	switch n {
+	case needCPU:
+		c.not[n] = c.openCPU(v)
+	case needMemory:
+		c.not[n] = c.openMemory(v)
+	case needIO:
+		c.not[n] = c.openIO(v)
 	}
-	c.cpuNot = c.openCPU(v)
-	return c.cpuNot
+	return c.not[n]
 }
 
 func (c *container) openMemory(v *Views) error {
@@ -114,9 +117,26 @@ func (c *container) openCPU(v *Views) error {
 	return err
 }
 
-// missing is why the files of a controller are not open: nobody needed them yet,
-// or there are none.
-func missing(not error) error {
+func (c *container) openIO(v *Views) error {
+	if c.io != nil {
+		return nil
+	}
+	if err := c.failed[cgroup.BlkIO]; err != nil {
+		return err
+	}
+	p := c.places[cgroup.BlkIO]
+	if p.Root {
+		return RootCgroup
+	}
+	var err error
+	c.io, err = cgroup.OpenIO(&v.opener, p)
+	return err
+}
+
+// missing is why the files that n stands for are not open: nobody needed them
+// yet, or there are none.
+func (c *container) missing(n needs) error {
+	not := c.not[n]
 	if not == RootCgroup || errors.Is(not, cgroup.ErrNoController) || errors.Is(not, cgroup.ErrOutside) || errors.Is(not, cgroup.ErrTooDeep) {
 		return not
 	}
@@ -124,14 +144,15 @@ func missing(not error) error {
 }
 
 // isOpen tells whether any files are open.
-func (c *container) isOpen() bool { return c.memory != nil || c.cpu != nil }
+func (c *container) isOpen() bool { return c.memory != nil || c.cpu != nil || c.io != nil }
 
 // close closes the files. What was shown last is kept.
 func (c *container) close() {
 	c.memory.Close()
 	c.cpu.Close()
 	c.huge.Close()
-	c.memory, c.cpu, c.huge = nil, nil, nil
+	c.io.Close()
+	c.memory, c.cpu, c.huge, c.io = nil, nil, nil, nil
 }
 
 // forget closes files of groups that were removed. Groups of the same name are
@@ -144,91 +165,4 @@ func (c *container) forget(sp *space) {
 	} else {
 		c.account.restart()
 	}
-}
-
-// gatherCPUs reads the age and the visible CPUs.
-func (v *Views) gatherCPUs(c *container, sp *space, w *View, x *scratch) error {
-	w.Age = max(v.cfg.Now()-sp.started, 0)
-	quota := 0
-	var err error
-	if !v.cfg.IgnoreQuota {
-		if quota, x.buf, err = c.cpu.Quota(x.buf); err != nil {
-			return err
-		}
-	}
-	if x.buf, err = c.cpu.Effective(&w.Visible, x.buf); err != nil {
-		return err
-	}
-	if w.Visible.Count() == 0 {
-		if x.buf, err = v.host.Read(host.Online, x.buf); err != nil {
-			return err
-		}
-		if err := w.Visible.Parse(x.buf); err != nil {
-			return err
-		}
-		if w.Visible.Count() == 0 {
-			return fmt.Errorf("no CPU is online")
-		}
-	}
-	if quota > 0 {
-		w.Visible.Truncate(quota)
-	}
-	return nil
-}
-
-func (v *Views) gatherUptime(c *container, sp *space, w *View, x *scratch) error {
-	if c.cpu == nil {
-		return missing(c.cpuNot)
-	}
-	if err := v.gatherCPUs(c, sp, w, x); err != nil {
-		return err
-	}
-	used, buf, err := c.cpu.Usage(x.buf)
-	x.buf = buf
-	if err != nil {
-		return err
-	}
-	w.Busy = c.account.busy(w.Age, used, w.Visible.Count())
-	return nil
-}
-
-func (v *Views) gatherStat(c *container, sp *space, w *View, x *scratch) error {
-	if c.cpu == nil {
-		return missing(c.cpuNot)
-	}
-	if err := v.gatherCPUs(c, sp, w, x); err != nil {
-		return err
-	}
-	var err error
-	if x.buf, err = c.cpu.Time(&x.time, x.buf); err != nil {
-		return err
-	}
-	if x.host, err = v.host.Read(host.Stat, x.host); err != nil {
-		return err
-	}
-	w.Host = x.host
-	c.account.step(w, &x.time)
-	return nil
-}
-
-func (v *Views) gatherMeminfo(c *container, _ *space, w *View, x *scratch) error {
-	if c.memory == nil {
-		return missing(c.memoryNot)
-	}
-	var err error
-	if x.host, err = v.host.Read(host.Meminfo, x.host); err != nil {
-		return err
-	}
-	w.Host = x.host
-	w.Huge = w.Huge[:0]
-	var h hostMemory
-	h.parse(w.Host)
-	if h.hugetlb > 0 {
-		// Hosts without huge pages, most of them, are spared these reads.
-		if w.Huge, x.buf, err = c.huge.Read(w.Huge, x.buf); err != nil {
-			return err
-		}
-	}
-	x.buf, err = c.memory.Read(&w.Memory, x.buf)
-	return err
 }

@@ -107,7 +107,7 @@ func explainController(ctl cgroup.Controller, c *container) ControllerExplanatio
 	p := c.places[ctl]
 	e.Version, e.Group, e.Root = 1, p.Path, p.Root
 	if p.V2 {
-		e.Version = 2
+		e.Name, e.Version = ctl.NameV2(), 2
 	}
 	for _, dir := range p.Dirs {
 		l := LevelExplanation{Dir: dir}

@@ -17,21 +17,41 @@ const (
 	Uptime File = iota
 	Meminfo
 	Stat
+	CPUInfo
+	Swaps
+	Diskstats
+	Slabinfo
 	numFiles
+)
+
+// needs is what has to be open before a file can be made.
+type needs int
+
+const (
+	needCPU needs = iota
+	needMemory
+	needIO
+	needNothing
+	numNeeds
 )
 
 // fileSpec says how a file is made.
 type fileSpec struct {
 	name   string
 	host   host.File
+	needs  needs
 	gather func(*Views, *container, *space, *View, *scratch) error
 	render func([]byte, *View) []byte
 }
 
 var fileSpecs = [numFiles]fileSpec{
-	Uptime:  {"uptime", host.Uptime, (*Views).gatherUptime, appendUptime},
-	Meminfo: {"meminfo", host.Meminfo, (*Views).gatherMeminfo, appendMeminfo},
-	Stat:    {"stat", host.Stat, (*Views).gatherStat, appendStat},
+	Uptime:    {"uptime", host.Uptime, needCPU, (*Views).gatherUptime, appendUptime},
+	Meminfo:   {"meminfo", host.Meminfo, needMemory, (*Views).gatherMeminfo, appendMeminfo},
+	Stat:      {"stat", host.Stat, needCPU, (*Views).gatherStat, appendStat},
+	CPUInfo:   {"cpuinfo", host.CPUInfo, needCPU, (*Views).gatherCPUInfo, appendCPUInfo},
+	Swaps:     {"swaps", host.Swaps, needMemory, (*Views).gatherSwaps, appendSwaps},
+	Diskstats: {"diskstats", host.Diskstats, needIO, (*Views).gatherDiskstats, appendDiskstats},
+	Slabinfo:  {"slabinfo", host.Slabinfo, needNothing, (*Views).gatherSlabinfo, appendSlabinfo},
 }
 
 func (f File) String() string { return fileSpecs[f].name }

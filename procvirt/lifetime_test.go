@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vprocfs/procvirt/cgroup"
 )
 
@@ -19,6 +21,7 @@ import (
 func TestFilesStayBounded(t *testing.T) {
 	h := load(t, "trixie-v2")
 	v := fixtureViews(t, h, func(c *Config) { c.MaxFiles = 40 })
+	host := v.OpenFiles()
 	base := subject(t, h, h.Roles["child"])
 	for ns := range uint64(50) {
 		s := *base
@@ -34,8 +37,8 @@ func TestFilesStayBounded(t *testing.T) {
 	for ns := range uint64(50) {
 		v.Drop(ns)
 	}
-	if n := v.OpenFiles(); n != 4 {
-		t.Errorf("%d files open after all containers are gone, want the host's 4", n)
+	if n := v.OpenFiles(); n != host {
+		t.Errorf("%d files open after all containers are gone, want the host's %d", n, host)
 	}
 }
 
@@ -209,6 +212,7 @@ func TestReleasedContainersGoOn(t *testing.T) {
 	h := load(t, "trixie-v2")
 	now := h.Boottime
 	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	host := v.OpenFiles()
 	s := subject(t, h, h.Roles["child"])
 	render(t, v, Stat, s)
 	render(t, v, Meminfo, s)
@@ -219,8 +223,8 @@ func TestReleasedContainersGoOn(t *testing.T) {
 	}
 	_, before := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
 	v.Release(s.NS)
-	if n := v.OpenFiles(); n != 4 {
-		t.Errorf("%d files are open, want the host's 4", n)
+	if n := v.OpenFiles(); n != host {
+		t.Errorf("%d files are open, want the host's %d", n, host)
 	}
 	_, after := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
 	if after.CPUTotal != before.CPUTotal {
@@ -268,5 +272,51 @@ func TestAnotherNamespaceWithTheSameNumberIsAnother(t *testing.T) {
 	s.ID = 7
 	if _, err := v.Append(nil, Stat, &s, false); err != ErrCold {
 		t.Errorf("known already: %v", err)
+	}
+}
+
+// TestAFileThatTheHostLacksIsNotThere guards kernels that are built without swap,
+// block devices or slabinfo.
+func TestAFileThatTheHostLacksIsNotThere(t *testing.T) {
+	h := load(t, "trixie-v2")
+	gone := map[File]bool{Swaps: true, Diskstats: true, Slabinfo: true}
+	v := fixtureViews(t, h, func(*Config) {
+		for f := range gone {
+			if err := os.Remove(filepath.Join(h.Root, "proc", f.String())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	root := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
+	for f := range numFiles {
+		dst, err := v.Append([]byte("x"), f, root, true)
+		if gone[f] && (!errors.Is(err, unix.ENOENT) || string(dst) != "x") || !gone[f] && err != nil {
+			t.Errorf("%v: %q, %v", f, dst, err)
+		}
+	}
+	// the head of slabinfo is the same on every host
+	child := subject(t, h, h.Roles["child"])
+	if got := string(render(t, v, Slabinfo, child)); got != slabinfoHeader {
+		t.Errorf("slabinfo of a container: %q", got)
+	}
+	if _, err := v.Append(nil, Swaps, child, true); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("swaps of a container: %v", err)
+	}
+}
+
+// TestSlabinfoOfAContainerWithoutAMemoryController guards hosts that are booted
+// with cgroup_disable=memory.
+func TestSlabinfoOfAContainerWithoutAMemoryController(t *testing.T) {
+	h := load(t, "trixie-v2")
+	if err := os.WriteFile(filepath.Join(h.Root, "sys/fs/cgroup/cgroup.controllers"), []byte("cpuset cpu io\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	v := fixtureViews(t, h, nil)
+	if got := string(render(t, v, Slabinfo, subject(t, h, h.Roles["child"]))); got != slabinfoHeader {
+		t.Errorf("slabinfo of a container: %q", got)
+	}
+	root := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
+	if got := render(t, v, Slabinfo, root); !bytes.Equal(got, h.Read(t, "proc/slabinfo")) {
+		t.Errorf("slabinfo of the host: %q", got)
 	}
 }

@@ -68,10 +68,7 @@ func (l *memoryLines) derive(v *View, h *hostMemory) {
 	l.available = min(l.total, add(l.free, s.ActiveFile, s.InactiveFile, s.SlabReclaimable))
 	l.active = add(s.ActiveAnon, s.ActiveFile)
 	l.inactiv = add(s.InactiveAnon, s.InactiveFile)
-	if m.SwapAccounted && !v.NoSwap {
-		l.swap = min(h.swap, m.SwapLimit)
-		l.swapFree = sub(l.swap, m.SwapUsage)
-	}
+	l.swap, l.swapFree = v.swap(h.swap)
 	l.hugetlb, l.hugePageSize = h.hugetlb, h.hugePage
 	for i := range v.Huge {
 		u := &v.Huge[i]
@@ -86,6 +83,17 @@ func (l *memoryLines) derive(v *View, h *hostMemory) {
 			l.hugePages, l.hugeFree = limit, sub(limit, u.Usage)
 		}
 	}
+}
+
+// swap is the swap that the container sees of host bytes of it, and what is free
+// of that, in bytes.
+func (v *View) swap(host uint64) (total, free uint64) {
+	m := &v.Memory
+	if !m.SwapAccounted || v.NoSwap {
+		return 0, 0
+	}
+	total = min(host, m.SwapLimit)
+	return total, sub(total, m.SwapUsage)
 }
 
 // value returns what a line shows: bytes, to be shown in kB, or a plain number.

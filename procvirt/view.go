@@ -20,11 +20,21 @@ type View struct {
 	// Total is the sum over the CPUs that are visible or have been.
 	Total CPURow
 
+	// Packages count the visible CPUs by physical id, ascending.
+	Packages []Package
+	cores    []core // what Packages is made from
+
 	Memory cgroup.MemoryUsage
+	// HostSwap is the host's swap, in bytes. Files that start from the host's
+	// meminfo take it from there.
+	HostSwap uint64
 	// Huge are the sizes of huge pages that the hugetlb controller counts.
 	Huge []cgroup.HugeUsage
 	// NoSwap and NoZswap blank the swap and zswap lines.
 	NoSwap, NoZswap bool
+
+	// Disks are the devices that the container has used, by ascending number.
+	Disks []cgroup.DiskIO
 }
 
 // CPURow is one CPU's row of /proc/stat, in nanoseconds. The kinds do not

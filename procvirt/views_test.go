@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,11 +20,11 @@ func load(tb testing.TB, name string) *fixture.Host {
 	return fixture.Load(tb, filepath.Join("testdata/host", name+".txtar"))
 }
 
-// oracle parses what was rendered with prometheus/procfs.
-func oracle(tb testing.TB, meminfo, stat []byte) (procfs.Meminfo, procfs.Stat) {
+// oracleFS hands what was rendered to prometheus/procfs.
+func oracleFS(tb testing.TB, files map[string][]byte) procfs.FS {
 	tb.Helper()
 	dir := tb.TempDir()
-	for name, text := range map[string][]byte{"meminfo": meminfo, "stat": stat} {
+	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
 			tb.Fatal(err)
 		}
@@ -32,6 +33,13 @@ func oracle(tb testing.TB, meminfo, stat []byte) (procfs.Meminfo, procfs.Stat) {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	return fs
+}
+
+// oracle parses what was rendered with prometheus/procfs.
+func oracle(tb testing.TB, meminfo, stat []byte) (procfs.Meminfo, procfs.Stat) {
+	tb.Helper()
+	fs := oracleFS(tb, map[string][]byte{"meminfo": meminfo, "stat": stat})
 	m, err := fs.Meminfo()
 	if err != nil {
 		tb.Fatalf("prometheus/procfs on meminfo: %v\n%s", err, meminfo)
@@ -41,6 +49,19 @@ func oracle(tb testing.TB, meminfo, stat []byte) (procfs.Meminfo, procfs.Stat) {
 		tb.Fatalf("prometheus/procfs on stat: %v\n%s", err, stat)
 	}
 	return m, s
+}
+
+// cpuinfoOracle reads x86's layout: procfs knows only the one of the machine.
+func cpuinfoOracle(tb testing.TB, text []byte) []procfs.CPUInfo {
+	tb.Helper()
+	if runtime.GOARCH != "amd64" {
+		tb.Skipf("prometheus/procfs reads cpuinfo as %s has it; this is x86's", runtime.GOARCH)
+	}
+	cpus, err := oracleFS(tb, map[string][]byte{"cpuinfo": text}).CPUInfo()
+	if err != nil {
+		tb.Fatalf("prometheus/procfs on cpuinfo: %v\n%s", err, text)
+	}
+	return cpus
 }
 
 // number reads a captured file of one number.

@@ -176,7 +176,7 @@ func TestMeminfoIsTheCgroups(t *testing.T) {
 func oracle(t *testing.T, c *container) procfs.FS {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"stat", "meminfo", "uptime"} {
+	for _, name := range []string{"stat", "meminfo", "uptime", "swaps"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(c.sh(t, "cat /proc/"+name)), 0o644); err != nil {
 			t.Fatal(err)
 		}

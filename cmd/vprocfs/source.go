@@ -155,6 +155,14 @@ func fileOf(n fs.NodeID) (procvirt.File, error) {
 		return procvirt.Meminfo, nil
 	case fs.NodeStat:
 		return procvirt.Stat, nil
+	case fs.NodeCPUInfo:
+		return procvirt.CPUInfo, nil
+	case fs.NodeSwaps:
+		return procvirt.Swaps, nil
+	case fs.NodeDiskstats:
+		return procvirt.Diskstats, nil
+	case fs.NodeSlabinfo:
+		return procvirt.Slabinfo, nil
 	}
 	return 0, fmt.Errorf("node %d: %w", n, unix.ENOENT)
 }

@@ -66,7 +66,9 @@ func sleeper(t *testing.T) (pid int) {
 	return cmd.Process.Pid
 }
 
-var servedNodes = []fs.NodeID{fs.NodeUptime, fs.NodeMeminfo, fs.NodeStat}
+var servedNodes = []fs.NodeID{
+	fs.NodeUptime, fs.NodeMeminfo, fs.NodeStat, fs.NodeCPUInfo, fs.NodeSwaps, fs.NodeDiskstats, fs.NodeSlabinfo,
+}
 
 // TestCallersWithoutAContainerGetTheHostsFile guards the names of the reasons.
 func TestCallersWithoutAContainerGetTheHostsFile(t *testing.T) {

@@ -29,16 +29,25 @@ const (
 	CPUSet
 	Memory
 	HugeTLB
+	BlkIO
 	numControllers
 )
 
-var controllerNames = [numControllers]string{"cpu", "cpuacct", "cpuset", "memory", "hugetlb"}
+var controllerNames = [numControllers]string{"cpu", "cpuacct", "cpuset", "memory", "hugetlb", "blkio"}
 
 func (c Controller) String() string { return controllerNames[c] }
 
+// NameV2 is the name that v2 has for the controller.
+func (c Controller) NameV2() string {
+	if c == BlkIO {
+		return "io"
+	}
+	return controllerNames[c]
+}
+
 // Controllers lists all controllers that this package knows.
 func Controllers() []Controller {
-	return []Controller{CPU, CPUAcct, CPUSet, Memory, HugeTLB}
+	return []Controller{CPU, CPUAcct, CPUSet, Memory, HugeTLB, BlkIO}
 }
 
 // initCgroupNS is the inode of the first cgroup namespace
@@ -103,7 +112,7 @@ func (m *Mounts) readV2() error {
 	m.inV2[CPUAcct] = true
 	for _, name := range strings.Fields(string(text)) {
 		for c := range m.inV2 {
-			m.inV2[c] = m.inV2[c] || controllerNames[c] == name
+			m.inV2[c] = m.inV2[c] || Controller(c).NameV2() == name
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ package held
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -24,6 +25,8 @@ type File struct {
 	fd    int
 	path  string
 	count *atomic.Int64
+	// records is held while ReadRecords goes through the file.
+	records sync.Mutex
 }
 
 // Opener opens files and counts those that are open. It is safe for concurrent
@@ -38,16 +41,24 @@ func (o *Opener) Count() int { return int(o.open.Load()) }
 // Open opens path for reading. It does not follow a symbolic link in the last
 // component: no kernel file is one.
 func (o *Opener) Open(path string) (*File, error) {
+	fd, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	o.open.Add(1)
+	return &File{fd: fd, path: path, count: &o.open}, nil
+}
+
+func open(path string) (fd int, err error) {
 	for {
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", path, err)
+			return -1, fmt.Errorf("open %s: %w", path, err)
 		}
-		o.open.Add(1)
-		return &File{fd: fd, path: path, count: &o.open}, nil
+		return fd, nil
 	}
 }
 
@@ -75,6 +86,54 @@ func (f *File) Close() {
 func (f *File) Read(buf []byte) ([]byte, error) {
 	return readAll(f.fd, f.path, buf)
 }
+
+// ReadRecords is Read for files that the kernel hands out piece by piece
+// (seq_file with records: cpuinfo, diskstats, slabinfo, swaps): a read returns at
+// most about a page of whole records, so it reads on to the end. Errors are those
+// of Read.
+//
+// The kernel goes on where the last read of a descriptor stopped only if the next
+// offset is just there (seq_read_iter, fs/seq_file.c); for any other it makes the
+// text anew from its beginning and counts off as many bytes, which by then may
+// end in the middle of another line. So one descriptor is read by one at a time.
+// Who comes meanwhile reads through one of its own: nobody waits.
+func (f *File) ReadRecords(buf []byte) ([]byte, error) {
+	if f.records.TryLock() {
+		defer f.records.Unlock()
+		return readOn(f.fd, f.path, buf)
+	}
+	fd, err := open(f.path)
+	if err != nil {
+		return buf, err
+	}
+	defer unix.Close(fd)
+	return readOn(fd, f.path, buf)
+}
+
+func readOn(fd int, path string, buf []byte) ([]byte, error) {
+	for n := 0; ; {
+		if n == cap(buf) {
+			if n >= maxSize {
+				return buf, tooLong(path)
+			}
+			grown := make([]byte, max(4*n, 4096))
+			copy(grown, buf[:n])
+			buf = grown
+		}
+		b := buf[:cap(buf)]
+		switch m, err := unix.Pread(fd, b[n:], int64(n)); {
+		case err == unix.EINTR:
+		case err != nil:
+			return buf, &ReadError{path, err.(unix.Errno)}
+		case m == 0:
+			return b[:n], nil
+		default:
+			n += m
+		}
+	}
+}
+
+func tooLong(path string) error { return fmt.Errorf("read %s: more than %d bytes", path, maxSize) }
 
 // ReadAt reads the text once from path, which must end in a NUL byte, and
 // leaves nothing open: three system calls, no allocation where buf is large
@@ -119,7 +178,7 @@ func readAll(fd int, path string, buf []byte) ([]byte, error) {
 		case n < len(b):
 			return b[:n], nil
 		case len(b) >= maxSize:
-			return nil, fmt.Errorf("read %s: more than %d bytes", path, maxSize)
+			return nil, tooLong(path)
 		}
 		// Full: there may be more. Start again rather than read on, since the
 		// second part would come from a later text.

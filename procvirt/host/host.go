@@ -4,8 +4,11 @@ package host
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"vprocfs/procvirt/held"
 	"vprocfs/procvirt/internal/scan"
@@ -26,23 +29,48 @@ const (
 	Uptime File = iota
 	Meminfo
 	Stat
+	CPUInfo
+	Swaps
+	Diskstats
+	Slabinfo
 	Online
 	numFiles
 )
 
-var fileNames = [numFiles]string{"proc/uptime", "proc/meminfo", "proc/stat", "sys/devices/system/cpu/online"}
+type fileSpec struct {
+	name string
+	// records says that the kernel hands it out piece by piece.
+	records bool
+	// optional says that some kernels are built without it.
+	optional bool
+}
+
+var fileSpecs = [numFiles]fileSpec{
+	Uptime:    {name: "proc/uptime"},
+	Meminfo:   {name: "proc/meminfo"},
+	Stat:      {name: "proc/stat"},
+	CPUInfo:   {name: "proc/cpuinfo", records: true},
+	Swaps:     {name: "proc/swaps", records: true, optional: true},     // CONFIG_SWAP
+	Diskstats: {name: "proc/diskstats", records: true, optional: true}, // CONFIG_BLOCK
+	Slabinfo:  {name: "proc/slabinfo", records: true, optional: true},  // CONFIG_SLUB_DEBUG
+	Online:    {name: "sys/devices/system/cpu/online"},
+}
 
 // Files holds the host's files open. Read is safe for concurrent use.
 type Files struct {
-	files [numFiles]*held.File
+	root  string
+	files [numFiles]*held.File // nil for one that the host does not have
 }
 
 // Open opens the files below root, "/" but in tests. It fails where one is
-// missing.
+// missing that every kernel has.
 func Open(o *held.Opener, root string) (*Files, error) {
-	h := &Files{}
-	for i, name := range fileNames {
-		f, err := o.Open(filepath.Join(root, name))
+	h := &Files{root: root}
+	for i, spec := range fileSpecs {
+		f, err := o.Open(filepath.Join(root, spec.name))
+		if spec.optional && errors.Is(err, unix.ENOENT) {
+			continue
+		}
 		if err != nil {
 			h.Close()
 			return nil, err
@@ -53,8 +81,16 @@ func Open(o *held.Opener, root string) (*Files, error) {
 }
 
 // Read returns the text of f as it is now, in buf's memory where that is large
-// enough.
-func (h *Files) Read(f File, buf []byte) ([]byte, error) { return h.files[f].Read(buf) }
+// enough. ENOENT is a file that the host does not have.
+func (h *Files) Read(f File, buf []byte) ([]byte, error) {
+	switch {
+	case h.files[f] == nil:
+		return buf, fmt.Errorf("open %s: %w", filepath.Join(h.root, fileSpecs[f].name), unix.ENOENT)
+	case fileSpecs[f].records:
+		return h.files[f].ReadRecords(buf)
+	}
+	return h.files[f].Read(buf)
+}
 
 // Close closes the files. No Read may run beside it.
 func (h *Files) Close() {

@@ -95,7 +95,7 @@ func TestEveryFileIsReadWhole(t *testing.T) {
 	for f := range numFiles {
 		text, err := h.Read(f, make([]byte, 0, 16)) // too small at first
 		if err != nil || len(text) == 0 || text[len(text)-1] != '\n' {
-			t.Errorf("%s: %v, %d bytes", fileNames[f], err, len(text))
+			t.Errorf("%s: %v, %d bytes", fileSpecs[f].name, err, len(text))
 		}
 	}
 	h.Close()

@@ -27,7 +27,7 @@ v1files='cpu.cfs_quota_us cpu.cfs_period_us cpu.shares cpu.stat cpuacct.usage cp
  memory.memsw.limit_in_bytes memory.memsw.usage_in_bytes memory.swappiness memory.use_hierarchy
  blkio.throttle.io_service_bytes blkio.throttle.io_serviced blkio.throttle.io_service_bytes_recursive
  blkio.throttle.io_serviced_recursive hugetlb.*.limit_in_bytes hugetlb.*.usage_in_bytes'
-hostfiles='proc/cpuinfo proc/diskstats proc/loadavg proc/meminfo proc/stat proc/swaps proc/version proc/cgroups
+hostfiles='proc/cpuinfo proc/diskstats proc/loadavg proc/meminfo proc/slabinfo proc/stat proc/swaps proc/version proc/cgroups
  proc/pressure/cpu proc/pressure/memory proc/pressure/io proc/self/mountinfo proc/1/cgroup proc/1/stat
  sys/devices/system/cpu/online sys/devices/system/cpu/offline sys/devices/system/cpu/possible
  sys/devices/system/cpu/present sys/devices/system/cpu/isolated'

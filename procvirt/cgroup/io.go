@@ -1,0 +1,229 @@
+package cgroup
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"math"
+	"slices"
+
+	"vprocfs/procvirt/held"
+	"vprocfs/procvirt/internal/scan"
+)
+
+// DiskIO is what a group and its descendants have done to one device since the
+// group was made.
+type DiskIO struct {
+	// Major and Minor are the number of the whole disk: no group counts by
+	// partition.
+	Major, Minor uint32
+	// Reads, Writes and Discards are in requests, the others in bytes.
+	Reads, Writes, Discards             uint64
+	ReadBytes, WriteBytes, DiscardBytes uint64
+}
+
+// None tells whether nothing was done.
+func (d *DiskIO) None() bool {
+	return d.Reads|d.Writes|d.Discards|d.ReadBytes|d.WriteBytes|d.DiscardBytes == 0
+}
+
+// Compare orders by the device's number.
+func (d *DiskIO) Compare(e *DiskIO) int {
+	return cmp.Or(cmp.Compare(d.Major, e.Major), cmp.Compare(d.Minor, e.Minor))
+}
+
+func (d *DiskIO) add(e *DiskIO) {
+	for _, n := range [...]struct {
+		to   *uint64
+		more uint64
+	}{
+		{&d.Reads, e.Reads}, {&d.Writes, e.Writes}, {&d.Discards, e.Discards},
+		{&d.ReadBytes, e.ReadBytes}, {&d.WriteBytes, e.WriteBytes}, {&d.DiscardBytes, e.DiscardBytes},
+	} {
+		*n.to += min(n.more, math.MaxUint64-*n.to)
+	}
+}
+
+// IOFiles holds what tells a container's I/O open. Read is safe for concurrent
+// use, beside Close it is not.
+type IOFiles struct {
+	stat            *held.File // v2
+	bytes, serviced *held.File // v1
+	// Incomplete says that the controller is enabled only above the container,
+	// so that the file to read changes when it is enabled there.
+	Incomplete bool
+}
+
+// OpenIO opens what Read needs at p: io.stat of the nearest group that has it
+// (cgroup-v2.rst, "IO Interface Files"), or v1's counters of the throttling
+// policy (blkio-controller.rst), which count the descendants only in the files
+// named _recursive, since Linux 4.20.
+func OpenIO(o *held.Opener, p Place) (*IOFiles, error) {
+	f := &IOFiles{}
+	if err := f.open(o, p); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *IOFiles) open(o *held.Opener, p Place) (err error) {
+	dir := ""
+	if p.V2 {
+		f.stat, dir, err = openNearest(o, p.Dirs, "io.stat")
+		f.Incomplete = err == nil && dir != p.Dirs[0]
+		return err
+	}
+	which := "_recursive"
+	f.bytes, dir, err = openNearest(o, p.Dirs, "blkio.throttle.io_service_bytes"+which)
+	if errors.Is(err, ErrNotEnabled) {
+		which = ""
+		f.bytes, dir, err = openNearest(o, p.Dirs, "blkio.throttle.io_service_bytes"+which)
+	}
+	if err != nil {
+		return err
+	}
+	f.serviced, err = o.Open(dir + "/blkio.throttle.io_serviced" + which)
+	return err
+}
+
+// Close closes the files.
+func (f *IOFiles) Close() {
+	if f == nil {
+		return
+	}
+	f.stat.Close()
+	f.bytes.Close()
+	f.serviced.Close()
+}
+
+// Read appends the devices to d, one entry each, by ascending number. It returns
+// the buffer it worked in as well, grown where it had to be.
+func (f *IOFiles) Read(d []DiskIO, buf []byte) ([]DiskIO, []byte, error) {
+	start := len(d)
+	if f.stat != nil {
+		b, err := f.stat.Read(buf)
+		if err != nil {
+			return d, buf, err
+		}
+		d = parseIOStat(d, b)
+		return d[:start+merge(d[start:])], b, nil
+	}
+	b, err := f.bytes.Read(buf)
+	if err != nil {
+		return d, buf, err
+	}
+	d = parseV1IO(d, b, true)
+	b, err = f.serviced.Read(b)
+	if err != nil {
+		return d[:start], buf, err
+	}
+	d = parseV1IO(d, b, false)
+	return d[:start+merge(d[start:])], b, nil
+}
+
+// merge makes one entry of all that are of one device, and tells how many are
+// left.
+func merge(d []DiskIO) (n int) {
+	slices.SortFunc(d, func(a, b DiskIO) int { return a.Compare(&b) })
+	for i := range d {
+		if n > 0 && d[n-1].Compare(&d[i]) == 0 {
+			d[n-1].add(&d[i])
+			continue
+		}
+		d[n] = d[i]
+		n++
+	}
+	return n
+}
+
+// parseIOStat appends what io.stat says: a line of a device and KEY=VALUE each.
+// Keys of other policies (io.cost, io.latency) stand there too. Some kernels, 5.15
+// among them, do not end the line of a device that has nothing to say, so that
+// the next one follows in it, or the end of the text (blkcg_print_stat,
+// block/blk-cgroup.c). A device can be "(unknown)": a path of a multipath disk.
+func parseIOStat(d []DiskIO, text []byte) []DiskIO {
+	for len(text) > 0 {
+		var line, f []byte
+		line, text = scan.Line(text)
+		known := false // which device the keys are of
+		for f, line = scan.Field(line); len(f) > 0; f, line = scan.Field(line) {
+			key, value, ok := bytes.Cut(f, []byte("="))
+			if !ok {
+				var dev DiskIO
+				if known = dev.parseDevice(f); known {
+					d = append(d, dev)
+				}
+				continue
+			}
+			v, n := scan.Uint(value)
+			if !known || n == 0 || n < len(value) {
+				continue
+			}
+			switch last := &d[len(d)-1]; string(key) {
+			case "rbytes":
+				last.ReadBytes = v
+			case "wbytes":
+				last.WriteBytes = v
+			case "dbytes":
+				last.DiscardBytes = v
+			case "rios":
+				last.Reads = v
+			case "wios":
+				last.Writes = v
+			case "dios":
+				last.Discards = v
+			}
+		}
+	}
+	return d
+}
+
+// parseV1IO appends what a counter of v1 says: lines of a device, an operation
+// and a number, and the sum over all devices at the end, which has no device.
+func parseV1IO(d []DiskIO, text []byte, inBytes bool) []DiskIO {
+	for len(text) > 0 {
+		var line []byte
+		line, text = scan.Line(text)
+		f, rest := scan.Field(line)
+		var dev DiskIO
+		if op, v, ok := scan.KeyValue(rest); ok && dev.parseDevice(f) && dev.set(op, inBytes, v) {
+			d = append(d, dev)
+		}
+	}
+	return d
+}
+
+// set sets the counter of one operation. It answers false for Sync, Async and
+// Total, which count the same requests again.
+func (d *DiskIO) set(op []byte, inBytes bool, v uint64) bool {
+	requests, bytes := &d.Reads, &d.ReadBytes
+	switch string(op) {
+	case "Read":
+	case "Write":
+		requests, bytes = &d.Writes, &d.WriteBytes
+	case "Discard":
+		requests, bytes = &d.Discards, &d.DiscardBytes
+	default:
+		return false
+	}
+	if inBytes {
+		requests = bytes
+	}
+	*requests = v
+	return true
+}
+
+// parseDevice reads MAJOR:MINOR.
+func (d *DiskIO) parseDevice(text []byte) bool {
+	major, n := scan.Uint(text)
+	if n == 0 || n == len(text) || text[n] != ':' {
+		return false
+	}
+	minor, m := scan.Uint(text[n+1:])
+	if m == 0 || n+1+m < len(text) || major > math.MaxUint32 || minor > math.MaxUint32 {
+		return false
+	}
+	d.Major, d.Minor = uint32(major), uint32(minor)
+	return true
+}
