@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -106,12 +107,20 @@ func (v *Views) Fallbacks() map[string]uint64 {
 }
 
 // AppendHost appends the host's own file, byte for byte, and counts the reason.
-// detail, which may be nil, goes to the log the first time.
-func (v *Views) AppendHost(dst []byte, f File, r Reason, detail error) ([]byte, error) {
+// detail, which may be nil, goes to the log the first time. Without wait it answers
+// ErrCold where reading that file took long the last time.
+func (v *Views) AppendHost(dst []byte, f File, r Reason, detail error, wait bool) ([]byte, error) {
+	if !wait && v.hostSlow[f].Load() {
+		return dst, ErrCold
+	}
 	v.fallbacks.note(f, r, detail)
 	s := v.scratch.Get().(*scratch)
 	defer v.scratch.Put(s)
+	start := time.Now()
 	text, err := v.host.Read(fileSpecs[f].host, s.host)
+	if slow := time.Since(start) > v.slowAfter; slow != v.hostSlow[f].Load() {
+		v.hostSlow[f].Store(slow)
+	}
 	if err != nil {
 		return dst, err
 	}

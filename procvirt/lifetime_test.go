@@ -112,6 +112,24 @@ func TestSlowGroupsAreReadOnlyWithWaiting(t *testing.T) {
 	}
 }
 
+func TestSlowFilesOfTheHostAreReadOnlyWithWaiting(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureViews(t, h, nil)
+	v.slowAfter = 0
+	if _, err := v.AppendHost(nil, CPUInfo, Invisible, nil, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.AppendHost(nil, CPUInfo, Invisible, nil, false); err != ErrCold {
+		t.Fatalf("slow: %v", err)
+	}
+	if text, err := v.AppendHost(nil, CPUInfo, Invisible, nil, true); err != nil || len(text) == 0 {
+		t.Fatalf("slow, with waiting: %d bytes, %v", len(text), err)
+	}
+	if n := v.Fallbacks()["cpuinfo/caller-invisible"]; n != 2 {
+		t.Errorf("counted %d times, want 2", n)
+	}
+}
+
 // TestAnInitThatMovesTakesItsContainerAlong guards the decision that is kept
 // while the caller's own group stays the same.
 func TestAnInitThatMovesTakesItsContainerAlong(t *testing.T) {

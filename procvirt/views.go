@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,6 +59,8 @@ type Views struct {
 	scratch   sync.Pool
 
 	slowAfter time.Duration // defaultSlowAfter but in tests
+	// hostSlow marks files of the host whose reading took long the last time.
+	hostSlow [numFiles]atomic.Bool
 
 	mu     sync.RWMutex // guards spaces, never held during I/O
 	spaces map[uint64]*space
@@ -139,7 +142,7 @@ func (v *Views) Append(dst []byte, f File, s *Subject, wait bool) ([]byte, error
 	case err == ErrCold:
 		return dst, ErrCold
 	}
-	return v.AppendHost(dst, f, reasonOf(err), err)
+	return v.AppendHost(dst, f, reasonOf(err), err, wait)
 }
 
 // gather fills x.view for f.

@@ -176,13 +176,15 @@ func (s *source) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte
 	}
 	r := s.requests.Get().(*request)
 	defer s.requests.Put(r)
-	switch reason, err := s.find(&r.subject, r, c.PID, wait); {
-	case err == initpid.ErrCold:
+	reason, lost := s.find(&r.subject, r, c.PID, wait)
+	switch {
+	case lost == initpid.ErrCold:
 		return dst, fs.ErrCold
-	case err != nil:
-		return s.views.AppendHost(dst, file, reason, err)
+	case lost != nil:
+		dst, err = s.views.AppendHost(dst, file, reason, lost, wait)
+	default:
+		dst, err = s.views.Append(dst, file, &r.subject, wait)
 	}
-	dst, err = s.views.Append(dst, file, &r.subject, wait)
 	if err == procvirt.ErrCold {
 		err = fs.ErrCold
 	}

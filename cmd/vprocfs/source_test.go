@@ -20,14 +20,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func testSource(t *testing.T, flags ...string) *source {
+func testSource(t *testing.T) *source {
 	t.Helper()
 	var o sourceOptions
-	fl := newFlags("test")
-	o.addFlags(fl)
-	if err := fl.Parse(flags); err != nil {
-		t.Fatal(err)
-	}
+	o.addFlags(newFlags("test")) // sets the defaults
 	s, err := newSource(o, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -108,6 +104,22 @@ func TestEverythingIsGivenBackWhenAContainerEnds(t *testing.T) {
 	for end := time.Now().Add(30 * time.Second); s.views.OpenFiles() > idle; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d files open, %d before", s.views.OpenFiles(), idle)
+		}
+	}
+}
+
+// TestAColdContainerIsSaidToBe guards the two halves of a request: nothing is
+// answered before the slow work is done.
+func TestAColdContainerIsSaidToBe(t *testing.T) {
+	s := testSource(t)
+	c := fs.Caller{PID: sleeper(t)}
+	// each needs files of its own
+	for _, n := range []fs.NodeID{fs.NodeUptime, fs.NodeMeminfo} {
+		if got, err := s.Append(nil, n, c, false); err != fs.ErrCold || len(got) != 0 {
+			t.Errorf("node %d, cold: %q, %v", n, got, err)
+		}
+		if got, err := s.Append(nil, n, c, true); err != nil || len(got) == 0 {
+			t.Errorf("node %d, waiting: %q, %v", n, got, err)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern str
 	}
 	c.debian = true
 	if c.disk, err = debianImage(ctx, c.work, c.mirror); err != nil {
-		return fail(fmt.Errorf("Debian root: %w", err))
+		return fail(fmt.Errorf("root of Debian: %w", err))
 	}
 	c.command = []string{"sh", "-c", testScript(packages, pattern)}
 	return eachHost(hosts, jobs, func(h host, print *sync.Mutex) int {
