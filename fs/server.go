@@ -124,6 +124,12 @@ func (s *Server) readLoop() {
 	defer s.slow.recycle(w)
 	for !s.stop.Load() {
 		n, errno := rawRead(s.conn.fd, w.in)
+		if errno == syscall.ECONNABORTED {
+			// The last request before an unmount can end so too, where the
+			// kernel drops it between the queue and us ("Must not put request
+			// on fpq->io queue", fuse_dev_do_read). The next read tells.
+			n, errno = rawRead(s.conn.fd, w.in)
+		}
 		switch errno {
 		case 0:
 			if handedOn := s.handle(w, w.in[:n]); handedOn {
