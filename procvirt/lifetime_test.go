@@ -338,3 +338,29 @@ func TestSlabinfoOfAContainerWithoutAMemoryController(t *testing.T) {
 		t.Errorf("slabinfo of the host: %q", got)
 	}
 }
+
+// TestAGroupMadeAnewUnderALivingContainer guards its counters: those of the new
+// group begin at 0.
+func TestAGroupMadeAnewUnderALivingContainer(t *testing.T) {
+	h := load(t, "trixie-v2")
+	now := h.Boottime
+	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	s := subject(t, h, h.Roles["child"])
+	busy := func() float64 {
+		_, st := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+		return st.CPUTotal.User + st.CPUTotal.Nice + st.CPUTotal.System
+	}
+	before := busy()
+	stat := filepath.Join(h.Root, "sys/fs/cgroup/machine/ct1/cpu.stat")
+	if err := os.WriteFile(stat, []byte("usage_usec 2000000\nuser_usec 2000000\nsystem_usec 0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// what a read that ends in ENODEV leads to
+	if err := v.prepare(Stat, s, true); err != nil {
+		t.Fatal(err)
+	}
+	now += 10 * int64(time.Second)
+	if got := busy(); got < before+1.98 || got > before+2.02 {
+		t.Errorf("busy %.2f s, want 2 s more than %.2f", got, before)
+	}
+}
