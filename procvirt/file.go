@@ -1,5 +1,5 @@
-// Package procvirt makes the text of /proc files as a container should see
-// them.
+// Package procvirt makes the text of files of /proc and of
+// /sys/devices/system/cpu as a container should see them.
 //
 // Making one is two steps. Gathering reads the container's control groups and
 // the host's files into a View: it does all of the I/O. Rendering turns a View
@@ -12,7 +12,7 @@ import "vprocfs/procvirt/host"
 // File is one of the files that the package makes.
 type File int
 
-// The files, by their names below /proc.
+// The files, by their names below /proc, and those of /sys/devices/system.
 const (
 	Uptime File = iota
 	Meminfo
@@ -21,6 +21,10 @@ const (
 	Swaps
 	Diskstats
 	Slabinfo
+	CPUOnline
+	CPUPresent
+	CPUPossible
+	CPUOffline
 	numFiles
 )
 
@@ -52,6 +56,11 @@ var fileSpecs = [numFiles]fileSpec{
 	Swaps:     {"swaps", host.Swaps, needMemory, (*Views).gatherSwaps, appendSwaps},
 	Diskstats: {"diskstats", host.Diskstats, needIO, (*Views).gatherDiskstats, appendDiskstats},
 	Slabinfo:  {"slabinfo", host.Slabinfo, needNothing, (*Views).gatherSlabinfo, appendSlabinfo},
+
+	CPUOnline:   {"cpu/online", host.Online, needCPU, (*Views).gatherCPUMask, appendCPUOnline},
+	CPUPresent:  {"cpu/present", host.Present, needCPU, (*Views).gatherCPUMask, appendCPUPresent},
+	CPUPossible: {"cpu/possible", host.Possible, needCPU, (*Views).gatherCPUMask, appendCPUPresent},
+	CPUOffline:  {"cpu/offline", host.Offline, needCPU, (*Views).gatherCPUMask, appendCPUOffline},
 }
 
 func (f File) String() string { return fileSpecs[f].name }

@@ -34,6 +34,7 @@ func (v *Views) gatherCPUs(c *container, sp *space, w *View, x *scratch) error {
 			return fmt.Errorf("no CPU is online")
 		}
 	}
+	w.LastCPU = w.Visible.Max()
 	if quota > 0 {
 		w.Visible.Truncate(quota)
 	}

@@ -15,6 +15,11 @@ type View struct {
 	Busy uint64
 	// Visible are the CPUs that the container sees.
 	Visible cgroup.CPUs
+	// LastCPU is the highest CPU that the container may run on, which a quota
+	// may leave out of Visible.
+	LastCPU int
+	// Offline are the CPUs up to LastCPU that are not in Visible.
+	Offline cgroup.CPUs
 	// Rows are the CPU times of the visible CPUs, by ascending number.
 	Rows []CPURow
 	// Total is the sum over the CPUs that are visible or have been.

@@ -155,13 +155,21 @@ func TestNumbersAreTheGroups(t *testing.T) {
 	}
 }
 
+// pathOf is where the host has a file.
+func pathOf(f File) string {
+	if strings.HasPrefix(f.String(), "cpu/") {
+		return "sys/devices/system/" + f.String()
+	}
+	return "proc/" + f.String()
+}
+
 func TestRootCgroupGetsTheHostsFiles(t *testing.T) {
 	h := load(t, "trixie-v2")
 	v := fixtureViews(t, h, nil)
 	s := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
 	for f := range numFiles {
 		for range 2 {
-			if got := render(t, v, f, s); !bytes.Equal(got, h.Read(t, "proc/"+f.String())) {
+			if got := render(t, v, f, s); !bytes.Equal(got, h.Read(t, pathOf(f))) {
 				t.Errorf("%v is not the host's:\n%s", f, got)
 			}
 		}

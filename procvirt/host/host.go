@@ -34,6 +34,9 @@ const (
 	Diskstats
 	Slabinfo
 	Online
+	Present
+	Possible
+	Offline
 	numFiles
 )
 
@@ -54,6 +57,9 @@ var fileSpecs = [numFiles]fileSpec{
 	Diskstats: {name: "proc/diskstats", records: true, optional: true}, // CONFIG_BLOCK
 	Slabinfo:  {name: "proc/slabinfo", records: true, optional: true},  // CONFIG_SLUB_DEBUG
 	Online:    {name: "sys/devices/system/cpu/online"},
+	Present:   {name: "sys/devices/system/cpu/present"},
+	Possible:  {name: "sys/devices/system/cpu/possible"},
+	Offline:   {name: "sys/devices/system/cpu/offline"},
 }
 
 // Files holds the host's files open. Read is safe for concurrent use.
