@@ -28,8 +28,7 @@ type Conn struct {
 
 // NewConn makes a Conn of a descriptor on which Handshake has already run, in
 // this process or another, and takes the descriptor over. request and answer are
-// what Init returned then; they may be nil if they are lost, which costs one
-// request for each opendir(3).
+// what Init returned then; they may be nil if they are lost.
 func NewConn(fd int, request, answer []byte) *Conn {
 	return &Conn{fd: fd, request: bytes.Clone(request), answer: bytes.Clone(answer)}
 }
@@ -70,7 +69,6 @@ func answerInit(request []byte) ([]byte, error) {
 		fuse.CAP_PARALLEL_DIROPS | // lookups in one directory do not wait for each other
 		fuse.CAP_ABORT_ERROR | // read(2) tells abort (ECONNABORTED) from unmount (ENODEV)
 		fuse.CAP_MAX_PAGES | // READ larger than max_write
-		fuse.CAP_NO_OPENDIR_SUPPORT | // OPENDIR may be answered ENOSYS
 		fuse.CAP_INIT_EXT
 	flags := in.Flags64() & wanted
 
@@ -102,13 +100,6 @@ func (c *Conn) FD() int { return c.fd }
 // headers; nil where they are not known.
 func (c *Conn) Init() (request, answer []byte) {
 	return bytes.Clone(c.request), bytes.Clone(c.answer)
-}
-
-// noOpendir says whether the kernel takes ENOSYS as the answer to OPENDIR
-// (Linux 5.1). Older ones would fail the opendir(3).
-func (c *Conn) noOpendir() bool {
-	in, ok := decodeInit(c.request)
-	return ok && in.Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 }
 
 // Close closes the descriptor. Where it is the last one, the kernel aborts the

@@ -54,11 +54,13 @@ func (s *Server) handleOther(w *worker, h *fuse.InHeader, b []byte) (int, error)
 	case opLookup:
 		return s.handleLookup(w, h, b)
 	case opOpendir:
-		return s.handleOpendir(w)
+		return s.handleOpendir(w, h)
 	case opReaddir:
 		return s.handleReaddir(w, h, b)
 	case opReleasedir, opDestroy:
 		return 0, nil
+	case opAccess:
+		return 0, s.handleAccess(h, b)
 	case opStatfs:
 		out, size := place[fuse.StatfsOut](w.out[:cap(w.out)])
 		out.Bsize, out.Frsize, out.NameLen = pageSize, pageSize, 255
@@ -71,28 +73,44 @@ func (s *Server) handleOther(w *worker, h *fuse.InHeader, b []byte) (int, error)
 	case opIoctl:
 		return 0, syscall.ENOTTY
 	default:
-		// FLUSH, POLL, ACCESS, LSEEK, STATX, the xattr ones and others:
+		// FLUSH, POLL, LSEEK, STATX, the xattr ones and others:
 		// the kernel does without them, and most it never asks again.
 		return 0, syscall.ENOSYS
 	}
 }
 
 func (s *Server) handleLookup(w *worker, h *fuse.InHeader, b []byte) (int, error) {
-	name := b[inHeaderSize:]
-	if end := bytes.IndexByte(name, 0); end >= 0 {
-		name = name[:end]
-	}
 	dir := s.tree.node(NodeID(h.NodeId))
 	if dir == nil {
 		return 0, syscall.ESTALE
 	}
-	out, size := place[fuse.EntryOut](w.out[:cap(w.out)])
-	n := s.tree.lookup(dir.id, name)
+	n := s.tree.lookup(dir.id, lookupName(b))
 	if n == nil {
-		// Node id 0 is ENOENT with a time to live.
-		out.EntryValid = negativeValid
-		return size, nil
+		return noEntry(w), nil
 	}
+	return s.entry(w, n), nil
+}
+
+// lookupName is the name that a LOOKUP asks for. It points into b.
+func lookupName(b []byte) []byte {
+	name := b[inHeaderSize:]
+	if end := bytes.IndexByte(name, 0); end >= 0 {
+		name = name[:end]
+	}
+	return name
+}
+
+// noEntry makes the reply to a LOOKUP of a name that does not exist: node id 0,
+// which is ENOENT with a time to live.
+func noEntry(w *worker) int {
+	out, size := place[fuse.EntryOut](w.out[:cap(w.out)])
+	out.EntryValid = negativeValid
+	return size
+}
+
+// entry makes the reply to a LOOKUP of n.
+func (s *Server) entry(w *worker, n *node) int {
+	out, size := place[fuse.EntryOut](w.out[:cap(w.out)])
 	out.NodeId = uint64(n.id)
 	out.EntryValid = entryValid
 	out.AttrValid = attrValid(n)
@@ -102,15 +120,25 @@ func (s *Server) handleLookup(w *worker, h *fuse.InHeader, b []byte) (int, error
 		length = pageSize
 	}
 	s.putAttr(&out.Attr, n, length)
-	return size, nil
+	return size
 }
 
-func (s *Server) handleOpendir(w *worker) (int, error) {
-	if s.noOpendir {
-		return 0, syscall.ENOSYS
+// handleOpendir lets the kernel cache the listings of the table. It is asked each
+// time, since the answer that would spare it that (ENOSYS) is for all directories of
+// the connection (fuse_dir_open, fs/fuse/dir.c), and those of a CPUTree differ from
+// caller to caller.
+func (s *Server) handleOpendir(w *worker, h *fuse.InHeader) (int, error) {
+	n := s.tree.node(NodeID(h.NodeId))
+	switch {
+	case n == nil:
+		return 0, syscall.ESTALE
+	case !n.isDir():
+		return 0, syscall.ENOTDIR
 	}
 	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
+	if n.id != NodeCPU {
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
+	}
 	return size, nil
 }
 
@@ -131,36 +159,46 @@ func (s *Server) handleReaddir(w *worker, h *fuse.InHeader, b []byte) (int, erro
 	case !dir.isDir():
 		return 0, syscall.ENOTDIR
 	}
-	room := min(int(min(in.Size, requestSize)), cap(w.out)-outHeaderSize)
+	room := direntRoom(w, in)
 	out := w.out[:outHeaderSize]
-	out, ok := appendDirent(out, room, in.Offset, 1, dir, ".")
+	out, ok := appendSince(out, room, in.Offset, 1, dir, ".")
 	if ok {
-		out, ok = appendDirent(out, room, in.Offset, 2, s.tree.node(dir.parent), "..")
+		out, ok = appendSince(out, room, in.Offset, 2, s.tree.node(dir.parent), "..")
 	}
 	for _, n := range s.tree.children[dir.id] {
 		if !ok {
 			break
 		}
-		out, ok = appendDirent(out, room, in.Offset, uint64(n.id)+2, n, n.name)
+		out, ok = appendSince(out, room, in.Offset, uint64(n.id)+2, n, n.name)
 	}
 	return len(out) - outHeaderSize, nil
 }
 
-// appendDirent appends the entry with offset off where it comes after the offset
+// direntRoom is how many bytes of entries the reply to a READDIR has room for.
+func direntRoom(w *worker, in *fuse.ReadIn) int {
+	return min(int(min(in.Size, requestSize)), cap(w.out)-outHeaderSize)
+}
+
+// appendSince appends the entry with offset off where it comes after the offset
 // since; ok is false where the reply has no room for it.
-func appendDirent(out []byte, room int, since, off uint64, n *node, name string) (_ []byte, ok bool) {
-	const fixed = 24
+func appendSince(out []byte, room int, since, off uint64, n *node, name string) (_ []byte, ok bool) {
 	if off <= since {
 		return out, true
 	}
+	return appendDirent(out, room, uint64(n.id), off, n.mode, name)
+}
+
+// appendDirent appends an entry; ok is false where the reply has no room for it.
+func appendDirent(out []byte, room int, ino, off uint64, mode uint32, name string) (_ []byte, ok bool) {
+	const fixed = 24
 	size := (fixed + len(name) + 7) &^ 7
 	if len(out)-outHeaderSize+size > room {
 		return out, false
 	}
-	out = binary.NativeEndian.AppendUint64(out, uint64(n.id))
+	out = binary.NativeEndian.AppendUint64(out, ino)
 	out = binary.NativeEndian.AppendUint64(out, off)
 	out = binary.NativeEndian.AppendUint32(out, uint32(len(name)))
-	out = binary.NativeEndian.AppendUint32(out, n.mode>>12)
+	out = binary.NativeEndian.AppendUint32(out, mode>>12)
 	out = append(out, name...)
 	for range size - fixed - len(name) {
 		out = append(out, 0)

@@ -4,6 +4,7 @@ import (
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 func callerOf(h *fuse.InHeader) Caller {
@@ -24,15 +25,20 @@ func (s *Server) handleOpen(w *worker, h *fuse.InHeader, b []byte) (int, error) 
 		return 0, syscall.EISDIR
 	case in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0:
 		return 0, syscall.EROFS
-	case !mayRead(n, callerOf(h)):
+	case !n.permits(callerOf(h), unix.R_OK):
 		return 0, syscall.EACCES
 	}
-	fh := s.handles.open(n.id, callerOf(h))
+	return s.openReply(w, n.id, callerOf(h)), nil
+}
+
+// openReply makes the reply to an OPEN: a new handle.
+func (s *Server) openReply(w *worker, id NodeID, c Caller) int {
+	fh := s.handles.open(id, c)
 	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
 	out.Fh = fh
 	// The content differs from caller to caller, the page cache does not.
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	return size, nil
+	return size
 }
 
 // handleRelease answers the RELEASE of a file. Nobody looks at the answer.
@@ -57,10 +63,10 @@ func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
 	case in == nil:
 		s.reply(w, h.Unique, 0, syscall.EIO)
 		return false
-	case n == nil:
+	case n == nil && !s.isHost(NodeID(h.NodeId)):
 		s.reply(w, h.Unique, 0, syscall.ESTALE)
 		return false
-	case n.isDir():
+	case n != nil && n.isDir():
 		s.reply(w, h.Unique, 0, syscall.EISDIR)
 		return false
 	case in.ReadFlags&fuse.READ_LOCKOWNER == 0:
@@ -77,6 +83,7 @@ func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
 		unique: h.Unique,
 		op:     opRead,
 		node:   n,
+		id:     NodeID(h.NodeId),
 		caller: callerOf(h),
 		fh:     in.Fh,
 		off:    in.Offset,
@@ -92,7 +99,7 @@ func (s *Server) read(w *worker, r request, wait bool) (int, error) {
 		w.setOut(out)
 		return len(out) - outHeaderSize, nil
 	}
-	content, err := s.makeContent(w, r.node, r.caller, wait)
+	content, err := s.makeContent(w, r, wait)
 	if err != nil {
 		return 0, err
 	}
@@ -117,7 +124,7 @@ func (s *Server) handleGetattr(w *worker, b []byte) (handedOn bool) {
 		s.reply(w, h.Unique, 0, syscall.ESTALE)
 		return false
 	}
-	r := request{unique: h.Unique, op: opGetattr, node: n, caller: callerOf(h)}
+	r := request{unique: h.Unique, op: opGetattr, node: n, id: n.id, caller: callerOf(h)}
 	if n.size == ownLength && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
 		r.fh = in.Fh()
 		s.handles.adopt(r.fh)
@@ -159,7 +166,7 @@ func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
 	if busy && r.fh != 0 {
 		return n, nil
 	}
-	content, err := s.makeContent(w, r.node, r.caller, wait)
+	content, err := s.makeContent(w, r, wait)
 	if err != nil {
 		return 0, err
 	}

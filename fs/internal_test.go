@@ -123,7 +123,7 @@ func TestModeBitsDecideWhoReads(t *testing.T) {
 		{0o400, Caller{UID: 0, GID: 5}, true},
 		{0o400, Caller{UID: ^uint32(0), GID: ^uint32(0)}, false},
 	} {
-		if got := mayRead(&node{mode: unix.S_IFREG | c.mode}, c.c); got != c.want {
+		if got := (&node{mode: unix.S_IFREG | c.mode}).permits(c.c, unix.R_OK); got != c.want {
 			t.Errorf("%o %+v: %v", c.mode, c.c, got)
 		}
 	}
@@ -152,6 +152,9 @@ func TestNodeIDsNeverChange(t *testing.T) {
 	for path, id := range map[string]NodeID{
 		"proc": 2, "proc/uptime": 16, "proc/meminfo": 17, "proc/stat": 18,
 		"proc/cpuinfo": 19, "proc/swaps": 21, "proc/diskstats": 22, "proc/slabinfo": 23,
+		"sys": 3, "sys/devices": 4, "sys/devices/system": 5, "sys/devices/system/cpu": 6,
+		"sys/devices/system/cpu/online": 32, "sys/devices/system/cpu/present": 33,
+		"sys/devices/system/cpu/possible": 34, "sys/devices/system/cpu/offline": 35,
 	} {
 		at := tree.node(NodeRoot)
 		for name := range strings.SplitSeq(path, "/") {

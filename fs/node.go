@@ -1,6 +1,9 @@
 package fs
 
-import "syscall"
+import (
+	"slices"
+	"syscall"
+)
 
 // NodeID is the number of a file or directory: the FUSE node id, and st_ino.
 //
@@ -10,11 +13,15 @@ import "syscall"
 type NodeID uint64
 
 // The ids below NodeUptime belong to directories. The gaps are held for files
-// that are not served yet: loadavg 20; 3 to 7 for pressure and for
-// sys/devices/system/cpu with its parents; 32 to 63 for the files in those.
+// that are not served yet: loadavg 20; 7 for pressure and 40 to 42 for the files in
+// it. Ids with hostBit are those of a CPUTree.
 const (
 	NodeRoot      NodeID = 1
 	NodeProc      NodeID = 2
+	NodeSys       NodeID = 3
+	NodeDevices   NodeID = 4
+	NodeSystem    NodeID = 5
+	NodeCPU       NodeID = 6 // the directory; what is not in the table is in the CPUTree
 	NodeUptime    NodeID = 16
 	NodeMeminfo   NodeID = 17
 	NodeStat      NodeID = 18
@@ -22,6 +29,11 @@ const (
 	NodeSwaps     NodeID = 21
 	NodeDiskstats NodeID = 22
 	NodeSlabinfo  NodeID = 23
+
+	NodeCPUOnline   NodeID = 32
+	NodeCPUPresent  NodeID = 33
+	NodeCPUPossible NodeID = 34
+	NodeCPUOffline  NodeID = 35
 )
 
 // ownLength as the size of a node says that st_size is the length of the
@@ -52,12 +64,17 @@ func (n *node) isDir() bool { return n.mode&syscall.S_IFMT == syscall.S_IFDIR }
 func nodeTable() []node {
 	const (
 		dir    = syscall.S_IFDIR | 0o555
+		sysdir = syscall.S_IFDIR | 0o755
 		file   = syscall.S_IFREG | 0o444
 		secret = syscall.S_IFREG | 0o400
 	)
 	return []node{
 		{NodeRoot, NodeRoot, "", dir, pageSize},
 		{NodeProc, NodeRoot, "proc", dir, pageSize},
+		{NodeSys, NodeRoot, "sys", dir, pageSize},
+		{NodeDevices, NodeSys, "devices", sysdir, pageSize},
+		{NodeSystem, NodeDevices, "system", sysdir, pageSize},
+		{NodeCPU, NodeSystem, "cpu", sysdir, pageSize},
 		{NodeUptime, NodeProc, "uptime", file, pageSize},
 		{NodeMeminfo, NodeProc, "meminfo", file, pageSize},
 		{NodeStat, NodeProc, "stat", file, ownLength},
@@ -65,7 +82,21 @@ func nodeTable() []node {
 		{NodeSwaps, NodeProc, "swaps", file, ownLength},
 		{NodeDiskstats, NodeProc, "diskstats", file, ownLength},
 		{NodeSlabinfo, NodeProc, "slabinfo", secret, ownLength},
+		// All files of sysfs are as large as this.
+		{NodeCPUOnline, NodeCPU, "online", file, pageSize},
+		{NodeCPUPresent, NodeCPU, "present", file, pageSize},
+		{NodeCPUPossible, NodeCPU, "possible", file, pageSize},
+		{NodeCPUOffline, NodeCPU, "offline", file, pageSize},
 	}
+}
+
+// without returns the table without the node id and what is below it.
+func without(table []node, id NodeID) []node {
+	gone := map[NodeID]bool{id: true}
+	return slices.DeleteFunc(table, func(n node) bool {
+		gone[n.id] = gone[n.id] || n.id != NodeRoot && gone[n.parent]
+		return gone[n.id]
+	})
 }
 
 // tree is the table made ready for lookups. It does not change.
@@ -99,9 +130,10 @@ func (t *tree) lookup(dir NodeID, name []byte) *node {
 	return nil
 }
 
-// nlink is 1 for a file, and for a directory 2 and one for each directory in it.
+// nlink is 1 for a file, and for a directory 2 and one for each directory in it;
+// 1 for the directory of CPUs, which find(1) takes for not counted.
 func (t *tree) nlink(n *node) uint32 {
-	if !n.isDir() {
+	if !n.isDir() || n.id == NodeCPU {
 		return 1
 	}
 	links := uint32(2)
@@ -111,19 +143,4 @@ func (t *tree) nlink(n *node) uint32 {
 		}
 	}
 	return links
-}
-
-// mayRead says whether the permission bits of n let c read it. The kernel does
-// not check them: the mount has allow_other and no default_permissions, which
-// would check them against attributes that are cached across containers. The
-// caller's supplementary groups are not known here and count as other.
-func mayRead(n *node, c Caller) bool {
-	switch {
-	case c.UID == 0:
-		return true
-	case c.GID == 0:
-		return n.mode&0o040 != 0
-	default:
-		return n.mode&0o004 != 0
-	}
 }

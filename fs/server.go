@@ -31,6 +31,9 @@ type ServerOptions struct {
 	// the number of threads that wait for an answer. Default
 	// DefaultWorkers.
 	Workers int
+	// CPUs is what sys/devices/system/cpu shows; nil leaves sys out of the
+	// tree. It stays the caller's, and may be closed when Serve has returned.
+	CPUs *CPUTree
 }
 
 // Server answers the requests of one connection.
@@ -47,8 +50,9 @@ type Server struct {
 	tree    *tree
 	handles *handles
 	slow    slow
-	// noOpendir says that OPENDIR may be answered ENOSYS.
-	noOpendir bool
+	cpus    *CPUTree // nil: none
+	// hostReads are the slow requests that read the files of cpus.
+	hostReads slow
 
 	stop   atomic.Bool
 	err    atomic.Pointer[error] // why the reader ended, nil when stopped
@@ -65,14 +69,19 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 	if o.Workers <= 0 {
 		o.Workers = DefaultWorkers
 	}
+	table := nodeTable()
+	if o.CPUs == nil {
+		table = without(table, NodeSys)
+	}
 	return &Server{
 		conn:      c,
 		src:       src,
 		log:       o.Log,
-		tree:      newTree(nodeTable()),
+		tree:      newTree(table),
 		handles:   newHandles(),
 		slow:      newSlow(o.Workers),
-		noOpendir: c.noOpendir(),
+		cpus:      o.CPUs,
+		hostReads: newSlow(hostReaders),
 	}
 }
 
@@ -138,10 +147,10 @@ func (s *Server) readLoop() {
 		case syscall.EINTR, syscall.EAGAIN, syscall.ENOENT:
 			// A signal, or the request was aborted while it was read.
 		case syscall.ENODEV:
-			s.slow.drop()
+			s.drop()
 			return
 		default:
-			s.slow.drop()
+			s.drop()
 			err := fmt.Errorf("read %s: %w", devFuse, errno)
 			if errno == syscall.ECONNABORTED {
 				err = ErrAborted
@@ -167,7 +176,15 @@ func (s *Server) handle(w *worker, b []byte) (handedOn bool) {
 	case opRead:
 		return s.handleRead(w, b)
 	case opGetattr:
+		if s.isHost(NodeID(h.NodeId)) {
+			return s.handleHost(w, h, b)
+		}
 		return s.handleGetattr(w, b)
+	case opLookup, opOpen, opOpendir, opReaddir, opReadlink, opAccess:
+		if s.isHost(NodeID(h.NodeId)) || s.cpus != nil && h.NodeId == uint64(NodeCPU) {
+			return s.handleHost(w, h, b)
+		}
+		fallthrough
 	default:
 		n, err := s.handleOther(w, h, b)
 		s.reply(w, h.Unique, n, err)
@@ -193,21 +210,29 @@ func (s *Server) send(out []byte, unique uint64, n int, e syscall.Errno) {
 	}
 }
 
-// makeContent appends the content of n to the header in w.out and returns it. It
-// is valid until the next request of w.
-func (s *Server) makeContent(w *worker, n *node, c Caller, wait bool) (content []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.log.Error("panic in source", "node", uint64(n.id), "pid", c.PID, "panic", p, "stack", string(debug.Stack()))
-			err = syscall.EIO
-		}
-	}()
-	out, err := s.src.Append(w.out[:outHeaderSize], n.id, c, wait)
+// makeContent appends the content of r's file to the header in w.out and returns
+// it. It is valid until the next request of w.
+func (s *Server) makeContent(w *worker, r request, wait bool) (content []byte, err error) {
+	defer s.recovered(&r, &err)
+	var out []byte
+	if r.node != nil {
+		out, err = s.src.Append(w.out[:outHeaderSize], r.id, r.caller, wait)
+	} else {
+		out, err = s.readHost(w.out[:outHeaderSize], r, wait)
+	}
 	if err != nil {
 		return nil, err
 	}
 	w.setOut(out)
 	return w.out[outHeaderSize:len(out)], nil
+}
+
+// recovered, when deferred, makes an error of a panic of the Source.
+func (s *Server) recovered(r *request, err *error) {
+	if p := recover(); p != nil {
+		s.log.Error("panic in source", "node", uint64(r.id), "pid", r.caller.PID, "panic", p, "stack", string(debug.Stack()))
+		*err = syscall.EIO
+	}
 }
 
 // setOut makes out, which may have moved, the reply buffer.

@@ -10,15 +10,27 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// request is a READ or GETATTR of a file, taken out of the request buffer.
+// request is one that may be slow, taken out of the request buffer.
 type request struct {
 	unique uint64
 	op     uint32
-	node   *node
+	id     NodeID
+	node   *node // nil where id is an entry of the host's
 	caller Caller
 	fh     uint64 // 0: none
-	off    uint64 // READ only, in bytes; and so is size
+	off    uint64 // READ and READDIR only, in bytes; and so is size
 	size   int
+	mask   uint32 // ACCESS only
+	name   string // LOOKUP only
+}
+
+// key names what only one request at a time may work on, 0 for nothing. A file of
+// the host's that does not answer takes one worker, not all.
+func (r *request) key() NodeID {
+	if r.op == opRead && r.node == nil {
+		return r.id
+	}
+	return 0
 }
 
 // keepWorkers is how many workers' buffers are kept for the next slow requests.
@@ -35,11 +47,14 @@ type slow struct {
 	// unique: nil while a worker has it, else its place in the queue.
 	pending map[uint64]*list.Element
 	queue   list.List // of request
-	spare   []*worker
+	// busy has the keys that are worked on. Unless all workers run, each
+	// request in the queue waits for one of them.
+	busy  map[NodeID]bool
+	spare []*worker
 }
 
 func newSlow(limit int) slow {
-	return slow{limit: limit, pending: make(map[uint64]*list.Element)}
+	return slow{limit: limit, pending: make(map[uint64]*list.Element), busy: make(map[NodeID]bool)}
 }
 
 // begin notes that r is pending. It returns true where the calling goroutine is
@@ -47,28 +62,38 @@ func newSlow(limit int) slow {
 func (l *slow) begin(r request) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.running == l.limit {
+	if l.running == l.limit || l.busy[r.key()] {
 		l.pending[r.unique] = l.queue.PushBack(r)
 		return false
 	}
 	l.running++
-	l.pending[r.unique] = nil
+	l.take(r)
 	return true
 }
 
-// next returns the next request of the queue; without one the calling worker has
-// ended.
-func (l *slow) next() (request, bool) {
+// take notes that a worker has r.
+func (l *slow) take(r request) {
+	l.pending[r.unique] = nil
+	if key := r.key(); key != 0 {
+		l.busy[key] = true
+	}
+}
+
+// next returns the next request of the queue, for the worker that has done the
+// request done; without one that worker has ended.
+func (l *slow) next(done request) (request, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := l.queue.Front()
-	if e == nil {
-		l.running--
-		return request{}, false
+	delete(l.busy, done.key())
+	for e := l.queue.Front(); e != nil; e = e.Next() {
+		if r := e.Value.(request); !l.busy[r.key()] {
+			l.queue.Remove(e)
+			l.take(r)
+			return r, true
+		}
 	}
-	r := l.queue.Remove(e).(request)
-	l.pending[r.unique] = nil
-	return r, true
+	l.running--
+	return request{}, false
 }
 
 // isPending tells whether the request is not answered yet.
@@ -140,19 +165,26 @@ func (s *Server) answer(w *worker, r request) (handedOn bool) {
 		s.reply(w, r.unique, n, err)
 		return false
 	}
-	if !s.slow.begin(r) {
+	l := &s.slow
+	if r.key() != 0 {
+		l = &s.hostReads
+	}
+	if !l.begin(r) {
 		return false
 	}
 	s.active.Add(1)
 	go s.readLoop()
-	for more := true; more; r, more = s.slow.next() {
+	for more := true; more; r, more = l.next(r) {
 		n, err := s.do(w, r, true)
 		if isCold(err) {
 			// It may wait and does not: asking again could go on for ever.
 			err = syscall.EIO
 		}
-		if s.slow.claim(r.unique) {
+		if l.claim(r.unique) {
 			s.reply(w, r.unique, n, err)
+		} else if r.op == opOpen && err == nil {
+			// Nobody will release what nobody has been told of.
+			s.handles.release(placed[fuse.OpenOut](w.out[:cap(w.out)]).Fh)
 		}
 	}
 	return true
@@ -160,10 +192,20 @@ func (s *Server) answer(w *worker, r request) (handedOn bool) {
 
 // do makes the reply to r in w.out and returns its length in bytes.
 func (s *Server) do(w *worker, r request, wait bool) (int, error) {
-	if r.op == opRead {
+	switch {
+	case r.op == opRead:
 		return s.read(w, r, wait)
+	case r.node != nil && r.op == opGetattr:
+		return s.getattr(w, r, wait)
+	default:
+		return s.host(w, r, wait)
 	}
-	return s.getattr(w, r, wait)
+}
+
+// drop empties the queues of a connection that has ended.
+func (s *Server) drop() {
+	s.slow.drop()
+	s.hostReads.drop()
 }
 
 // interruptGrace is how long an interrupted request may still finish. A caller
@@ -177,14 +219,14 @@ const interruptGrace = 100 * time.Millisecond
 // answered already. There is no reply to an INTERRUPT itself.
 func (s *Server) interrupt(b []byte) {
 	in := decode[fuse.InterruptIn](b)
-	if in == nil || !s.slow.isPending(in.Unique) {
+	if in == nil || !s.slow.isPending(in.Unique) && !s.hostReads.isPending(in.Unique) {
 		return
 	}
 	unique := in.Unique
 	s.active.Add(1)
 	time.AfterFunc(interruptGrace, func() {
 		defer s.active.Done()
-		if s.slow.claim(unique) {
+		if s.slow.claim(unique) || s.hostReads.claim(unique) {
 			s.send(make([]byte, outHeaderSize), unique, 0, syscall.EINTR)
 		}
 	})

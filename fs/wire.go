@@ -32,6 +32,7 @@ const (
 	opOpendir     = 27
 	opReaddir     = 28
 	opReleasedir  = 29
+	opAccess      = 34
 	opCreate      = 35
 	opInterrupt   = 36
 	opDestroy     = 38
@@ -63,7 +64,7 @@ const (
 // wireStruct is any of the fixed-size structs that the kernel sends, each with
 // the InHeader in front.
 type wireStruct interface {
-	fuse.InHeader | fuse.InitIn | fuse.GetAttrIn | fuse.OpenIn | fuse.ReadIn | fuse.ReleaseIn | fuse.InterruptIn
+	fuse.InHeader | fuse.InitIn | fuse.GetAttrIn | fuse.OpenIn | fuse.ReadIn | fuse.ReleaseIn | fuse.InterruptIn | fuse.AccessIn
 }
 
 // decode returns the struct at the start of the request b, nil where b is too
@@ -85,10 +86,15 @@ type wireReply interface {
 // its size. out must be 8-byte aligned.
 func place[T wireReply](out []byte) (*T, int) {
 	var zero T
-	size := int(unsafe.Sizeof(zero))
-	p := (*T)(unsafe.Pointer(&out[outHeaderSize : outHeaderSize+size][0]))
+	p := placed[T](out)
 	*p = zero
-	return p, size
+	return p, int(unsafe.Sizeof(zero))
+}
+
+// placed returns the T that place has put into out.
+func placed[T wireReply](out []byte) *T {
+	var zero T
+	return (*T)(unsafe.Pointer(&out[outHeaderSize : outHeaderSize+int(unsafe.Sizeof(zero))][0]))
 }
 
 // putHeader writes the reply header for n bytes of payload, or for the error

@@ -49,9 +49,9 @@ func appendCPUOffline(dst []byte, v *View) []byte {
 }
 
 // LastCPU returns the number of the highest CPU that the subject may run on,
-// which is the highest of its possible ones. Its errors are those of Append; but
-// where Append gives the host's file, ok is false, and the Reason is counted for
-// the file of possible CPUs.
+// which is the highest of its possible ones. ok is false where the subject has no
+// view of its own, and a Reason is counted for CPUPossible. The only error is
+// ErrCold, as Append's.
 func (v *Views) LastCPU(s *Subject, wait bool) (cpu int, ok bool, err error) {
 	x := v.scratch.Get().(*scratch)
 	defer v.scratch.Put(x)
@@ -62,6 +62,6 @@ func (v *Views) LastCPU(s *Subject, wait bool) (cpu int, ok bool, err error) {
 	case err == ErrCold:
 		return 0, false, ErrCold
 	}
-	v.fallbacks.note(CPUPossible, reasonOf(err), err)
+	v.NoteFallback(CPUPossible, reasonOf(err), err)
 	return 0, false, nil
 }

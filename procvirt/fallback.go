@@ -106,6 +106,10 @@ func (v *Views) Fallbacks() map[string]uint64 {
 	return all
 }
 
+// NoteFallback counts a decision of the same kind as AppendHost's, for whoever
+// gives something else of the host's than the text of f. detail may be nil.
+func (v *Views) NoteFallback(f File, r Reason, detail error) { v.fallbacks.note(f, r, detail) }
+
 // AppendHost appends the host's own file, byte for byte, and counts the reason.
 // detail, which may be nil, goes to the log the first time. Without wait it answers
 // ErrCold where reading that file took long the last time.

@@ -158,8 +158,8 @@ func reap(child int) (ended, stopped bool, status error) {
 	}
 }
 
-// mountContainerProc mounts a /proc of this pid namespace, and each file of the
-// view over the one of the same name.
+// mountContainerProc mounts a /proc of this pid namespace, each file of the view
+// over the one of the same name, and its CPUs over the host's in /sys.
 func mountContainerProc(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make all mounts private: %w", err)
@@ -177,6 +177,11 @@ func mountContainerProc(dir string) error {
 	if err != nil {
 		return err
 	}
+	cpus, err := openTree(filepath.Join(view, hostCPUs))
+	if err != nil && !errors.Is(err, unix.ENOENT) { // a daemon may be without
+		return err
+	}
+	haveCPUs := err == nil
 	if dir == "" {
 		if err := unix.Unmount(view, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount the view from %s: %w", view, err)
@@ -193,6 +198,9 @@ func mountContainerProc(dir string) error {
 			return err
 		}
 	}
+	if haveCPUs {
+		return bindFile(cpus, hostCPUs)
+	}
 	return nil
 }
 
@@ -204,14 +212,22 @@ func cloneFiles(dir string) (map[string]int, error) {
 	}
 	files := make(map[string]int)
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		fd, err := openTree(filepath.Join(dir, e.Name()))
 		if err != nil {
-			return nil, fmt.Errorf("open_tree %s: %w", path, err)
+			return nil, err
 		}
 		files[e.Name()] = fd
 	}
 	return files, nil
+}
+
+// openTree makes a detached mount of what is at path.
+func openTree(path string) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return -1, fmt.Errorf("open_tree %s: %w", path, err)
+	}
+	return fd, nil
 }
 
 // bindFile attaches detached mount fd at path, where the kernel has such a file,

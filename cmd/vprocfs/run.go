@@ -137,7 +137,7 @@ func serveDetached(o runOptions) (*os.File, error) {
 		return nil, err
 	}
 	go func() {
-		if err := fs.NewServer(conn, src, fs.ServerOptions{Log: log}).Serve(); err != nil {
+		if err := fs.NewServer(conn, src, src.serverOptions()).Serve(); err != nil {
 			log.Error("the container has lost its view", "err", err)
 		}
 	}()

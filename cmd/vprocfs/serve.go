@@ -30,7 +30,8 @@ func serveCommand() *command {
 		usage:   "serve [flags] MOUNTPOINT",
 		details: `Stays in the foreground and logs to stderr. SIGTERM and SIGINT unmount and end
 it; a second one ends it at once. Bind the files of MOUNTPOINT/proc over those of
-the same name in a container's /proc.
+the same name in a container's /proc, and MOUNTPOINT/sys/devices/system/cpu over its
+/sys/devices/system/cpu.
 `,
 		flags: fl,
 		run: func(_ context.Context, args []string) error {
@@ -80,7 +81,7 @@ func serve(o serveOptions, dir string) error {
 	}
 	dir = mounted
 	served := make(chan error, 1)
-	go func() { served <- fs.NewServer(conn, src, fs.ServerOptions{Log: log}).Serve() }()
+	go func() { served <- fs.NewServer(conn, src, src.serverOptions()).Serve() }()
 	// The kernel has negotiated and now keeps requests until they are read: whoever
 	// sees this line and opens a file gets an answer. A look through the mount
 	// would prove more, but never from this process: killed while it waits for its

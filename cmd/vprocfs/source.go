@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -71,7 +72,9 @@ type source struct {
 	views    *procvirt.Views
 	callers  *cgroup.Callers
 	still    func(pid int) (ns uint64, ok bool)
-	requests sync.Pool // of *request
+	requests sync.Pool   // of *request
+	cpus     *fs.CPUTree // nil where it cannot be had
+	log      *slog.Logger
 }
 
 // request is the memory that one request works in.
@@ -80,8 +83,11 @@ type request struct {
 	groups  []byte
 }
 
-// proc is where the host's procfs is.
-const proc = "/proc"
+// proc is where the host's procfs is, and hostCPUs where its sysfs has the CPUs.
+const (
+	proc     = "/proc"
+	hostCPUs = "/sys/devices/system/cpu"
+)
 
 // newSource finds out about the host. It is safe for concurrent use.
 func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
@@ -92,7 +98,7 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &source{}
+	s := &source{log: log}
 	s.requests.New = func() any { return &request{groups: make([]byte, 0, 1024)} }
 	if s.views, err = procvirt.New(procvirt.Config{
 		Root:        "/",
@@ -125,6 +131,9 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 		init, err := s.resolver.Cached(pid)
 		return init.NS, err == nil
 	}
+	if s.cpus, err = fs.OpenCPUTree(hostCPUs, s.lastCPU); err != nil {
+		log.Warn("sys/devices/system/cpu is not served", "err", err)
+	}
 	return s, nil
 }
 
@@ -139,8 +148,16 @@ func openFileLimit() (int, error) {
 
 // Close gives everything back. No Append may be running.
 func (s *source) Close() {
+	if s.cpus != nil {
+		s.cpus.Close()
+	}
 	s.resolver.Close()
 	s.views.Close()
+}
+
+// serverOptions are those of every server that gets its content from s.
+func (s *source) serverOptions() fs.ServerOptions {
+	return fs.ServerOptions{Log: s.log, CPUs: s.cpus}
 }
 
 // Stats tells how often callers got the host's file, and why.
@@ -163,6 +180,14 @@ func fileOf(n fs.NodeID) (procvirt.File, error) {
 		return procvirt.Diskstats, nil
 	case fs.NodeSlabinfo:
 		return procvirt.Slabinfo, nil
+	case fs.NodeCPUOnline:
+		return procvirt.CPUOnline, nil
+	case fs.NodeCPUPresent:
+		return procvirt.CPUPresent, nil
+	case fs.NodeCPUPossible:
+		return procvirt.CPUPossible, nil
+	case fs.NodeCPUOffline:
+		return procvirt.CPUOffline, nil
 	}
 	return 0, fmt.Errorf("node %d: %w", n, unix.ENOENT)
 }
@@ -189,6 +214,31 @@ func (s *source) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte
 		err = fs.ErrCold
 	}
 	return dst, err
+}
+
+// lastCPU is the highest CPU that a caller may run on. A caller that cannot be led
+// to its container may have all, and is counted as one that gets the host's file.
+func (s *source) lastCPU(c fs.Caller, wait bool) (int, error) {
+	r := s.requests.Get().(*request)
+	defer s.requests.Put(r)
+	reason, lost := s.find(&r.subject, r, c.PID, wait)
+	switch {
+	case lost == initpid.ErrCold:
+		return 0, fs.ErrCold
+	case lost != nil:
+		s.views.NoteFallback(procvirt.CPUPossible, reason, lost)
+		return math.MaxInt, nil
+	}
+	cpu, ok, err := s.views.LastCPU(&r.subject, wait)
+	switch {
+	case err == procvirt.ErrCold:
+		return 0, fs.ErrCold
+	case err != nil:
+		return 0, err
+	case !ok:
+		return math.MaxInt, nil
+	}
+	return cpu, nil
 }
 
 // find fills the subject that the caller with a thread id of pid is.

@@ -64,6 +64,7 @@ func sleeper(t *testing.T) (pid int) {
 
 var servedNodes = []fs.NodeID{
 	fs.NodeUptime, fs.NodeMeminfo, fs.NodeStat, fs.NodeCPUInfo, fs.NodeSwaps, fs.NodeDiskstats, fs.NodeSlabinfo,
+	fs.NodeCPUOnline, fs.NodeCPUPresent, fs.NodeCPUPossible, fs.NodeCPUOffline,
 }
 
 // TestCallersWithoutAContainerGetTheHostsFile guards the names of the reasons.

@@ -1,0 +1,184 @@
+package fs
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"os"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// smallTree is a CPUTree of two CPUs with one file each.
+func smallTree(t testing.TB) *CPUTree {
+	t.Helper()
+	dir := t.TempDir()
+	for cpu := range 2 {
+		sub := fmt.Sprintf("%s/cpu%d", dir, cpu)
+		if err := os.Mkdir(sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(sub+"/file", []byte("x"), 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, err := OpenCPUTree(dir, func(Caller, bool) (int, error) { return math.MaxInt, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tree.Close)
+	return tree
+}
+
+// The kernel holds the ids of the host's entries over a change of daemons.
+func TestHostIDsNeverChange(t *testing.T) {
+	for path, id := range map[string]NodeID{
+		"cpu0":                  0xdb6309151b56cfec,
+		"cpu1/topology/core_id": 0xd41f54a69af9d7b6,
+		"kernel_max":            0xe1a8a32ae0030a9e,
+	} {
+		if got := hostID(path); got != id {
+			t.Errorf("%s has id %#x, had %#x", path, uint64(got), uint64(id))
+		}
+	}
+}
+
+func TestHostIDsDiffer(t *testing.T) {
+	seen := make(map[NodeID]string)
+	for cpu := range 2048 {
+		for file := range 100 {
+			path := fmt.Sprintf("cpu%d/topology/file%d", cpu, file)
+			id := hostID(path)
+			if other, ok := seen[id]; ok || id&hostBit == 0 {
+				t.Fatalf("%s and %s have the id %#x", path, other, uint64(id))
+			}
+			seen[id] = path
+		}
+	}
+}
+
+func TestTwoEntriesWithOneIDAreNotMixedUp(t *testing.T) {
+	tree := smallTree(t)
+	tree.paths[hostID("cpu0")] = "other"
+	if _, err := tree.remember("cpu0"); err == nil {
+		t.Error("one has taken the other's place")
+	}
+}
+
+// TestMadeUpNamesCostNoMemory looks names up that the host does not have.
+func TestMadeUpNamesCostNoMemory(t *testing.T) {
+	tree := smallTree(t)
+	s := NewServer(NewConn(devNull(t), nil, nil), content("x"), ServerOptions{CPUs: tree})
+	w := newWorker()
+	s.handle(w, wire(header(opLookup, NodeCPU), "cpu0\x00"))
+	for i := range 10_000 {
+		s.handle(w, wire(header(opLookup, NodeCPU), fmt.Sprintf("cpu%d\x00", i+2)))
+		s.handle(w, wire(header(opLookup, hostID("cpu0")), fmt.Sprintf("name%d\x00", i)))
+	}
+	for _, name := range []string{"", ".", "..", "../..", "cpu0/file", "cpu0/../../..", "/etc", "cpu0/"} {
+		s.handle(w, wire(header(opLookup, NodeCPU), name+"\x00"))
+		s.handle(w, wire(header(opLookup, hostID("cpu0")), name+"\x00"))
+	}
+	if len(tree.paths) != 1 {
+		t.Errorf("%d names are kept: %v", len(tree.paths), tree.paths)
+	}
+}
+
+func TestKnownPathsAreBounded(t *testing.T) {
+	tree := smallTree(t)
+	if _, err := tree.remember("cpu0/file"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxPaths + 10 {
+		if _, err := tree.remember(fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(tree.paths) > maxPaths {
+		t.Errorf("%d paths are kept", len(tree.paths))
+	}
+	// What was forgotten is found again, but not while all others wait.
+	if _, err := tree.path(hostID("cpu0/file"), false); err != ErrCold {
+		t.Errorf("without waiting: %v", err)
+	}
+	if path, err := tree.path(hostID("cpu0/file"), true); path != "cpu0/file" || err != nil {
+		t.Errorf("%q, %v", path, err)
+	}
+	if _, err := tree.path(hostID("cpu2/file"), true); err != unix.ESTALE {
+		t.Errorf("what is not there: %v", err)
+	}
+}
+
+func TestPathsLeadNowhereElse(t *testing.T) {
+	tree := smallTree(t)
+	for _, path := range []string{"..", "../..", "cpu0/../..", "/", "/etc/passwd"} {
+		if fd, err := tree.open(path, unix.O_PATH); err == nil {
+			unix.Close(fd)
+			t.Errorf("%s leads somewhere", path)
+		}
+	}
+}
+
+func TestNumbersOfCPUs(t *testing.T) {
+	for path, want := range map[string]int{
+		"cpu0": 0, "cpu12": 12, "cpu12/topology/core_id": 12, "cpu": -1, "cpufreq": -1, "cpuidle/x": -1,
+		"cpu-1": -1, "cpu+1": -1, "cpu1x": -1, "online": -1, ".": -1, "x/cpu1": -1, "cpu99999999999999999999": -1,
+	} {
+		if got := cpuOf(path); got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
+	}
+}
+
+// FuzzHostRequest gives any bytes to the dispatcher of a server that shows the
+// host's CPUs.
+func FuzzHostRequest(f *testing.F) {
+	tree := smallTree(f)
+	for _, path := range []string{"cpu0", "cpu1/file", "gone"} {
+		for _, node := range []NodeID{NodeCPU, hostID(path)} {
+			for op := range uint32(60) {
+				f.Add(wire(header(op, node), ""))
+				f.Add(wire(header(op, node), "cpu1\x00"))
+				f.Add(wire(fuse.ReadIn{InHeader: header(op, node), Fh: 1, Size: 4096, ReadFlags: fuse.READ_LOCKOWNER}, ""))
+				f.Add(wire(fuse.ReadIn{InHeader: header(op, node), Fh: 1, Offset: 1<<64 - 1, Size: 1<<32 - 1}, ""))
+				f.Add(wire(fuse.AccessIn{InHeader: header(op, node), Mask: 4}, ""))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, request []byte) {
+		s := NewServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{CPUs: tree})
+		s.Stop() // a reader that takes over ends at once
+		w := newWorker()
+		n := copy(w.in, request)
+		s.handle(w, w.in[:n])
+		s.active.Wait()
+		if s.slow.running != 0 || s.hostReads.running != 0 || len(s.hostReads.busy) != 0 {
+			t.Errorf("a worker is left: %+v", &s.hostReads)
+		}
+	})
+}
+
+// FuzzDirents gives any bytes as those of getdents64(2).
+func FuzzDirents(f *testing.F) {
+	entry := make([]byte, 24)
+	binary.NativeEndian.PutUint16(entry[16:], 24)
+	entry[18] = unix.DT_DIR
+	copy(entry[19:], "cpu0")
+	f.Add(entry)
+	f.Add(append(entry, entry[:20]...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		left := len(b)
+		for rest := b; ; {
+			d, next, ok := nextDirent(rest)
+			if !ok {
+				break
+			}
+			if left -= direntFixed + len(d.name); left < 0 || len(next) >= len(rest) {
+				t.Fatalf("%d bytes are left of %d", len(next), len(b))
+			}
+			rest = next
+		}
+	})
+}
