@@ -39,12 +39,15 @@ const (
 	RemovedCgroup
 	// Unreadable: a file of the group could not be read or understood.
 	Unreadable
+	// SwitchedOff: virtualisation is switched off, for everybody.
+	SwitchedOff
 	numReasons
 )
 
 var reasonNames = [numReasons]string{
 	"root-cgroup", "caller-invisible", "caller-gone", "no-init", "unresolved",
 	"no-controller", "outside-cgroup", "deep-cgroup", "removed-cgroup", "unreadable",
+	"switched-off",
 }
 
 func (r Reason) String() string { return reasonNames[r] }
@@ -86,8 +89,8 @@ func (f *fallbacks) note(file File, r Reason, err error) {
 		return
 	}
 	level := slog.LevelWarn
-	if r == RootCgroup {
-		level = slog.LevelDebug // the host's own programs
+	if r == RootCgroup || r == SwitchedOff {
+		level = slog.LevelDebug // the host's own programs, and what was asked for
 	}
 	f.log.Log(context.Background(), level, "the host's file is given", "file", file, "reason", r.String(), "error", err)
 }

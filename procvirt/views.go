@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -53,7 +54,7 @@ type Views struct {
 	proc      string
 	opener    held.Opener
 	host      *host.Files
-	mounts    *cgroup.Mounts
+	mounts    atomic.Pointer[cgroup.Mounts]
 	callers   *cgroup.Callers
 	fallbacks fallbacks
 	scratch   sync.Pool
@@ -85,14 +86,39 @@ func New(cfg Config) (*Views, error) {
 		return s
 	}
 	v.callers = cgroup.NewCallers(&v.opener, v.proc)
-	var err error
-	if v.mounts, err = cgroup.Discover(cfg.Root); err != nil {
+	mounts, err := cgroup.Discover(cfg.Root)
+	if err != nil {
 		return nil, err
 	}
+	v.mounts.Store(mounts)
 	if v.host, err = host.Open(&v.opener, cfg.Root); err != nil {
 		return nil, err
 	}
 	return v, nil
+}
+
+// Reload looks anew for what New found out about the host, and closes all files of
+// control groups, to be opened again when they are read. What was shown is kept: a
+// container in the same groups goes on counting. Where the host cannot be looked at,
+// all stays as it was.
+func (v *Views) Reload() error {
+	mounts, err := cgroup.Discover(v.cfg.Root)
+	if err != nil {
+		return err
+	}
+	v.mounts.Store(mounts)
+	v.callers.Close()
+	for _, sp := range v.all() {
+		sp.release()
+	}
+	return nil
+}
+
+// all returns the spaces there are now, by their namespaces.
+func (v *Views) all() map[uint64]*space {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return maps.Clone(v.spaces)
 }
 
 // Close closes all files. No other call may run beside it or follow it.
@@ -298,13 +324,7 @@ func (v *Views) Release(ns uint64) {
 
 // sweep drops the spaces whose init is gone, where Drop was not told.
 func (v *Views) sweep() {
-	v.mu.RLock()
-	all := make(map[uint64]*space, len(v.spaces))
-	for ns, sp := range v.spaces {
-		all[ns] = sp
-	}
-	v.mu.RUnlock()
-	for ns, sp := range all {
+	for ns, sp := range v.all() {
 		if started, err := host.StartTime(v.proc, sp.init); err != nil || started != sp.started {
 			v.mu.Lock()
 			if v.spaces[ns] == sp {

@@ -23,6 +23,11 @@ func TestCommandLine(t *testing.T) {
 			"lines":   scriptLines,
 		},
 		RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			path, err := exec.LookPath("vprocfs")
+			env.Setenv("VPROCFS", path)
+			return err
+		},
 	})
 }
 

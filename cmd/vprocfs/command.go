@@ -25,7 +25,10 @@ type command struct {
 	details string // further help, after the usage line; may be empty
 	flags   *pflag.FlagSet
 	hidden  bool // not in help: started by vprocfs itself; names its errors itself
-	run     func(ctx context.Context, args []string) error
+	// usageFails makes statusFailure of statusUsage, for a command line that is
+	// another program's.
+	usageFails bool
+	run        func(ctx context.Context, args []string) error
 }
 
 // exitError is an error that chooses the exit status. With no error inside,
@@ -122,7 +125,11 @@ func runCommandLine(ctx context.Context, c *command, args []string, stdout io.Wr
 		return err
 	}
 	if exitStatus(err) == statusUsage {
-		return &exitError{statusUsage, fmt.Errorf("%s: %w; see `vprocfs help %s`", c.name, err, c.name)}
+		status := statusUsage
+		if c.usageFails {
+			status = statusFailure
+		}
+		return &exitError{status, fmt.Errorf("%s: %w; see `vprocfs help %s`", c.name, err, c.name)}
 	}
 	return fmt.Errorf("%s: %w", c.name, err)
 }

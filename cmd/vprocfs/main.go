@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"vprocfs/initpid"
@@ -16,7 +17,7 @@ import (
 
 func main() {
 	initpid.RunHelper()
-	err := dispatch(context.Background(), commands(), os.Args[1:], os.Stdout)
+	err := dispatch(context.Background(), commands(), arguments(os.Args), os.Stdout)
 	if err != nil && err.Error() != "" {
 		// One line, whatever is in a name or joined to the error.
 		fmt.Fprintln(os.Stderr, "vprocfs: "+strings.ReplaceAll(err.Error(), "\n", "; "))
@@ -24,10 +25,23 @@ func main() {
 	os.Exit(exitStatus(err))
 }
 
+// arguments is what dispatch is to do: what follows the name of the program, and
+// the verb lxcfs before that where the program was started by this name.
+func arguments(argv []string) []string {
+	if len(argv) == 0 {
+		return nil
+	}
+	if filepath.Base(argv[0]) == lxcfsName {
+		return append([]string{lxcfsName}, argv[1:]...)
+	}
+	return argv[1:]
+}
+
 // commands returns every verb, in the order in which help lists them.
 func commands() []*command {
 	return []*command{
 		serveCommand(),
+		lxcfsCommand(os.Stderr),
 		runCommand(),
 		explainCommand(),
 		versionCommand(os.Stdout),

@@ -14,9 +14,17 @@ import (
 	"vprocfs/fs"
 )
 
+// serveOptions are what serve needs. Command lines of other programs fill them
+// too.
 type serveOptions struct {
 	log    logOptions
 	source sourceOptions
+	mount  fs.MountOptions
+	// pidFile is where to leave the pid; empty for nowhere.
+	pidFile string
+	// warnings are for the log, which is not there yet when the command line is
+	// read.
+	warnings []string
 }
 
 func serveCommand() *command {
@@ -28,10 +36,11 @@ func serveCommand() *command {
 		name:    "serve",
 		summary: "serve the view at MOUNTPOINT until a signal comes",
 		usage:   "serve [flags] MOUNTPOINT",
-		details: `Stays in the foreground and logs to stderr. SIGTERM and SIGINT unmount and end
-it; a second one ends it at once. Bind the files of MOUNTPOINT/proc over those of
-the same name in a container's /proc, and MOUNTPOINT/sys/devices/system/cpu over its
-/sys/devices/system/cpu.
+		details: `Stays in the foreground and logs to stderr. SIGTERM, SIGINT and SIGHUP unmount and
+end it; a second one ends it at once. SIGUSR1 makes it look at the host anew,
+SIGUSR2 switches to the host's own files and back. Bind the files of
+MOUNTPOINT/proc over those of the same name in a container's /proc, and
+MOUNTPOINT/sys/devices/system/cpu over its /sys/devices/system/cpu.
 `,
 		flags: fl,
 		run: func(_ context.Context, args []string) error {
@@ -55,21 +64,27 @@ var errNotRoot = errors.New("must be run as root")
 // What is open is left for the end of the process to close: requests may still
 // be in the hands of the server then, which other mounts of the view (binds in
 // containers) keep going until the last moment.
-func serve(o serveOptions, dir string) error {
+func serve(o serveOptions, dir string) (err error) {
 	if os.Geteuid() != 0 {
 		return errNotRoot
 	}
 	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
 
 	// Before the mount, so that no signal can leave it behind.
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	signals := notifyServe()
 
+	if o.pidFile != "" {
+		pid, err := acquirePIDFile(o.pidFile)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, pid.remove()) }()
+	}
 	src, err := newSource(o.source, log)
 	if err != nil {
 		return err
 	}
-	conn, err := fs.Mount(dir, fs.MountOptions{})
+	conn, err := fs.Mount(dir, o.mount)
 	if err != nil {
 		return err
 	}
@@ -87,19 +102,37 @@ func serve(o serveOptions, dir string) error {
 	// would prove more, but never from this process: killed while it waits for its
 	// own answer, it could not end, for its own thread would keep /dev/fuse open.
 	log.Info("serving", "mountpoint", dir, "pid", os.Getpid(), "init-pid", src.resolver.Method())
-
-	select {
-	case err := <-served:
-		log.Info("unmounted by another process", "mountpoint", dir)
-		logStats(log, src)
-		return err
-	case s := <-signals:
-		// The next one of either kind now has its default action: it ends us.
-		signal.Reset(unix.SIGTERM, unix.SIGINT)
-		log.Info("stopping", "signal", s.String())
-		logStats(log, src)
-		return fs.Unmount(dir)
+	for _, w := range o.warnings {
+		log.Warn(w)
 	}
+
+	for {
+		select {
+		case err := <-served:
+			log.Info("unmounted by another process", "mountpoint", dir)
+			logStats(log, src)
+			return err
+		case <-signals.reload:
+			reload(log, src)
+		case <-signals.toggle:
+			log.Info("virtualisation switched", "on", src.toggle())
+		case s := <-signals.stop:
+			// The next one now has its default action: it ends us.
+			signal.Reset(stopSignals[:]...)
+			log.Info("stopping", "signal", s.String())
+			logStats(log, src)
+			return fs.Unmount(dir)
+		}
+	}
+}
+
+// reload is what SIGUSR1 asks for.
+func reload(log *slog.Logger, src *source) {
+	if err := src.reload(); err != nil {
+		log.Error("not reloaded, all stays as it was", "err", err)
+		return
+	}
+	log.Info("reloaded")
 }
 
 // resolve returns the path that dir leads to. It asks nothing of the file system

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -75,6 +76,8 @@ type source struct {
 	requests sync.Pool   // of *request
 	cpus     *fs.CPUTree // nil where it cannot be had
 	log      *slog.Logger
+	// off says that everybody gets the host's files.
+	off atomic.Bool
 }
 
 // request is the memory that one request works in.
@@ -160,6 +163,18 @@ func (s *source) serverOptions() fs.ServerOptions {
 	return fs.ServerOptions{Log: s.log, CPUs: s.cpus}
 }
 
+// reload looks anew at what was found out about the host, and forgets what can be
+// found again. Containers go on counting.
+func (s *source) reload() error { return s.views.Reload() }
+
+// toggle switches virtualisation off, which gives everybody the host's files, and
+// on again. It tells whether it is on now. It is for one goroutine.
+func (s *source) toggle() (on bool) {
+	off := !s.off.Load()
+	s.off.Store(off)
+	return !off
+}
+
 // Stats tells how often callers got the host's file, and why.
 func (s *source) Stats() map[string]uint64 { return s.views.Fallbacks() }
 
@@ -199,6 +214,10 @@ func (s *source) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte
 	if err != nil {
 		return dst, err
 	}
+	if s.off.Load() {
+		dst, err = s.views.AppendHost(dst, file, procvirt.SwitchedOff, nil, wait)
+		return dst, coldError(err)
+	}
 	r := s.requests.Get().(*request)
 	defer s.requests.Put(r)
 	reason, lost := s.find(&r.subject, r, c.PID, wait)
@@ -210,15 +229,24 @@ func (s *source) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte
 	default:
 		dst, err = s.views.Append(dst, file, &r.subject, wait)
 	}
+	return dst, coldError(err)
+}
+
+// coldError is an error of package procvirt as package fs has it.
+func coldError(err error) error {
 	if err == procvirt.ErrCold {
-		err = fs.ErrCold
+		return fs.ErrCold
 	}
-	return dst, err
+	return err
 }
 
 // lastCPU is the highest CPU that a caller may run on. A caller that cannot be led
 // to its container may have all, and is counted as one that gets the host's file.
 func (s *source) lastCPU(c fs.Caller, wait bool) (int, error) {
+	if s.off.Load() {
+		s.views.NoteFallback(procvirt.CPUPossible, procvirt.SwitchedOff, nil)
+		return math.MaxInt, nil
+	}
 	r := s.requests.Get().(*request)
 	defer s.requests.Put(r)
 	reason, lost := s.find(&r.subject, r, c.PID, wait)

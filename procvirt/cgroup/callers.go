@@ -107,7 +107,7 @@ func (c *Callers) Drop(ns uint64) {
 	}
 }
 
-// Close closes all files.
+// Close closes all files. What Learn is told afterwards is remembered again.
 func (c *Callers) Close() {
 	for i := range c.slots {
 		s := &c.slots[i]
