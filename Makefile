@@ -49,7 +49,7 @@ root:
 tools:
 	@missing=; \
 	for p in busybox:busybox-static strace:strace free:procps htop:htop mpstat:sysstat python3:python3 node:nodejs \
-	  runc:runc crun:crun podman:podman; do \
+	  runc:runc crun:crun podman:podman lxcfs:lxcfs; do \
 	  command -v $${p%%:*} >/dev/null || missing="$$missing $${p#*:}"; \
 	done; \
 	[ -z "$$missing" ] || { echo "tests need Debian packages:$$missing" >&2; exit 1; }

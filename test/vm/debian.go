@@ -22,6 +22,7 @@ func debianPackages() []string {
 	return []string{
 		"procps", "util-linux", "mount", "busybox-static", "htop", "sysstat", "strace", "python3", "nodejs",
 		"runc", "crun", "podman",
+		"lxcfs", // for LXC's mount hook
 	}
 }
 
