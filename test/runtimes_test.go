@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -41,6 +42,7 @@ type (
 	linux struct {
 		CgroupsPath string      `json:"cgroupsPath"`
 		Namespaces  []namespace `json:"namespaces"`
+		MaskedPaths []string    `json:"maskedPaths"`
 		Resources   resources   `json:"resources"`
 	}
 	resources struct {
@@ -102,14 +104,15 @@ func busyboxRoot(t *testing.T) string {
 
 // show is what a container of another's runtime runs: it reads the files with
 // busybox, once it has lived for a second.
-const show = "busybox sleep 1; busybox cat /proc/meminfo; echo -; busybox cat /proc/stat; echo -; busybox cat /proc/uptime"
+const show = "busybox sleep 1; busybox cat /proc/meminfo; echo -; busybox cat /proc/stat; echo -; busybox cat /proc/uptime; echo -; " +
+	"busybox cat " + cpuDir + "/online; busybox ls " + cpuDir + "/cpu0/topology"
 
 // checkShown judges what show has printed in a container of 64 MiB and half a
 // CPU, begun at most seconds ago.
 func checkShown(t *testing.T, out string, seconds float64) {
 	t.Helper()
 	parts := strings.Split(out, "-\n")
-	if len(parts) != 3 {
+	if len(parts) != 4 {
 		t.Fatalf("the container says:\n%s", out)
 	}
 	if got := memTotal(t, parts[0]); got != 64 {
@@ -121,6 +124,9 @@ func checkShown(t *testing.T, out string, seconds float64) {
 	if up := floats(t, parts[2])[0]; up < 1 || up > seconds {
 		t.Errorf("uptime %.2f, want 1 to %.2f", up, seconds)
 	}
+	if online := cpuList(t, parts[3]); !slices.Equal(online, statCPUs(t, parts[1])) {
+		t.Errorf("online are the CPUs %v, want those of stat, and nothing in a directory that is masked", online)
+	}
 }
 
 // writeBundle makes a container of 64 MiB and half a CPU with the daemon's files
@@ -131,8 +137,16 @@ func writeBundle(t *testing.T, dir, name string) string {
 		Version: "1.0.2",
 		Process: process{Args: []string{"/bin/busybox", "sh", "-c", show}, Env: []string{"PATH=/bin"}, Cwd: "/"},
 		Root:    bundleRoot{busyboxRoot(t)},
-		Mounts:  []bindMount{{"/proc", "proc", "proc", nil}},
-		Linux:   linux{CgroupsPath: "/" + name, Namespaces: []namespace{{"pid"}, {"mount"}, {"ipc"}, {"uts"}}},
+		Mounts: []bindMount{
+			{"/proc", "proc", "proc", nil},
+			{"/sys", "bind", "/sys", []string{"rbind", "ro"}},
+			{cpuDir, "bind", dir + cpuDir, []string{"bind", "ro"}},
+		},
+		Linux: linux{
+			CgroupsPath: "/" + name, Namespaces: []namespace{{"pid"}, {"mount"}, {"ipc"}, {"uts"}},
+			// Docker masks a directory of each CPU of the host.
+			MaskedPaths: []string{cpuDir + "/cpu0/topology", cpuDir + "/cpu8191/topology"},
+		},
 	}
 	for _, file := range servedFiles(t, dir) {
 		b.Mounts = append(b.Mounts, bindMount{"/proc/" + file, "bind", filepath.Join(dir, "proc", file), []string{"bind", "ro"}})
@@ -221,7 +235,8 @@ func TestPodmanStartsContainersWithTheFiles(t *testing.T) {
 	for _, file := range servedFiles(t, dir) {
 		command = append(command, "--mount", fmt.Sprintf("type=bind,source=%s,target=/proc/%s,readonly", filepath.Join(dir, "proc", file), file))
 	}
-	command = append(command, "--rootfs", busyboxRoot(t), "/bin/busybox", "sh", "-c", show)
+	command = append(command, "--mount", fmt.Sprintf("type=bind,source=%s,target=%s,readonly", dir+cpuDir, cpuDir))
+	command = append(command, "--security-opt", "mask="+cpuDir+"/cpu0/topology", "--rootfs", busyboxRoot(t), "/bin/busybox", "sh", "-c", show)
 	command = hidingV2(command...)
 	out, err := exec.Command(command[0], command[1:]...).Output()
 	if err != nil {
