@@ -4,7 +4,8 @@
 // content comes from a Source. The pieces are a table of nodes whose ids never
 // change (node.go), a negotiated connection (Conn), the mounts that make one
 // (Mount, MountDetached), and the Server, which reads requests from the
-// connection and answers them.
+// connection and answers them. Below sys/devices/system/cpu there are the host's own
+// files too (CPUTree), whose node ids are made of their paths.
 //
 // The files look like those of /proc: their content is made when it is read at
 // offset 0, it differs from caller to caller, and it is kept with the open
