@@ -151,8 +151,9 @@ func FuzzHostRequest(f *testing.F) {
 		s := NewServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{CPUs: tree})
 		s.Stop() // a reader that takes over ends at once
 		w := newWorker()
-		n := copy(w.in, request)
-		s.handle(w, w.in[:n])
+		in := s.journal.slot()
+		n := copy(in, request)
+		s.handle(w, in[:n])
 		s.active.Wait()
 		if s.slow.running != 0 || s.hostReads.running != 0 || len(s.hostReads.busy) != 0 {
 			t.Errorf("a worker is left: %+v", &s.hostReads)

@@ -28,12 +28,18 @@ func (s *Server) handleOpen(w *worker, h *fuse.InHeader, b []byte) (int, error) 
 	case !n.permits(callerOf(h), unix.R_OK):
 		return 0, syscall.EACCES
 	}
-	return s.openReply(w, n.id, callerOf(h)), nil
+	return s.openReply(w, n.id, callerOf(h), h.Unique), nil
 }
 
-// openReply makes the reply to an OPEN: a new handle.
-func (s *Server) openReply(w *worker, id NodeID, c Caller) int {
-	fh := s.handles.open(id, c)
+// openReply makes the reply to the OPEN unique: a new handle.
+func (s *Server) openReply(w *worker, id NodeID, c Caller, unique uint64) int {
+	fh := uint64(noHandle)
+	if w.replayed {
+		fh = s.handles.openedBy(unique, id)
+	}
+	if fh == noHandle {
+		fh = s.handles.open(id, c, unique)
+	}
 	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
 	out.Fh = fh
 	// The content differs from caller to caller, the page cache does not.
@@ -78,7 +84,7 @@ func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
 		s.reply(w, h.Unique, 0, syscall.EINVAL)
 		return false
 	}
-	s.handles.adopt(in.Fh)
+	s.handles.adopt(in.Fh, NodeID(h.NodeId))
 	return s.answer(w, request{
 		unique: h.Unique,
 		op:     opRead,
@@ -88,13 +94,15 @@ func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
 		fh:     in.Fh,
 		off:    in.Offset,
 		size:   int(min(in.Size, maxPages*pageSize)),
+
+		replayed: w.replayed,
 	})
 }
 
 // read makes the reply to a READ: of kept content, or of new content, which is
 // kept.
 func (s *Server) read(w *worker, r request, wait bool) (int, error) {
-	out, ok := s.handles.read(w.out[:outHeaderSize], r.fh, r.off, r.size, r.caller)
+	out, ok := s.handles.read(w.out[:outHeaderSize], &r)
 	if ok {
 		w.setOut(out)
 		return len(out) - outHeaderSize, nil
@@ -104,7 +112,7 @@ func (s *Server) read(w *worker, r request, wait bool) (int, error) {
 		return 0, err
 	}
 	p := part(content, r.off, r.size)
-	s.handles.keep(r.fh, content, r.off+uint64(len(p)))
+	s.handles.keep(&r, content, r.off+uint64(len(p)))
 	return copy(content, p), nil
 }
 
@@ -124,10 +132,10 @@ func (s *Server) handleGetattr(w *worker, b []byte) (handedOn bool) {
 		s.reply(w, h.Unique, 0, syscall.ESTALE)
 		return false
 	}
-	r := request{unique: h.Unique, op: opGetattr, node: n, id: n.id, caller: callerOf(h)}
+	r := request{unique: h.Unique, op: opGetattr, node: n, id: n.id, caller: callerOf(h), replayed: w.replayed}
 	if n.size == ownLength && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
 		r.fh = in.Fh()
-		s.handles.adopt(r.fh)
+		s.handles.adopt(r.fh, n.id)
 	}
 	return s.answer(w, r)
 }
@@ -162,6 +170,9 @@ func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
 	if fh == 0 {
 		fh = s.handles.lastOpened(r.caller.PID, r.node.id)
 	}
+	if n, ok := s.handles.sizedBy(fh, r.unique); ok {
+		return n, nil
+	}
 	n, busy := s.handles.inMiddle(fh)
 	if busy && r.fh != 0 {
 		return n, nil
@@ -171,7 +182,7 @@ func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
 		return 0, err
 	}
 	if fh != 0 && !busy {
-		s.handles.keepSized(fh, content, r.caller)
+		s.handles.keepSized(fh, &r, content)
 	}
 	return len(content), nil
 }

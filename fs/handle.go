@@ -1,16 +1,19 @@
 package fs
 
 import (
-	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
 	// A file handle is epoch, generation and index. The epoch tells the
-	// handles of this process from those of its predecessors on the same
-	// connection, the generation those that used one index in turn. A
+	// handles of this journal from those of another one that served the same
+	// connection before, the generation those that used one index in turn. A
 	// generation is never 0, so a file handle is not either.
 	indexBits = 16 // 65,536 open handles, 7 MiB
 	genBits   = 24
@@ -31,35 +34,41 @@ const (
 )
 
 // handle is an open file. It takes 112 bytes; content of more than inlineSize
-// bytes takes a buffer of the next power of two besides.
+// bytes takes a block of the arena besides. It lies in the journal: the order in
+// which its fields are stored is such that a process that is killed in between
+// leaves a handle that is open or not, and has its content or none.
 type handle struct {
-	gen  uint32
-	next int32 // next free index; -1 at the end of the list
-	open bool
-
-	// has says that there is content: the first n bytes of inline, or buf
-	// where that is not nil.
-	has bool
-	// ended says that a read has reached the end of the content, so that
-	// nobody is in the middle of it.
-	ended bool
-
+	fh uint64 // 0 where it is not open; stored last
+	// maker is the unique of the OPEN that made the handle, and then that of
+	// the READ or GETATTR that the content was made for. The request may come
+	// twice, where a process died between the answer and clearing the journal:
+	// the second time it must find what it has made, and not make anew what a
+	// reader has begun to read.
+	maker uint64
 	// sized, where it is not 0, is when the content was made to answer a
 	// GETATTR of caller.
 	sized  time.Duration
 	caller Caller
+	node   NodeID
+	gen    uint32
+	next   int32 // next free index; -1 at the end of the list
 
-	n      int
-	buf    []byte
+	// has says that there is content: the first n bytes of inline, or of the
+	// block, where blockOrder is not 0. It is stored last.
+	has uint32
+	n   uint32
+	// block and blockOrder, which is the order and 1, are where it is.
+	block      int32
+	blockOrder uint8
+	// ended says that a read has reached the end of the content, so that
+	// nobody is in the middle of it.
+	ended  bool
 	inline [inlineSize]byte
 }
 
-func (h *handle) content() []byte {
-	if h.buf != nil {
-		return h.buf
-	}
-	return h.inline[:h.n]
-}
+func (h *handle) isOpen() bool { return atomic.LoadUint64(&h.fh) != 0 }
+
+func (h *handle) hasContent() bool { return atomic.LoadUint32(&h.has) != 0 }
 
 // recent is the last handle that a thread opened.
 type recent struct {
@@ -69,9 +78,7 @@ type recent struct {
 	at  time.Duration
 }
 
-// keepContent bounds the content of all handles together, in bytes. Beyond it the
-// content of some handles is forgotten, to be made anew if they are read on.
-const keepContent = 32 << 20
+const numRecents = 64
 
 // handles is the table of open files. It is safe for concurrent use. Nothing is
 // waited for and nothing is called while its lock is held, so that the reader of
@@ -79,98 +86,186 @@ const keepContent = 32 << 20
 //
 // Memory is never given back, but bounded: by the most handles that were ever open
 // at once (10,000 of them with uptime's content: 1.1 MiB; 65,536: 7 MiB) and by
-// keepContent. Whoever opens more than that takes nothing from the others: those
-// handles are noHandle, whose content is made for each read.
+// arenaSize for content of all handles together. Beyond that the content of some
+// handles is forgotten, to be made anew if they are read on. Whoever opens more
+// takes nothing from the others: those handles are noHandle, whose content is
+// made for each read.
 type handles struct {
 	mu      sync.Mutex
-	epoch   uint64
-	chunks  []*[chunkSize]handle
+	header  *journalHeader
+	table   []handle
+	recents []recent // by thread id; a collision only costs work
+	arena   *arena
 	free    int32
-	adopted map[uint64]*handle // of former processes; until RELEASE
-	recents [64]recent         // by thread id; a collision only costs work
-	buffers buffers
-	kept    int   // bytes in the buffers of handles
-	hand    int32 // the next handle to forget the content of
+	adopted map[uint64]int32 // of processes with another journal; until RELEASE
+	hand    int32            // the next handle to forget the content of
 	start   time.Time
+	base    time.Duration // CLOCK_MONOTONIC at start
 }
 
 // noHandle is a file handle that has no entry in the table.
 const noHandle = 0
 
-func newHandles() *handles {
-	return &handles{
-		epoch:   rand.Uint64() >> epochBase << epochBase,
+// newHandles makes the table of what is in the journal.
+func newHandles(j *Journal) *handles {
+	t := &handles{
+		header:  j.header(),
+		table:   j.handles(),
+		recents: j.recents(),
+		arena:   newArena(j.contents()),
 		free:    -1,
-		adopted: make(map[uint64]*handle),
+		adopted: make(map[uint64]int32),
 		start:   time.Now(),
+	}
+	var ts unix.Timespec
+	// The clock is there since Linux 2.6.
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	t.base = time.Duration(ts.Nano())
+	t.restore()
+	return t
+}
+
+// restore finds out what a former process has left.
+func (t *handles) restore() {
+	for i := t.grown() - 1; i >= 0; i-- {
+		h := &t.table[i]
+		if !h.isOpen() {
+			t.discard(i)
+			continue
+		}
+		if h.fh != t.own(i) {
+			t.adopted[h.fh] = i
+		}
+		fits := int(h.n) <= inlineSize
+		if !h.hasContent() {
+			h.blockOrder = 0 // which need not be true then
+		}
+		if h.blockOrder != 0 {
+			order := int(h.blockOrder) - 1
+			fits = t.arena.reserve(h.block, order)
+			if !fits {
+				h.blockOrder = 0
+			}
+			fits = fits && int(h.n) <= 1<<(order+minBlockBits)
+		}
+		if !h.hasContent() || !fits {
+			t.forget(h)
+		}
 	}
 }
 
-// now is never 0, which stands for never.
-func (t *handles) now() time.Duration { return time.Since(t.start) + 1 }
+func (t *handles) grown() int32 {
+	return int32(min(atomic.LoadUint32(&t.header.grown), maxHandles))
+}
 
-// open makes a handle without content, or noHandle where there are too many.
-func (t *handles) open(id NodeID, c Caller) (fh uint64) {
+// own is the file handle that the entry i has for a file of this epoch.
+func (t *handles) own(i int32) uint64 {
+	return t.header.epoch | uint64(t.table[i].gen)<<genShift | uint64(i)
+}
+
+// now is never 0, which stands for never. It runs on from process to process.
+func (t *handles) now() time.Duration { return t.base + time.Since(t.start) }
+
+// open makes a handle without content, or noHandle where there are too many. The
+// OPEN may be one that a former process has answered, or not.
+func (t *handles) open(id NodeID, c Caller, unique uint64) (fh uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.free < 0 && !t.grow() {
+	h := t.entry()
+	if h == nil {
 		return noHandle
 	}
-	index := t.free
-	h := t.at(index)
-	t.free = h.next
-	h.open = true
-	fh = t.epoch | uint64(h.gen)<<genShift | uint64(index)
+	h.node, h.maker = id, unique
+	fh = t.own(t.index(h))
+	atomic.StoreUint64(&h.fh, fh)
 	if c.PID != 0 {
-		t.recents[c.PID%len(t.recents)] = recent{c.PID, id, fh, t.now()}
+		t.recents[c.PID%numRecents] = recent{c.PID, id, fh, t.now()}
 	}
 	return fh
 }
 
+// openedBy returns the handle that the OPEN unique has made, noHandle where it has
+// made none.
+func (t *handles) openedBy(unique uint64, id NodeID) (fh uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.table[:t.grown()] {
+		if h := &t.table[i]; h.isOpen() && h.maker == unique && h.node == id {
+			return h.fh
+		}
+	}
+	return noHandle
+}
+
+// entry takes an entry off the list of free ones, nil where there are too many.
+func (t *handles) entry() *handle {
+	if t.free < 0 && !t.grow() {
+		return nil
+	}
+	h := &t.table[t.free]
+	t.free = h.next
+	return h
+}
+
+func (t *handles) index(h *handle) int32 {
+	return int32((uintptr(unsafe.Pointer(h)) - uintptr(unsafe.Pointer(&t.table[0]))) / unsafe.Sizeof(handle{}))
+}
+
 // grow adds a chunk of free handles.
 func (t *handles) grow() bool {
-	base := int32(len(t.chunks) * chunkSize)
+	base := t.grown()
 	if base >= maxHandles {
 		return false
 	}
-	chunk := new([chunkSize]handle)
-	for i := range chunk {
-		chunk[i].gen = 1
-		chunk[i].next = base + int32(i) + 1
+	for i := base + chunkSize - 1; i >= base; i-- {
+		t.table[i].gen = 0
+		t.discard(i)
 	}
-	chunk[chunkSize-1].next = t.free
-	t.chunks = append(t.chunks, chunk)
-	t.free = base
+	atomic.StoreUint32(&t.header.grown, uint32(base+chunkSize))
 	return true
 }
 
-func (t *handles) at(index int32) *handle {
-	return &t.chunks[index/chunkSize][index%chunkSize]
+// discard makes the entry i free for a handle of the next generation.
+func (t *handles) discard(i int32) {
+	h := &t.table[i]
+	gen := (h.gen + 1) & (1<<genBits - 1)
+	*h = handle{gen: max(gen, 1), next: t.free}
+	t.free = i
 }
 
 // get returns nil for a handle that is not open.
 func (t *handles) get(fh uint64) *handle {
-	index := int32(fh & (maxHandles - 1))
-	if fh>>epochBase<<epochBase == t.epoch && int(index) < len(t.chunks)*chunkSize {
-		if h := t.at(index); h.open && uint64(h.gen) == fh>>genShift&(1<<genBits-1) {
-			return h
-		}
+	if fh == noHandle {
+		return nil
+	}
+	if i := int32(fh & (maxHandles - 1)); i < t.grown() && t.table[i].fh == fh {
+		return &t.table[i]
 	}
 	if len(t.adopted) == 0 {
 		return nil
 	}
-	return t.adopted[fh]
+	if i, ok := t.adopted[fh]; ok {
+		return &t.table[i]
+	}
+	return nil
 }
 
-// adopt makes a handle of the kernel's known, which a former process has opened.
-// It must be called by the reader of the connection, before anybody else can
-// read the RELEASE of fh: else the handle would stay for ever.
-func (t *handles) adopt(fh uint64) {
+// adopt makes a handle of the kernel's known, which a process with another journal
+// has opened. It must be called by the reader of the connection, before anybody
+// else can read the RELEASE of fh: else the handle would stay for ever.
+func (t *handles) adopt(fh uint64, id NodeID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if fh != noHandle && t.get(fh) == nil && len(t.adopted) < maxHandles {
-		t.adopted[fh] = &handle{open: true}
+	if fh == noHandle || t.get(fh) != nil {
+		return
 	}
+	h := t.entry()
+	if h == nil {
+		return
+	}
+	h.node = id
+	t.adopted[fh] = t.index(h)
+	atomic.StoreUint64(&h.fh, fh)
 }
 
 // release forgets fh, if it is known.
@@ -181,98 +276,126 @@ func (t *handles) release(fh uint64) {
 	if h == nil {
 		return
 	}
+	atomic.StoreUint64(&h.fh, 0)
+	delete(t.adopted, fh)
 	t.forget(h)
-	if t.adopted[fh] == h {
-		delete(t.adopted, fh)
-		return
-	}
-	gen := (h.gen + 1) & (1<<genBits - 1)
-	*h = handle{gen: max(gen, 1), next: t.free}
-	t.free = int32(fh & (maxHandles - 1))
+	t.discard(t.index(h))
 }
 
-// keep makes content the content of fh, read up to the offset end. It does
-// nothing where fh has been released meanwhile.
-func (t *handles) keep(fh uint64, content []byte, end uint64) {
+// keep makes content, made for r, the content of fh, read up to the offset end. It
+// does nothing where fh has been released meanwhile.
+func (t *handles) keep(r *request, content []byte, end uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if h := t.keepLocked(fh, content); h != nil {
-		h.ended = end >= uint64(h.n)
+	h := t.get(r.fh)
+	if h == nil || r.replayed && h.hasContent() && h.maker > r.unique {
+		// The answer was given before, and the caller has begun anew since.
+		return
 	}
+	t.put(h, content, func() {
+		h.maker, h.ended = r.unique, end >= uint64(len(content))
+	})
 }
 
 // keepSized is keep for content that was made for a GETATTR of c and is not read
-// yet.
-func (t *handles) keepSized(fh uint64, content []byte, c Caller) {
+// yet. It does nothing where fh is another file's.
+func (t *handles) keepSized(fh uint64, r *request, content []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if h := t.keepLocked(fh, content); h != nil {
-		h.sized, h.caller = t.now(), c
+	h := t.get(fh)
+	if h == nil || h.node != r.id || r.replayed && h.hasContent() {
+		return
 	}
+	t.put(h, content, func() {
+		h.maker, h.sized, h.caller = r.unique, t.now(), r.caller
+	})
 }
 
-func (t *handles) keepLocked(fh uint64, content []byte) *handle {
-	h := t.get(fh)
-	if h == nil {
-		return nil
+// put makes content the content of h. describe fills in what else there is to say
+// of it.
+func (t *handles) put(h *handle, content []byte, describe func()) {
+	atomic.StoreUint32(&h.has, 0)
+	order := orderFor(len(content))
+	if len(content) <= inlineSize || h.blockOrder != 0 && int(h.blockOrder)-1 != order {
+		t.forget(h)
 	}
-	t.kept -= cap(h.buf)
-	switch {
-	case len(content) > inlineSize:
-		h.buf = t.buffers.resize(h.buf, len(content))
-	case h.buf != nil:
-		t.buffers.put(h.buf)
-		h.buf = nil
+	dst := h.inline[:]
+	if len(content) > inlineSize {
+		if h.blockOrder == 0 && !t.allocate(h, order) {
+			return
+		}
+		dst = t.arena.block(h.block, order)
 	}
-	t.kept += cap(h.buf)
-	h.has, h.ended, h.sized = true, false, 0
-	h.n = len(content)
-	copy(h.content(), content)
-	t.makeRoom(h)
-	return h
+	h.n = uint32(copy(dst, content))
+	h.ended, h.sized = false, 0
+	describe()
+	atomic.StoreUint32(&h.has, 1)
+}
+
+// allocate gives h a block. It forgets content of other handles, in turn, where
+// there is no room.
+func (t *handles) allocate(h *handle, order int) bool {
+	if order >= numOrders {
+		return false
+	}
+	at, ok := t.arena.get(order)
+	total := t.grown()
+	for tries := total; !ok && tries > 0; tries-- {
+		t.hand = (t.hand + 1) % total
+		if o := &t.table[t.hand]; o.blockOrder != 0 {
+			t.forget(o)
+			at, ok = t.arena.get(order)
+		}
+	}
+	if ok {
+		h.block, h.blockOrder = at, uint8(order+1)
+	}
+	return ok
 }
 
 // forget gives the content of h up.
 func (t *handles) forget(h *handle) {
-	if h.buf != nil {
-		t.kept -= cap(h.buf)
-		t.buffers.put(h.buf)
+	atomic.StoreUint32(&h.has, 0)
+	if h.blockOrder != 0 {
+		t.arena.put(h.block, int(h.blockOrder)-1)
+		h.blockOrder = 0
 	}
-	h.buf, h.has, h.n, h.sized = nil, false, 0, 0
+	h.n, h.sized = 0, 0
 }
 
-// makeRoom forgets content of other handles than keep, in turn, while too much is
-// kept. Those of former processes are few and stay.
-func (t *handles) makeRoom(keep *handle) {
-	total := int32(len(t.chunks) * chunkSize)
-	for tries := total; t.kept > keepContent && tries > 0; tries-- {
-		t.hand = (t.hand + 1) % total
-		if h := t.at(t.hand); h != keep && h.buf != nil {
-			t.forget(h)
-		}
+// content is what is kept of h.
+func (t *handles) content(h *handle) []byte {
+	if h.blockOrder != 0 {
+		return t.arena.block(h.block, int(h.blockOrder)-1)[:h.n]
 	}
+	return h.inline[:h.n]
 }
 
-// read appends to dst what a read of at most size bytes at off by c is to be
-// answered from the kept content of fh; ok is false where it is not: where there
-// is none, and at offset 0, where content is made afresh unless it has just been
-// made for c's GETATTR.
-func (t *handles) read(dst []byte, fh, off uint64, size int, c Caller) (_ []byte, ok bool) {
+// read appends to dst what the read r is to be answered from the kept content of
+// its handle; ok is false where it is not: where there is none, and at offset 0,
+// where content is made afresh unless it has just been made for the caller's
+// GETATTR, or for this very request by a process that died.
+func (t *handles) read(dst []byte, r *request) (_ []byte, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h := t.get(fh)
-	if h == nil || !h.has {
+	h := t.get(r.fh)
+	if h == nil || !h.hasContent() {
 		return dst, false
 	}
-	fresh := h.sized != 0 && h.caller == c && t.now()-h.sized < sizedFor
+	fresh := h.sized != 0 && h.caller == r.caller && t.now()-h.sized < sizedFor
 	// What was made for a GETATTR of one caller is no other caller's to read.
-	foreign := h.sized != 0 && h.caller != c
-	h.sized = 0
-	if off == 0 && !fresh || foreign {
+	foreign := h.sized != 0 && h.caller != r.caller
+	again := h.sized == 0 && h.maker == r.unique
+	if r.off == 0 && !fresh && !again || foreign {
+		h.sized = 0
 		return dst, false
 	}
-	part := part(h.content(), off, size)
-	h.ended = h.ended || off+uint64(len(part)) >= uint64(h.n)
+	if fresh && r.off == 0 {
+		h.maker = r.unique
+	}
+	h.sized = 0
+	part := part(t.content(h), r.off, r.size)
+	h.ended = h.ended || r.off+uint64(len(part)) >= uint64(h.n)
 	return append(slices.Grow(dst, len(part)), part...), true
 }
 
@@ -294,10 +417,22 @@ func (t *handles) lastOpened(pid int, id NodeID) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	// Not for long: the number may be another thread's by and by.
-	if r := t.recents[pid%len(t.recents)]; r.pid == pid && r.id == id && t.now()-r.at < sizedFor {
+	if r := t.recents[pid%numRecents]; r.pid == pid && r.id == id && t.now()-r.at < sizedFor {
 		return r.fh
 	}
 	return noHandle
+}
+
+// sizedBy returns the length of the content of fh, and true where it was made for
+// the GETATTR unique: by a process that died.
+func (t *handles) sizedBy(fh, unique uint64) (n int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.get(fh)
+	if h == nil || !h.hasContent() || h.sized == 0 || h.maker != unique {
+		return 0, false
+	}
+	return int(h.n), true
 }
 
 // inMiddle returns the length of the content of fh, and true where somebody has
@@ -306,8 +441,8 @@ func (t *handles) inMiddle(fh uint64) (n int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.get(fh)
-	if h == nil || !h.has || h.ended || h.sized != 0 {
+	if h == nil || !h.hasContent() || h.ended || h.sized != 0 {
 		return 0, false
 	}
-	return h.n, true
+	return int(h.n), true
 }

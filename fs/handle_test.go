@@ -1,35 +1,50 @@
 package fs
 
 import (
-	"math/rand/v2"
-	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"unsafe"
 )
+
+// testHandles is the table of a journal that ends with the test.
+func testHandles(t testing.TB) *handles {
+	t.Helper()
+	j := anonymousJournal()
+	t.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return newHandles(j)
+}
+
+// unique counts the requests of the tests.
+var unique atomic.Uint64
+
+// reading is a READ of stat.
+func reading(fh, off uint64, size int, c Caller) *request {
+	return &request{
+		unique: unique.Add(2) + 100, op: opRead, id: NodeStat,
+		caller: c, fh: fh, off: off, size: size,
+	}
+}
 
 func TestHandleTakesWhatItsDocSays(t *testing.T) {
 	if size := unsafe.Sizeof(handle{}); size != 112 {
 		t.Errorf("%d bytes", size)
 	}
+	h := testHandles(t)
 	const n = 10_000
-	heap := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	before := heap()
-	h := newHandles()
 	fhs := make([]uint64, 0, n)
 	uptime := []byte("12345678.90 123456789.01\n")
 	for range 3 {
 		for range n {
-			fh := h.open(NodeUptime, Caller{PID: 1})
+			fh := h.open(NodeUptime, Caller{PID: 1}, 2)
 			if fh == noHandle {
 				t.Fatal("no handle")
 			}
-			h.keep(fh, uptime, 0)
+			h.keep(reading(fh, 0, 0, Caller{}), uptime, 0)
 			fhs = append(fhs, fh)
 		}
 		for _, fh := range fhs {
@@ -37,30 +52,32 @@ func TestHandleTakesWhatItsDocSays(t *testing.T) {
 		}
 		fhs = fhs[:0]
 	}
-	after := heap()
-	if used := int64(after) - int64(before); used > n*130+1<<18 {
-		t.Errorf("%d handles took %d bytes", n, used)
+	if grown := h.grown(); grown != (n+chunkSize-1)/chunkSize*chunkSize {
+		t.Errorf("%d entries: released handles are not used again", grown)
 	}
-	if len(h.chunks) != (n+chunkSize-1)/chunkSize {
-		t.Errorf("%d chunks: released handles are not used again", len(h.chunks))
+	if h.arena.used != 0 {
+		t.Errorf("%d bytes of the arena are in use", h.arena.used)
 	}
-	runtime.KeepAlive(h)
 }
 
 // TestTooManyHandlesAreReadWithoutKeeping guards the callers of all containers from
 // one that opens too much.
 func TestTooManyHandlesAreReadWithoutKeeping(t *testing.T) {
-	h := newHandles()
-	h.chunks = make([]*[chunkSize]handle, maxHandles/chunkSize)
+	h := testHandles(t)
 	c := Caller{PID: 7}
-	fh := h.open(NodeUptime, c)
+	for range maxHandles {
+		if h.open(NodeUptime, c, 2) == noHandle {
+			t.Fatal("no handle")
+		}
+	}
+	fh := h.open(NodeUptime, c, 2)
 	if fh != noHandle {
 		t.Fatalf("%#x: one more than there are", fh)
 	}
-	h.chunks = nil
-	h.adopt(fh)
-	h.keep(fh, []byte("content"), 7)
-	if _, ok := h.read(nil, fh, 3, 10, c); ok || len(h.adopted) != 0 {
+	h.adopt(fh, NodeUptime)
+	h.adopt(12345, NodeUptime)
+	h.keep(reading(fh, 0, 0, c), []byte("content"), 7)
+	if _, ok := h.read(nil, reading(fh, 3, 10, c)); ok || len(h.adopted) != 0 {
 		t.Error("something is kept")
 	}
 	h.release(fh)
@@ -68,40 +85,40 @@ func TestTooManyHandlesAreReadWithoutKeeping(t *testing.T) {
 
 // TestKeptContentIsBounded guards the daemon's memory.
 func TestKeptContentIsBounded(t *testing.T) {
-	h := newHandles()
+	h := testHandles(t)
 	big := make([]byte, 1<<20)
 	c := Caller{PID: 7}
 	var fhs []uint64
 	for range 100 {
-		fh := h.open(NodeStat, c)
-		h.keep(fh, big, 10)
+		fh := h.open(NodeStat, c, 2)
+		h.keep(reading(fh, 0, 0, Caller{}), big, 10)
 		fhs = append(fhs, fh)
-		if h.kept > keepContent+len(big) {
-			t.Fatalf("%d bytes are kept", h.kept)
+		if h.arena.used > arenaSize {
+			t.Fatalf("%d bytes are kept", h.arena.used)
 		}
-		if got, ok := h.read(nil, fh, 100, 50, c); !ok || len(got) != 50 {
+		if got, ok := h.read(nil, reading(fh, 100, 50, c)); !ok || len(got) != 50 {
 			t.Fatal("the newest content is not kept")
 		}
 	}
 	for _, fh := range fhs {
 		h.release(fh)
 	}
-	if h.kept != 0 {
-		t.Errorf("%d bytes are kept of no handle", h.kept)
+	if h.arena.used != 0 {
+		t.Errorf("%d bytes are kept of no handle", h.arena.used)
 	}
 }
 
 // TestAThreadIdThatCameToAnotherIsNotFollowed guards one container's content from
 // another's: thread ids are used again.
 func TestAThreadIdThatCameToAnotherIsNotFollowed(t *testing.T) {
-	h := newHandles()
+	h := testHandles(t)
 	first, second := Caller{PID: 7, UID: 1}, Caller{PID: 8, UID: 2}
-	fh := h.open(NodeStat, first)
+	fh := h.open(NodeStat, first, 2)
 	if h.lastOpened(first.PID, NodeStat) != fh {
 		t.Fatal("the handle just opened is not known")
 	}
-	h.keepSized(fh, []byte("first's content"), first)
-	if _, ok := h.read(nil, fh, 3, 5, second); ok {
+	h.keepSized(fh, reading(fh, 0, 0, first), []byte("first's content"))
+	if _, ok := h.read(nil, reading(fh, 3, 5, second)); ok {
 		t.Error("another caller reads what was made for the first one's stat")
 	}
 	h.start = h.start.Add(-2 * sizedFor)
@@ -111,17 +128,17 @@ func TestAThreadIdThatCameToAnotherIsNotFollowed(t *testing.T) {
 }
 
 func TestReleasedHandleIsNotItsSuccessor(t *testing.T) {
-	h := newHandles()
-	old := h.open(NodeStat, Caller{PID: 7})
-	h.keep(old, []byte("old"), 0)
+	h := testHandles(t)
+	old := h.open(NodeStat, Caller{PID: 7}, 2)
+	h.keep(reading(old, 0, 0, Caller{}), []byte("old"), 0)
 	h.release(old)
-	fh := h.open(NodeStat, Caller{PID: 8})
+	fh := h.open(NodeStat, Caller{PID: 8}, 2)
 	if fh == old || fh&(maxHandles-1) != old&(maxHandles-1) {
 		t.Fatalf("%#x after %#x", fh, old)
 	}
-	h.keep(old, []byte("late"), 0)
+	h.keep(reading(old, 0, 0, Caller{}), []byte("late"), 0)
 	h.release(old)
-	if h.get(fh) == nil || h.get(fh).has || h.get(old) != nil {
+	if h.get(fh) == nil || h.get(fh).hasContent() || h.get(old) != nil {
 		t.Error("what was done to the old handle was done to the new one")
 	}
 	if got := h.lastOpened(7, NodeStat); got != old {
@@ -133,28 +150,28 @@ func TestReleasedHandleIsNotItsSuccessor(t *testing.T) {
 }
 
 func TestGenerationsWrapWithoutZero(t *testing.T) {
-	h := newHandles()
-	fh := h.open(NodeStat, Caller{})
+	h := testHandles(t)
+	fh := h.open(NodeStat, Caller{}, 2)
 	h.get(fh).gen = 1<<genBits - 1
 	fh |= (1<<genBits - 1) << genShift
 	h.release(fh)
-	next := h.open(NodeStat, Caller{})
+	next := h.open(NodeStat, Caller{}, 2)
 	if gen := next >> genShift & (1<<genBits - 1); gen != 1 {
 		t.Errorf("generation %d after the last", gen)
 	}
 }
 
 func TestForeignHandleLivesUntilItsRelease(t *testing.T) {
-	h, former := newHandles(), newHandles()
-	former.epoch = h.epoch ^ 1<<63
-	fh := former.open(NodeStat, Caller{})
-	mine := h.open(NodeStat, Caller{})
+	h, former := testHandles(t), testHandles(t)
+	former.header.epoch = h.header.epoch ^ 1<<63
+	fh := former.open(NodeStat, Caller{}, 2)
+	mine := h.open(NodeStat, Caller{}, 2)
 	if h.get(fh) != nil {
 		t.Fatal("a handle of another epoch is known")
 	}
-	h.adopt(fh)
-	h.adopt(fh)
-	h.keep(fh, []byte(strings.Repeat("x", 100)), 10)
+	h.adopt(fh, NodeStat)
+	h.adopt(fh, NodeStat)
+	h.keep(reading(fh, 0, 0, Caller{}), []byte(strings.Repeat("x", 100)), 10)
 	if n, busy := h.inMiddle(fh); n != 100 || !busy {
 		t.Errorf("%d %v", n, busy)
 	}
@@ -166,9 +183,9 @@ func TestForeignHandleLivesUntilItsRelease(t *testing.T) {
 }
 
 func TestContentMadeForAnotherOrLongAgoIsNotRead(t *testing.T) {
-	h := newHandles()
+	h := testHandles(t)
 	me := Caller{PID: 7, UID: 1, GID: 2}
-	fh := h.open(NodeStat, me)
+	fh := h.open(NodeStat, me, 2)
 	for _, c := range []struct {
 		name  string
 		reads Caller
@@ -181,53 +198,18 @@ func TestContentMadeForAnotherOrLongAgoIsNotRead(t *testing.T) {
 		{"another user's", Caller{7, 2, 2}, false, false},
 		{"another group's", Caller{7, 1, 1}, false, false},
 	} {
-		h.keepSized(fh, []byte("content"), me)
+		h.keepSized(fh, reading(fh, 0, 0, me), []byte("content"))
 		// A minute ahead, so that a slow machine does not make it old.
 		h.get(fh).sized += 60e9
 		if c.age {
 			h.get(fh).sized = 1
 			h.start = h.start.Add(-sizedFor)
 		}
-		if got, ok := h.read(nil, fh, 0, 100, c.reads); ok != c.want || ok && string(got) != "content" {
+		if got, ok := h.read(nil, reading(fh, 0, 100, c.reads)); ok != c.want || ok && string(got) != "content" {
 			t.Errorf("%s: %q %v", c.name, got, ok)
 		}
-		if _, ok := h.read(nil, fh, 0, 100, me); ok {
+		if _, ok := h.read(nil, reading(fh, 0, 100, me)); ok {
 			t.Errorf("%s: it is read twice", c.name)
 		}
-	}
-}
-
-func TestBuffersAreRecycledWithinBounds(t *testing.T) {
-	var b buffers
-	for range 100_000 {
-		var held [][]byte
-		for range rand.IntN(4) {
-			n := 1 << rand.IntN(21)
-			n = max(1, n-rand.IntN(n))
-			buf := b.get(n)
-			if len(buf) != n {
-				t.Fatalf("asked for %d bytes, got %d", n, len(buf))
-			}
-			buf = b.resize(buf, n/2+1)
-			if len(buf) != n/2+1 {
-				t.Fatalf("resized to %d bytes, got %d", n/2+1, len(buf))
-			}
-			held = append(held, buf)
-		}
-		for _, buf := range held {
-			b.put(buf)
-		}
-	}
-	kept := 0
-	for class, free := range b.free {
-		for _, buf := range free {
-			if cap(buf) != 1<<(class+minBufferBits) {
-				t.Fatalf("class %d has a buffer of %d bytes", class, cap(buf))
-			}
-			kept += cap(buf)
-		}
-	}
-	if kept == 0 || kept > len(b.free)*keepBytes {
-		t.Errorf("%d bytes kept", kept)
 	}
 }

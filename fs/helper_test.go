@@ -35,6 +35,8 @@ func runHelper(mode string, args []string) error {
 		return err
 	}
 	switch mode {
+	case "worker":
+		return helperWorker(args[0])
 	case "cycle":
 		return helperCycle(args[0], n)
 	case "pread":

@@ -107,7 +107,8 @@ func mountedType(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return findMount(string(info), path), nil
+	fsType, _ := findMount(string(info), path)
+	return fsType, nil
 }
 
 // findMount looks path up in the text of /proc/PID/mountinfo (man 5 proc):
@@ -115,8 +116,7 @@ func mountedType(path string) (string, error) {
 //	36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 //
 // The last line for a mount point is the topmost mount.
-func findMount(mountinfo, path string) string {
-	fsType := ""
+func findMount(mountinfo, path string) (fsType string, dev uint64) {
 	for line := range strings.Lines(mountinfo) {
 		before, after, _ := strings.Cut(line, " - ")
 		fields := strings.Fields(before)
@@ -124,8 +124,15 @@ func findMount(mountinfo, path string) string {
 			continue
 		}
 		fsType, _, _ = strings.Cut(after, " ")
+		major, minor, _ := strings.Cut(fields[2], ":")
+		dev = unix.Mkdev(number(major), number(minor))
 	}
-	return unescape(fsType)
+	return unescape(fsType), dev
+}
+
+func number(s string) uint32 {
+	n, _ := strconv.ParseUint(s, 10, 32) // the kernel's own text
+	return uint32(n)
 }
 
 // unescape decodes the octal escapes of fs/proc_namespace.c: \040 space, \011

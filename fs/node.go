@@ -103,6 +103,7 @@ func without(table []node, id NodeID) []node {
 type tree struct {
 	nodes    map[NodeID]*node
 	children map[NodeID][]*node
+	files    []*node // that are no directories
 }
 
 func newTree(table []node) *tree {
@@ -112,6 +113,9 @@ func newTree(table []node) *tree {
 		t.nodes[n.id] = n
 		if n.id != NodeRoot {
 			t.children[n.parent] = append(t.children[n.parent], n)
+		}
+		if !n.isDir() {
+			t.files = append(t.files, n)
 		}
 	}
 	return t

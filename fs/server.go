@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // ErrAborted is what Serve returns when the connection was aborted
@@ -34,6 +36,15 @@ type ServerOptions struct {
 	// CPUs is what sys/devices/system/cpu shows; nil leaves sys out of the
 	// tree. It stays the caller's, and may be closed when Serve has returned.
 	CPUs *CPUTree
+	// Journal is what the connection's former server has left, or an empty one
+	// of NewJournal. Without one, nobody can go on with the requests that are in
+	// hand when this process dies.
+	Journal *Journal
+	// Crashed says that the former server's process died of itself, and not of
+	// a SIGKILL: one of the requests in the journal may have been what it died
+	// of. They are tried one by one then, and what has been tried twice is
+	// answered EIO.
+	Crashed bool
 }
 
 // Server answers the requests of one connection.
@@ -45,6 +56,8 @@ type ServerOptions struct {
 // with 4 readers; 6.18, same CPU).
 type Server struct {
 	conn    *Conn
+	journal *Journal
+	crashed bool
 	src     Source
 	log     *slog.Logger
 	tree    *tree
@@ -57,11 +70,13 @@ type Server struct {
 	stop   atomic.Bool
 	err    atomic.Pointer[error] // why the reader ended, nil when stopped
 	active sync.WaitGroup        // the reader and the workers
+	pings  pings
 }
 
 // NewServer makes a server for a connection. The connection may have been served
-// before, by this process or another: handles that it does not know it takes
-// over, and their content is made anew.
+// before, by this process or another. What is in the journal it goes on with:
+// requests are answered, and handles keep their content. Handles that it does not
+// know it takes over too; their content is made anew.
 func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -73,16 +88,23 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 	if o.CPUs == nil {
 		table = without(table, NodeSys)
 	}
-	return &Server{
+	s := &Server{
 		conn:      c,
+		journal:   o.Journal,
+		crashed:   o.Crashed,
 		src:       src,
 		log:       o.Log,
 		tree:      newTree(table),
-		handles:   newHandles(),
 		slow:      newSlow(o.Workers),
 		cpus:      o.CPUs,
 		hostReads: newSlow(hostReaders),
 	}
+	if s.journal == nil {
+		s.journal = anonymousJournal()
+		runtime.AddCleanup(s, func(mem []byte) { _ = unix.Munmap(mem) }, s.journal.mem)
+	}
+	s.handles = newHandles(s.journal)
+	return s
 }
 
 // Serve answers requests until the file system is unmounted, its last user gone
@@ -91,7 +113,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 // be called once.
 func (s *Server) Serve() error {
 	s.active.Add(1)
-	go s.readLoop()
+	go s.start()
 	s.active.Wait()
 	if err := s.err.Load(); err != nil {
 		return *err
@@ -105,14 +127,18 @@ func (s *Server) Serve() error {
 // kernel's queue. It is safe for concurrent use.
 func (s *Server) Stop() { s.stop.Store(true) }
 
-// worker is the memory of one goroutine that handles requests. Both slices are
-// 8-byte aligned.
+// worker is the memory of one goroutine that handles requests.
 type worker struct {
+	// in is the request that is handled, in the journal; 8-byte aligned.
 	in []byte
-	// out is a reply: the header, then the payload. Its length is that of
-	// a header between requests; its capacity fits every fixed-size reply,
-	// and grows with the content.
+	// out is a reply: the header, then the payload, 8-byte aligned. Its length
+	// is that of a header between requests; its capacity fits every fixed-size
+	// reply, and grows with the content.
 	out []byte
+	// replayed says that a former process has read the request, recorded that it
+	// is the journal's record, and alone that nothing else may be done meanwhile.
+	replayed, recorded, alone bool
+	record                    int32
 }
 
 // keepReply is the capacity in bytes over which a reply buffer is not kept for
@@ -120,10 +146,7 @@ type worker struct {
 const keepReply = 1 << 20
 
 func newWorker() *worker {
-	return &worker{
-		in:  make([]byte, requestSize),
-		out: make([]byte, outHeaderSize, requestSize),
-	}
+	return &worker{out: make([]byte, outHeaderSize, requestSize)}
 }
 
 // readLoop is the reader, until it hands the role on or the connection ends.
@@ -131,19 +154,23 @@ func (s *Server) readLoop() {
 	defer s.active.Done()
 	w := s.slow.worker()
 	defer s.slow.recycle(w)
+	in := s.journal.slot()
 	for !s.stop.Load() {
-		n, errno := rawRead(s.conn.fd, w.in)
+		n, errno := rawRead(s.conn.fd, in)
 		if errno == syscall.ECONNABORTED {
 			// The last request before an unmount can end so too, where the
 			// kernel drops it between the queue and us ("Must not put request
 			// on fpq->io queue", fuse_dev_do_read). The next read tells.
-			n, errno = rawRead(s.conn.fd, w.in)
+			n, errno = rawRead(s.conn.fd, in)
 		}
 		switch errno {
 		case 0:
-			if handedOn := s.handle(w, w.in[:n]); handedOn {
+			if handedOn := s.handle(w, in[:n]); handedOn {
 				return
 			}
+			// Only now: a request that is answered twice does no harm, the
+			// kernel refuses the second answer. One that is not, hangs.
+			s.journal.clearSlot()
 		case syscall.EINTR, syscall.EAGAIN, syscall.ENOENT:
 			// A signal, or the request was aborted while it was read.
 		case syscall.ENODEV:
@@ -168,11 +195,14 @@ func (s *Server) handle(w *worker, b []byte) (handedOn bool) {
 	if h == nil {
 		return false
 	}
+	w.in = b
 	switch h.Opcode {
 	case opForget, opBatchForget:
 		// Ids are constants; there is nothing to count. No reply.
 	case opInterrupt:
 		s.interrupt(b)
+	case opNotifyReply:
+		s.pings.pong(h.Unique)
 	case opRead:
 		return s.handleRead(w, b)
 	case opGetattr:

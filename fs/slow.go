@@ -22,6 +22,10 @@ type request struct {
 	size   int
 	mask   uint32 // ACCESS only
 	name   string // LOOKUP only
+	// record is where the journal has it, while it is slow.
+	record int32
+	// replayed says that a process that died may have answered it already.
+	replayed bool
 }
 
 // key names what only one request at a time may work on, 0 for nothing. A file of
@@ -43,9 +47,8 @@ type slow struct {
 	limit int
 	// running is the number of goroutines that do slow requests.
 	running int
-	// pending has each slow request that is not answered yet, by its
-	// unique: nil while a worker has it, else its place in the queue.
-	pending map[uint64]*list.Element
+	// pending has each slow request that is not answered yet, by its unique.
+	pending map[uint64]pending
 	queue   list.List // of request
 	// busy has the keys that are worked on. Unless all workers run, each
 	// request in the queue waits for one of them.
@@ -53,8 +56,14 @@ type slow struct {
 	spare []*worker
 }
 
+// pending is a slow request that is not answered yet.
+type pending struct {
+	queued *list.Element // its place in the queue, nil while a worker has it
+	record int32
+}
+
 func newSlow(limit int) slow {
-	return slow{limit: limit, pending: make(map[uint64]*list.Element), busy: make(map[NodeID]bool)}
+	return slow{limit: limit, pending: make(map[uint64]pending), busy: make(map[NodeID]bool)}
 }
 
 // begin notes that r is pending. It returns true where the calling goroutine is
@@ -62,8 +71,9 @@ func newSlow(limit int) slow {
 func (l *slow) begin(r request) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.running == l.limit || l.busy[r.key()] {
-		l.pending[r.unique] = l.queue.PushBack(r)
+	// What is found in the journal is queued first and worked on later.
+	if l.running == l.limit || l.busy[r.key()] || r.replayed {
+		l.pending[r.unique] = pending{l.queue.PushBack(r), r.record}
 		return false
 	}
 	l.running++
@@ -71,9 +81,21 @@ func (l *slow) begin(r request) bool {
 	return true
 }
 
+// hire returns a request of the queue for a worker to be started, as long as there
+// may be one more.
+func (l *slow) hire() (request, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.running == l.limit {
+		return request{}, false
+	}
+	l.running++
+	return l.nextLocked()
+}
+
 // take notes that a worker has r.
 func (l *slow) take(r request) {
-	l.pending[r.unique] = nil
+	l.pending[r.unique] = pending{nil, r.record}
 	if key := r.key(); key != 0 {
 		l.busy[key] = true
 	}
@@ -85,6 +107,10 @@ func (l *slow) next(done request) (request, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.busy, done.key())
+	return l.nextLocked()
+}
+
+func (l *slow) nextLocked() (request, bool) {
 	for e := l.queue.Front(); e != nil; e = e.Next() {
 		if r := e.Value.(request); !l.busy[r.key()] {
 			l.queue.Remove(e)
@@ -105,19 +131,19 @@ func (l *slow) isPending(unique uint64) bool {
 }
 
 // claim returns true once for each pending request, to the one that may answer
-// it.
-func (l *slow) claim(unique uint64) bool {
+// it, and must strike its record out of the journal then.
+func (l *slow) claim(unique uint64) (record int32, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e, ok := l.pending[unique]
+	p, ok := l.pending[unique]
 	if !ok {
-		return false
+		return 0, false
 	}
 	delete(l.pending, unique)
-	if e != nil {
-		l.queue.Remove(e)
+	if p.queued != nil {
+		l.queue.Remove(p.queued)
 	}
-	return true
+	return p.record, true
 }
 
 // drop empties the queue of a connection that has ended: nobody waits for the
@@ -156,38 +182,78 @@ func isCold(err error) bool {
 	return err == ErrCold || err != nil && errors.Is(err, ErrCold)
 }
 
-// answer answers r at once where that is cheap. Else it starts the next reader,
-// works on r, and then on what has been queued meanwhile; it returns true then.
-// Where there are enough workers it queues r.
+// answer answers r, which w.in holds, at once where that is cheap. Else it starts
+// the next reader, works on r, and then on what has been queued meanwhile; it
+// returns true then. Where there are enough workers it queues r.
 func (s *Server) answer(w *worker, r request) (handedOn bool) {
 	n, err := s.do(w, r, false)
 	if !isCold(err) {
 		s.reply(w, r.unique, n, err)
 		return false
 	}
-	l := &s.slow
-	if r.key() != 0 {
-		l = &s.hostReads
+	r.replayed = w.replayed
+	noted := false
+	if !w.alone {
+		r.record, noted = s.note(w)
 	}
+	if !noted {
+		// Where there is no room in the journal all others wait: a request that
+		// waits in the memory of this process only would be lost with it.
+		n, err := s.doSlowly(w, r)
+		s.reply(w, r.unique, n, err)
+		return false
+	}
+	l := s.queueFor(&r)
 	if !l.begin(r) {
 		return false
 	}
+	s.journal.clearSlot()
 	s.active.Add(1)
 	go s.readLoop()
+	s.work(w, l, r)
+	return true
+}
+
+// queueFor is where r belongs.
+func (s *Server) queueFor(r *request) *slow {
+	if r.key() != 0 {
+		return &s.hostReads
+	}
+	return &s.slow
+}
+
+// note puts the request in w.in into the journal's records, if it is not there.
+func (s *Server) note(w *worker) (record int32, ok bool) {
+	if w.recorded {
+		return w.record, true
+	}
+	return s.journal.note(w.in)
+}
+
+// work answers r, and then what has been queued in l meanwhile.
+func (s *Server) work(w *worker, l *slow, r request) {
 	for more := true; more; r, more = l.next(r) {
-		n, err := s.do(w, r, true)
-		if isCold(err) {
-			// It may wait and does not: asking again could go on for ever.
-			err = syscall.EIO
-		}
-		if l.claim(r.unique) {
+		w.replayed = r.replayed
+		n, err := s.doSlowly(w, r)
+		if record, ok := l.claim(r.unique); ok {
 			s.reply(w, r.unique, n, err)
+			s.journal.strike(record)
 		} else if r.op == opOpen && err == nil {
 			// Nobody will release what nobody has been told of.
 			s.handles.release(placed[fuse.OpenOut](w.out[:cap(w.out)]).Fh)
 		}
 	}
-	return true
+	w.replayed = false
+}
+
+// doSlowly is do with waiting.
+func (s *Server) doSlowly(w *worker, r request) (int, error) {
+	n, err := s.do(w, r, true)
+	if isCold(err) {
+		// It may wait and does not: asking again could go on for ever.
+		err = syscall.EIO
+	}
+	return n, err
 }
 
 // do makes the reply to r in w.out and returns its length in bytes.
@@ -219,15 +285,20 @@ const interruptGrace = 100 * time.Millisecond
 // answered already. There is no reply to an INTERRUPT itself.
 func (s *Server) interrupt(b []byte) {
 	in := decode[fuse.InterruptIn](b)
-	if in == nil || !s.slow.isPending(in.Unique) && !s.hostReads.isPending(in.Unique) {
+	if in == nil || !s.isPending(in.Unique) {
 		return
 	}
 	unique := in.Unique
 	s.active.Add(1)
 	time.AfterFunc(interruptGrace, func() {
 		defer s.active.Done()
-		if s.slow.claim(unique) || s.hostReads.claim(unique) {
+		record, ok := s.slow.claim(unique)
+		if !ok {
+			record, ok = s.hostReads.claim(unique)
+		}
+		if ok {
 			s.send(make([]byte, outHeaderSize), unique, 0, syscall.EINTR)
+			s.journal.strike(record)
 		}
 	})
 }

@@ -37,6 +37,7 @@ const (
 	opInterrupt   = 36
 	opDestroy     = 38
 	opIoctl       = 39
+	opNotifyReply = 41
 	opBatchForget = 42
 	opRename2     = 45
 	opTmpfile     = 51

@@ -1,0 +1,345 @@
+package fs
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+func TestBlocksOfTheArenaNeverOverlap(t *testing.T) {
+	mem := make([]byte, arenaSize)
+	a := newArena(mem)
+	type block struct {
+		at    int32
+		order int
+		mark  byte
+	}
+	var held []block
+	for i := range 20_000 {
+		if len(held) > 0 && rand.IntN(5) < 2 {
+			n := rand.IntN(len(held))
+			b := held[n]
+			if got := a.block(b.at, b.order); got[0] != b.mark || got[len(got)-1] != b.mark {
+				t.Fatalf("step %d: block %d of order %d was written to", i, b.at, b.order)
+			}
+			a.put(b.at, b.order)
+			held[n] = held[len(held)-1]
+			held = held[:len(held)-1]
+			continue
+		}
+		order := orderFor(1 << rand.IntN(20))
+		at, ok := a.get(order)
+		if !ok {
+			continue
+		}
+		b := block{at, order, byte(i)}
+		got := a.block(at, order)
+		got[0], got[len(got)-1] = b.mark, b.mark
+		held = append(held, b)
+	}
+	// Another arena is told which blocks are in use, in any order.
+	again := newArena(mem)
+	for _, n := range rand.Perm(len(held)) {
+		if !again.reserve(held[n].at, held[n].order) {
+			t.Fatalf("block %d of order %d cannot be reserved", held[n].at, held[n].order)
+		}
+		if again.reserve(held[n].at, held[n].order) {
+			t.Fatal("a block is reserved twice")
+		}
+	}
+	if a.used != again.used {
+		t.Errorf("%d bytes are in use, %d after reserving", a.used, again.used)
+	}
+	for _, b := range held {
+		again.put(b.at, b.order)
+	}
+	for range arenaSize >> maxBlockBits {
+		if _, ok := again.get(numOrders - 1); !ok {
+			t.Error("free blocks are not put together again")
+		}
+	}
+}
+
+func TestOrdersFitTheirContent(t *testing.T) {
+	for n, want := range map[int]int{0: 0, 1: 0, 256: 0, 257: 1, 512: 1, 513: 2, 1 << 24: numOrders - 1, 1<<24 + 1: numOrders, 1 << 30: numOrders} {
+		if got := orderFor(n); got != want {
+			t.Errorf("%d bytes: order %d, want %d", n, got, want)
+		}
+	}
+}
+
+// pass gives a journal on as from one process to the next.
+func pass(t *testing.T, j *Journal) *Journal {
+	t.Helper()
+	fd, err := j.Leave()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := OpenJournal(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+func newTestJournal(t *testing.T) *Journal {
+	t.Helper()
+	j, err := NewJournal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func TestHandlesAndTheirContentOutliveTheProcess(t *testing.T) {
+	j := newTestJournal(t)
+	h := newHandles(j)
+	contents := make(map[uint64][]byte)
+	for i := range 3000 {
+		fh := h.open(NodeStat, Caller{PID: i}, uint64(2*i+2))
+		if i%7 == 0 {
+			h.release(fh)
+			continue
+		}
+		if i%100 == 0 {
+			// One of a process before this one.
+			fh = rand.Uint64()
+			h.adopt(fh, NodeStat)
+		}
+		content := bytes.Repeat([]byte{byte(i)}, rand.IntN(3000))
+		if i%5 == 0 {
+			content = content[:min(len(content), inlineSize)]
+		}
+		h.keep(reading(fh, 0, 0, Caller{}), content, 1)
+		contents[fh] = content
+	}
+	used := h.arena.used
+	for range 3 {
+		j = pass(t, j)
+		h = newHandles(j)
+		if h.arena.used != used {
+			t.Fatalf("%d bytes are in use, were %d", h.arena.used, used)
+		}
+		for fh, want := range contents {
+			got, ok := h.read(nil, reading(fh, 1, 1<<20, Caller{}))
+			if !ok || string(got) != string(want[min(1, len(want)):]) {
+				t.Fatalf("%#x: %d bytes, %t", fh, len(got), ok)
+			}
+		}
+		fh := h.open(NodeUptime, Caller{PID: 9}, 99)
+		if contents[fh] != nil {
+			t.Fatalf("%#x is given out twice", fh)
+		}
+		h.release(fh)
+	}
+	for fh := range contents {
+		h.release(fh)
+	}
+	if h.arena.used != 0 || len(h.adopted) != 0 {
+		t.Errorf("%d bytes are kept of no handle, %d adopted", h.arena.used, len(h.adopted))
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A process can die between the answer and striking the request out of the
+// journal. The next one must not answer it with anything else, nor change what the
+// caller has begun to read.
+func TestARequestThatComesTwiceFindsWhatItMade(t *testing.T) {
+	h := testHandles(t)
+	c := Caller{PID: 7}
+	fh := h.open(NodeStat, c, 50)
+	if got := h.openedBy(50, NodeStat); got != fh {
+		t.Errorf("OPEN again: %#x, want %#x", got, fh)
+	}
+	r := reading(fh, 0, 3, c)
+	h.keep(r, []byte("content"), 3)
+	r.replayed = true
+	if got, ok := h.read(nil, r); !ok || string(got) != "con" {
+		t.Errorf("READ again: %q %t", got, ok)
+	}
+	stat := reading(fh, 0, 0, c)
+	h.keepSized(fh, stat, []byte("content 2"))
+	if n, ok := h.sizedBy(fh, stat.unique); !ok || n != 9 {
+		t.Errorf("GETATTR again: %d %t", n, ok)
+	}
+	// The READ that takes what the GETATTR made, and then the same again.
+	r = reading(fh, 0, 9, c)
+	for range 2 {
+		if got, ok := h.read(nil, r); !ok || string(got) != "content 2" {
+			t.Errorf("READ after GETATTR: %q %t", got, ok)
+		}
+	}
+	// It was answered, and the caller is in the middle of another content.
+	old := *r
+	old.replayed = true
+	h.keep(reading(fh, 0, 3, c), []byte("content 3"), 3)
+	if _, ok := h.read(nil, &old); ok {
+		t.Error("the old READ is answered from the new content")
+	}
+	h.keep(&old, []byte("too late"), 3)
+	if got, _ := h.read(nil, reading(fh, 3, 100, c)); string(got) != "tent 3" {
+		t.Errorf("the reader goes on with %q", got)
+	}
+}
+
+func TestSlowRequestsAreLeftForTheNextProcess(t *testing.T) {
+	j := newTestJournal(t)
+	var records []int32
+	for i := range uint64(5) {
+		record, ok := j.note(wire(fuse.InHeader{Unique: 10 + i, Opcode: opLookup}, "name\x00"))
+		if !ok {
+			t.Fatal("no record")
+		}
+		records = append(records, record)
+	}
+	j.strike(records[2])
+	j.strike(records[4])
+	if _, ok := j.note(make([]byte, maxNoted+1)); ok {
+		t.Error("a request that does not fit is noted")
+	}
+	j = pass(t, j)
+	left := j.left()
+	if len(left) != 3 || len(j.unused) != 2 {
+		t.Fatalf("%d are left, %d records are free", len(left), len(j.unused))
+	}
+	for i, want := range []uint64{10, 11, 13} {
+		e := &j.records()[left[i]]
+		b := e.request[:e.length]
+		if h := decode[fuse.InHeader](b); h.Unique != want || string(b[inHeaderSize:]) != "name\x00" {
+			t.Errorf("%q", b)
+		}
+	}
+	for range maxRecords - 3 {
+		if _, ok := j.note(make([]byte, inHeaderSize)); !ok {
+			t.Fatal("not all records can be used")
+		}
+	}
+	if _, ok := j.note(make([]byte, inHeaderSize)); ok {
+		t.Error("there is one more record than there are")
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A request that there is no record for is worked on at once: it must not wait in
+// the memory of this process only.
+func TestAFullJournalLosesNothing(t *testing.T) {
+	var ends [2]int
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	defer unix.Close(ends[1])
+	s, w := deadServer(ends[0], coldContent{})
+	s.journal.fresh = maxRecords
+	b := wire(fuse.ReadIn{InHeader: header(opRead, NodeStat), Size: 100, ReadFlags: fuse.READ_LOCKOWNER}, "")
+	if s.handle(w, b) {
+		t.Error("the reader's role is handed on")
+	}
+	reply := make([]byte, 200)
+	if n, err := unix.Read(ends[1], reply); err != nil || string(reply[outHeaderSize:n]) != "content" {
+		t.Errorf("%q %v", reply, err)
+	}
+}
+
+// coldContent is a Source that always has to wait.
+type coldContent struct{}
+
+func (coldContent) Append(dst []byte, _ NodeID, _ Caller, wait bool) ([]byte, error) {
+	if !wait {
+		return dst, ErrCold
+	}
+	return append(dst, "content"...), nil
+}
+
+func TestAJournalOfAnotherFormIsNotRead(t *testing.T) {
+	j := newTestJournal(t)
+	h := newHandles(j)
+	fh := h.open(NodeStat, Caller{PID: 1}, 2)
+	epoch := j.header().epoch
+	j.header().handles++
+	j = pass(t, j)
+	h = newHandles(j)
+	if j.header().epoch == epoch || h.get(fh) != nil || h.grown() != 0 {
+		t.Error("handles of an unknown form are used")
+	}
+	for name, spoil := range map[string]func(*journalHeader){
+		"version": func(h *journalHeader) { h.requests++ },
+		"layout":  func(h *journalHeader) { h.layout++ },
+		"magic":   func(h *journalHeader) { h.magic++ },
+	} {
+		j := newTestJournal(t)
+		spoil(j.header())
+		fd, err := j.Leave()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenJournal(fd); !errors.Is(err, ErrJournalFormat) {
+			t.Errorf("another %s: %v", name, err)
+		}
+		unix.Close(fd)
+	}
+	fd, err := unix.MemfdCreate("short", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := OpenJournal(fd); !errors.Is(err, ErrJournalFormat) {
+		t.Errorf("an empty file: %v", err)
+	}
+}
+
+func TestTheJournalRemembersTheConnection(t *testing.T) {
+	j := newTestJournal(t)
+	j.SetConn(NewConn(-1, []byte("request"), []byte("answer")), 42)
+	j = pass(t, j)
+	request, answer := j.Conn(-1).Init()
+	if string(request) != "request" || string(answer) != "answer" || j.Dev() != 42 {
+		t.Errorf("%q %q %d", request, answer, j.Dev())
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// FuzzJournal starts a server on a journal with anything in it: no panic, and
+// handles that are open have content that is theirs alone.
+func FuzzJournal(f *testing.F) {
+	f.Add([]byte{}, uint32(0), uint32(0))
+	f.Add([]byte(strings.Repeat("\x01", 500)), uint32(256), uint32(3))
+	f.Fuzz(func(t *testing.T, b []byte, grown, records uint32) {
+		j := anonymousJournal()
+		defer j.Close()
+		for i := range min(len(b)/2, int(4*unsafe.Sizeof(handle{}))) {
+			j.mem[handlesOffset+i] = b[i]
+		}
+		copy(j.mem[recordsOffset:], b)
+		copy(j.slot(), b)
+		j.header().grown, j.header().records = grown%1024, records%16
+		s := NewServer(NewConn(devNull(t), nil, nil), content("content"), ServerOptions{Journal: j, Crashed: len(b)%2 == 0})
+		s.stop.Store(true)
+		if err := s.Serve(); err != nil {
+			t.Error(err)
+		}
+		used := 0
+		for i := range s.handles.table[:s.handles.grown()] {
+			if h := &s.handles.table[i]; h.blockOrder != 0 {
+				used += len(s.handles.arena.block(h.block, int(h.blockOrder)-1))
+				s.handles.content(h)
+			}
+		}
+		if used != s.handles.arena.used {
+			t.Errorf("%d bytes are in use, the handles have %d", s.handles.arena.used, used)
+		}
+	})
+}
