@@ -151,7 +151,7 @@ func TestNodeIDsNeverChange(t *testing.T) {
 	tree := newTree(nodeTable())
 	for path, id := range map[string]NodeID{
 		"proc": 2, "proc/uptime": 16, "proc/meminfo": 17, "proc/stat": 18,
-		"proc/cpuinfo": 19, "proc/swaps": 21, "proc/diskstats": 22, "proc/slabinfo": 23,
+		"proc/cpuinfo": 19, "proc/loadavg": 20, "proc/swaps": 21, "proc/diskstats": 22, "proc/slabinfo": 23,
 		"sys": 3, "sys/devices": 4, "sys/devices/system": 5, "sys/devices/system/cpu": 6,
 		"sys/devices/system/cpu/online": 32, "sys/devices/system/cpu/present": 33,
 		"sys/devices/system/cpu/possible": 34, "sys/devices/system/cpu/offline": 35,

@@ -13,7 +13,7 @@ import (
 type NodeID uint64
 
 // The ids below NodeUptime belong to directories. The gaps are held for files
-// that are not served yet: loadavg 20; 7 for pressure and 40 to 42 for the files in
+// that are not served yet: 7 for pressure and 40 to 42 for the files in
 // it. Ids with hostBit are those of a CPUTree.
 const (
 	NodeRoot      NodeID = 1
@@ -26,6 +26,7 @@ const (
 	NodeMeminfo   NodeID = 17
 	NodeStat      NodeID = 18
 	NodeCPUInfo   NodeID = 19
+	NodeLoadavg   NodeID = 20
 	NodeSwaps     NodeID = 21
 	NodeDiskstats NodeID = 22
 	NodeSlabinfo  NodeID = 23
@@ -79,6 +80,7 @@ func nodeTable() []node {
 		{NodeMeminfo, NodeProc, "meminfo", file, pageSize},
 		{NodeStat, NodeProc, "stat", file, ownLength},
 		{NodeCPUInfo, NodeProc, "cpuinfo", file, ownLength},
+		{NodeLoadavg, NodeProc, "loadavg", file, pageSize},
 		{NodeSwaps, NodeProc, "swaps", file, ownLength},
 		{NodeDiskstats, NodeProc, "diskstats", file, ownLength},
 		{NodeSlabinfo, NodeProc, "slabinfo", secret, ownLength},

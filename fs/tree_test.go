@@ -25,6 +25,7 @@ func TestAttributesAreThoseOfProc(t *testing.T) {
 		{"/proc/meminfo", fs.NodeMeminfo, unix.S_IFREG | 0o444, 4096, 1},
 		{"/proc/stat", fs.NodeStat, unix.S_IFREG | 0o444, 6, 1},
 		{"/proc/cpuinfo", fs.NodeCPUInfo, unix.S_IFREG | 0o444, 6, 1},
+		{"/proc/loadavg", fs.NodeLoadavg, unix.S_IFREG | 0o444, 4096, 1},
 		{"/proc/swaps", fs.NodeSwaps, unix.S_IFREG | 0o444, 6, 1},
 		{"/proc/diskstats", fs.NodeDiskstats, unix.S_IFREG | 0o444, 6, 1},
 		{"/proc/slabinfo", fs.NodeSlabinfo, unix.S_IFREG | 0o400, 6, 1},
@@ -58,7 +59,7 @@ func TestDirectoriesListTheTable(t *testing.T) {
 	m := serve(t, constant("x"), fs.ServerOptions{})
 	for dir, want := range map[string][]string{
 		m.dir:           {"proc"},
-		m.dir + "/proc": {"uptime", "meminfo", "stat", "cpuinfo", "swaps", "diskstats", "slabinfo"},
+		m.dir + "/proc": {"uptime", "meminfo", "stat", "cpuinfo", "loadavg", "swaps", "diskstats", "slabinfo"},
 	} {
 		for range 2 {
 			if names := list(t, dir); !slices.Equal(names, want) {

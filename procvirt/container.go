@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/loadavg"
 )
 
 // incompleteRecheck is how soon a container is looked at again, one of whose
@@ -24,6 +25,9 @@ type container struct {
 	huge   *cgroup.HugeFiles
 	cpu    *cgroup.CPUFiles
 	io     *cgroup.IOFiles
+	// load is the container among those that are sampled. It stays when that has
+	// ended, for what was shown last.
+	load *loadavg.Tracked
 	// not is why there is nothing to open, where that is settled. It stands
 	// until the next look at the container's groups.
 	not [numNeeds]error
@@ -59,7 +63,7 @@ func (c *container) incomplete() bool {
 }
 
 // open opens what f needs. The caller holds the space's mu for writing.
-func (c *container) open(v *Views, f File) error {
+func (c *container) open(v *Views, sp *space, f File) error {
 	n := fileSpecs[f].needs
 	switch n {
 	case needCPU:
@@ -68,6 +72,8 @@ func (c *container) open(v *Views, f File) error {
 		c.not[n] = c.openMemory(v)
 	case needIO:
 		c.not[n] = c.openIO(v)
+	case needLoad:
+		c.not[n] = c.track(v, sp)
 	}
 	return c.not[n]
 }
@@ -155,6 +161,12 @@ func (c *container) close() {
 	c.memory, c.cpu, c.huge, c.io = nil, nil, nil, nil
 }
 
+// end closes the files for ever.
+func (c *container) end() {
+	c.close()
+	c.load.Stop()
+}
+
 // forget closes files of groups that were removed. Groups of the same name are
 // new ones, whose counters begin anew. In the host's own pid namespace, where no
 // init ends with them, they are another container.
@@ -162,6 +174,8 @@ func (c *container) forget(sp *space) {
 	c.close()
 	if sp.host {
 		c.account.reset()
+		c.load.Stop()
+		c.load = nil
 	} else {
 		c.account.restart()
 	}

@@ -39,7 +39,8 @@ const (
 	RemovedCgroup
 	// Unreadable: a file of the group could not be read or understood.
 	Unreadable
-	// SwitchedOff: virtualisation is switched off, for everybody.
+	// SwitchedOff: virtualisation, or that of this file, is switched off for
+	// everybody.
 	SwitchedOff
 	numReasons
 )

@@ -21,6 +21,7 @@ const (
 	Swaps
 	Diskstats
 	Slabinfo
+	Loadavg
 	CPUOnline
 	CPUPresent
 	CPUPossible
@@ -35,6 +36,7 @@ const (
 	needCPU needs = iota
 	needMemory
 	needIO
+	needLoad
 	needNothing
 	numNeeds
 )
@@ -56,6 +58,7 @@ var fileSpecs = [numFiles]fileSpec{
 	Swaps:     {"swaps", host.Swaps, needMemory, (*Views).gatherSwaps, appendSwaps},
 	Diskstats: {"diskstats", host.Diskstats, needIO, (*Views).gatherDiskstats, appendDiskstats},
 	Slabinfo:  {"slabinfo", host.Slabinfo, needNothing, (*Views).gatherSlabinfo, appendSlabinfo},
+	Loadavg:   {"loadavg", host.Loadavg, needLoad, (*Views).gatherLoadavg, appendLoadavg},
 
 	CPUOnline:   {"cpu/online", host.Online, needCPU, (*Views).gatherCPUMask, appendCPUOnline},
 	CPUPresent:  {"cpu/present", host.Present, needCPU, (*Views).gatherCPUMask, appendCPUPresent},

@@ -73,6 +73,7 @@ func (v *Views) gatherStat(c *container, sp *space, w *View, x *scratch) error {
 	}
 	w.Host = x.host
 	c.account.step(w, &x.time)
+	w.Load, w.Tracked = c.load.Peek()
 	return nil
 }
 

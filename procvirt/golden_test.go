@@ -1,6 +1,7 @@
 package procvirt
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/internal/fixture"
 )
 
@@ -25,7 +27,7 @@ func fixtureViews(tb testing.TB, h *fixture.Host, change func(*Config)) *Views {
 	tb.Helper()
 	cfg := Config{
 		Root: h.Root, Recheck: time.Minute, MaxFiles: 1000,
-		Now: func() int64 { return h.Boottime },
+		Now: func() int64 { return h.Boottime }, Steady: func() int64 { return h.Boottime },
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	// The captures have none: a container is shown the head of it only.
@@ -35,6 +37,7 @@ func fixtureViews(tb testing.TB, h *fixture.Host, change func(*Config)) *Views {
 			tb.Fatal(err)
 		}
 	}
+	addThreads(tb, h)
 	if change != nil {
 		change(&cfg)
 	}
@@ -45,6 +48,45 @@ func fixtureViews(tb testing.TB, h *fixture.Host, change func(*Config)) *Views {
 	v.slowAfter = time.Hour // the machine may be busy
 	tb.Cleanup(v.Close)
 	return v
+}
+
+// addThreads makes what the captures do not have: lists of the threads of groups,
+// which here are the callers, and what is below /proc/PID/task. The ids that they
+// have in the container are 1, 2 and so on (host comes first, and is in none).
+func addThreads(tb testing.TB, h *fixture.Host) {
+	tb.Helper()
+	mounts, err := cgroup.Discover(h.Root)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	write := func(path, text string) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			tb.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err == nil {
+			_, err = f.WriteString(text)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	pids := slices.Sorted(maps.Values(h.Roles))
+	for _, pid := range pids {
+		if exists(filepath.Join(h.Root, fmt.Sprintf("proc/%d/task", pid))) {
+			return // another Views of this host
+		}
+		p, err := mounts.Locate(cgroup.CPUAcct, cgroup.Caller, h.Read(tb, fmt.Sprintf("proc/%d/cgroup", pid)), nil)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		list := map[bool]string{false: "tasks", true: "cgroup.threads"}[p.V2]
+		write(filepath.Join(p.Dirs[0], list), fmt.Sprintf("%d\n", pid))
+		dir := filepath.Join(h.Root, fmt.Sprintf("proc/%d/task/%d", pid, pid))
+		write(filepath.Join(dir, "stat"), string(h.Read(tb, fmt.Sprintf("proc/%d/stat", pid))))
+		write(filepath.Join(dir, "status"), fmt.Sprintf("Name:\tx\nNSpid:\t%d\t%d\n", pid, slices.Index(pids, pid)))
+	}
 }
 
 // subject is the caller with the given pid of a captured host.

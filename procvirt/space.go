@@ -149,7 +149,7 @@ func (sp *space) makeRoom(keep *container) {
 	}
 	for key, c := range sp.containers {
 		if !used[c] {
-			c.close()
+			c.end()
 			delete(sp.containers, key)
 		}
 	}
@@ -190,7 +190,7 @@ func (sp *space) drop() {
 	sp.dropped = true
 	sp.groups.Close()
 	for _, c := range sp.containers {
-		c.close()
+		c.end()
 	}
 	clear(sp.callers)
 	clear(sp.containers)

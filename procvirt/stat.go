@@ -9,7 +9,8 @@ import (
 )
 
 // appendStat makes /proc/stat (fs/proc/stat.c): the rows of the CPUs are the
-// container's, all other lines the host's. btime stays the host's too: the start
+// container's, and where its load is followed its running and blocked threads; all
+// other lines are the host's. btime stays the host's too: the start
 // times in /proc/PID/stat count from the host's boot, and ps and psutil add the
 // two.
 func appendStat(dst []byte, v *View) []byte {
@@ -25,7 +26,25 @@ func appendStat(dst []byte, v *View) []byte {
 	for bytes.HasPrefix(rest, []byte("cpu")) {
 		_, rest = scan.Line(rest)
 	}
-	return append(dst, rest...)
+	if !v.Tracked {
+		return append(dst, rest...)
+	}
+	for len(rest) > 0 {
+		line, after := scan.Line(rest)
+		switch {
+		case bytes.HasPrefix(line, []byte("procs_running ")):
+			dst = append(dst, "procs_running "...)
+			dst = strconv.AppendInt(dst, int64(running(v)), 10)
+		case bytes.HasPrefix(line, []byte("procs_blocked ")):
+			dst = append(dst, "procs_blocked "...)
+			dst = strconv.AppendInt(dst, int64(v.Load.Blocked), 10)
+		default:
+			dst = append(dst, line...)
+		}
+		dst = append(dst, '\n')
+		rest = after
+	}
+	return dst
 }
 
 // appendRow writes the ten counters of a row: user nice system idle, and iowait

@@ -1,6 +1,9 @@
 package procvirt
 
-import "vprocfs/procvirt/cgroup"
+import (
+	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/loadavg"
+)
 
 // View is what rendering needs to know. Gathering fills the parts that the file
 // asked for shows; the other parts hold what an earlier use left.
@@ -37,6 +40,11 @@ type View struct {
 	Huge []cgroup.HugeUsage
 	// NoSwap and NoZswap blank the swap and zswap lines.
 	NoSwap, NoZswap bool
+
+	// Load is the container's load, as of the last sample. Tracked says that it
+	// is up to date; files that are about more than it do without where not.
+	Load    loadavg.State
+	Tracked bool
 
 	// Disks are the devices that the container has used, by ascending number.
 	Disks []cgroup.DiskIO

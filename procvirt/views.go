@@ -15,6 +15,7 @@ import (
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/held"
 	"vprocfs/procvirt/host"
+	"vprocfs/procvirt/loadavg"
 )
 
 // ErrCold is Append's answer without wait, where something slow would have to be
@@ -31,6 +32,8 @@ type Config struct {
 	IgnoreQuota bool
 	// NoSwap and NoZswap show no swap and no zswap.
 	NoSwap, NoZswap bool
+	// HostLoad shows the host's load averages.
+	HostLoad bool
 	// Recheck is how long a decision about which control group stands for a
 	// caller is kept while the caller's own group stays the same. Limits and
 	// usage are read afresh each time, whatever it is.
@@ -41,7 +44,10 @@ type Config struct {
 	// Now is the time since the host booted in nanoseconds, host.Clock's but in
 	// tests.
 	Now func() int64
-	Log *slog.Logger
+	// Steady is the time without suspension in nanoseconds, host.Monotonic but in
+	// tests.
+	Steady func() int64
+	Log    *slog.Logger
 }
 
 // maxSpaces bounds the pid namespaces that are remembered. Drop removes them as
@@ -58,6 +64,8 @@ type Views struct {
 	callers   *cgroup.Callers
 	fallbacks fallbacks
 	scratch   sync.Pool
+	loads     *loadavg.Sampler // nil where the host's load is shown
+	counters  sync.Pool        // of *cgroup.ThreadCounter
 
 	slowAfter time.Duration // defaultSlowAfter but in tests
 	// hostSlow marks files of the host whose reading took long the last time.
@@ -84,6 +92,10 @@ func New(cfg Config) (*Views, error) {
 		s := &scratch{buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024)}
 		s.view.NoSwap, s.view.NoZswap = cfg.NoSwap, cfg.NoZswap
 		return s
+	}
+	v.counters.New = func() any { return cgroup.NewThreadCounter(v.proc) }
+	if !cfg.HostLoad {
+		v.loads = loadavg.NewSampler(cfg.Steady)
 	}
 	v.callers = cgroup.NewCallers(&v.opener, v.proc)
 	mounts, err := cgroup.Discover(cfg.Root)
@@ -123,6 +135,7 @@ func (v *Views) all() map[uint64]*space {
 
 // Close closes all files. No other call may run beside it or follow it.
 func (v *Views) Close() {
+	v.loads.Close()
 	for ns := range v.spaces {
 		v.Drop(ns)
 	}
@@ -233,7 +246,7 @@ func (v *Views) prepare(f File, s *Subject, stale bool) error {
 		m.container.forget(sp)
 	}
 	sp.closeOthers(m.container)
-	err = m.container.open(v, f)
+	err = m.container.open(v, sp, f)
 	m.until = v.cfg.Now() + int64(v.recheck(m.container))
 	return err
 }

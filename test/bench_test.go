@@ -120,7 +120,7 @@ func BenchmarkThroughTheMount(b *testing.B) {
 	c := startContainer(b, "--mount", dir, "--memory", "256M", "--cpus", "1")
 	native := b.TempDir()
 	c.sh(b, "mount -t proc proc "+native) // in its mount namespace: gone with it
-	for _, name := range []string{"uptime", "meminfo", "stat", "cpuinfo", "swaps", "diskstats", "slabinfo"} {
+	for _, name := range []string{"uptime", "meminfo", "stat", "cpuinfo", "swaps", "diskstats", "slabinfo", "loadavg"} {
 		b.Run(name, func(b *testing.B) {
 			paths := []string{"/proc/" + name, filepath.Join(floor, "proc/uptime"), filepath.Join(native, name)}
 			var view, constant, kernel []float64

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -36,6 +37,11 @@ func runTool(tool string) int {
 		err = serveFloor(os.Args[1])
 	case "cycles":
 		err = runCycles(os.Args[1:])
+	case "block", "threads":
+		var n int
+		if n, err = strconv.Atoi(os.Args[1]); err == nil {
+			err = map[string]func(int) error{"block": block, "threads": idleThreads}[tool](n)
+		}
 	case "orphans":
 		err = orphans()
 	default:

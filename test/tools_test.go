@@ -86,7 +86,7 @@ func TestVmstatShowsTheContainer(t *testing.T) {
 func TestReadersGetWholeFiles(t *testing.T) {
 	last := map[string]string{
 		"uptime": `^\d+\.\d\d \d+\.\d\d\n$`, "meminfo": `\nDirectMap\w+: +\d+ kB\n$`, "stat": `\nsoftirq [\d ]+\n$`,
-		"cpuinfo": `\n\n$`, "slabinfo": `<sharedavail>\n$`,
+		"cpuinfo": `\n\n$`, "slabinfo": `<sharedavail>\n$`, "loadavg": `^\d+\.\d\d \d+\.\d\d \d+\.\d\d \d+/\d+ \d+\n$`,
 	}
 	for name := range last {
 		path := "/proc/" + name

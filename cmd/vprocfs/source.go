@@ -27,18 +27,21 @@ type sourceOptions struct {
 	ttl     time.Duration
 	policy  cgroup.Policy
 	cpuView choice
+	loadavg choice
 	swap    choice
 	zswap   choice
 }
 
 func (o *sourceOptions) addFlags(fl *pflag.FlagSet) {
 	o.cpuView = choice{"quota", "cpuset"}
+	o.loadavg = choice{"on", "host"}
 	o.swap = choice{"on", "off"}
 	o.zswap = choice{"on", "off"}
 	fl.Var(&o.initPID, "init-pid", "how the init of a pid namespace is found: auto, ioctl (Linux 6.11) or fork")
 	fl.DurationVar(&o.ttl, "cache-ttl", time.Minute, "how long a container that was found is taken for found")
 	fl.Var(&o.policy, "cgroup-source", "whose control group is the container: auto, init or caller")
 	fl.Var(&o.cpuView, "cpu-view", "which CPUs are shown: quota (as many as quota and cpuset allow) or cpuset")
+	fl.Var(&o.loadavg, "loadavg", "show the container's load averages, or the host's: on or host")
 	fl.Var(&o.swap, "swap", "show swap: on or off")
 	fl.Var(&o.zswap, "zswap", "show zswap: on or off")
 }
@@ -109,9 +112,11 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 		IgnoreQuota: o.cpuView.String() == "cpuset",
 		NoSwap:      o.swap.String() == "off",
 		NoZswap:     o.zswap.String() == "off",
+		HostLoad:    o.loadavg.String() == "host",
 		Recheck:     o.ttl,
 		MaxFiles:    files / 2,
 		Now:         host.NewClock().Now,
+		Steady:      host.Monotonic(),
 		Log:         log,
 	}); err != nil {
 		return nil, err
@@ -195,6 +200,8 @@ func fileOf(n fs.NodeID) (procvirt.File, error) {
 		return procvirt.Diskstats, nil
 	case fs.NodeSlabinfo:
 		return procvirt.Slabinfo, nil
+	case fs.NodeLoadavg:
+		return procvirt.Loadavg, nil
 	case fs.NodeCPUOnline:
 		return procvirt.CPUOnline, nil
 	case fs.NodeCPUPresent:

@@ -63,7 +63,7 @@ func sleeper(t *testing.T) (pid int) {
 }
 
 var servedNodes = []fs.NodeID{
-	fs.NodeUptime, fs.NodeMeminfo, fs.NodeStat, fs.NodeCPUInfo, fs.NodeSwaps, fs.NodeDiskstats, fs.NodeSlabinfo,
+	fs.NodeUptime, fs.NodeMeminfo, fs.NodeStat, fs.NodeCPUInfo, fs.NodeSwaps, fs.NodeDiskstats, fs.NodeSlabinfo, fs.NodeLoadavg,
 	fs.NodeCPUOnline, fs.NodeCPUPresent, fs.NodeCPUPossible, fs.NodeCPUOffline,
 }
 

@@ -100,17 +100,18 @@ func (f *File) Read(buf []byte) ([]byte, error) {
 func (f *File) ReadRecords(buf []byte) ([]byte, error) {
 	if f.records.TryLock() {
 		defer f.records.Unlock()
-		return readOn(f.fd, f.path, buf)
+		return readOn(f.fd, f.path, buf, maxSize+1)
 	}
 	fd, err := open(f.path)
 	if err != nil {
 		return buf, err
 	}
 	defer unix.Close(fd)
-	return readOn(fd, f.path, buf)
+	return readOn(fd, f.path, buf, maxSize+1)
 }
 
-func readOn(fd int, path string, buf []byte) ([]byte, error) {
+// readOn reads to the end, or until it has most bytes.
+func readOn(fd int, path string, buf []byte, most int) ([]byte, error) {
 	for n := 0; ; {
 		if n == cap(buf) {
 			if n >= maxSize {
@@ -125,8 +126,8 @@ func readOn(fd int, path string, buf []byte) ([]byte, error) {
 		case err == unix.EINTR:
 		case err != nil:
 			return buf, &ReadError{path, err.(unix.Errno)}
-		case m == 0:
-			return b[:n], nil
+		case m == 0 || n+m >= most:
+			return b[:n+m], nil
 		default:
 			n += m
 		}
@@ -139,23 +140,41 @@ func tooLong(path string) error { return fmt.Errorf("read %s: more than %d bytes
 // leaves nothing open: three system calls, no allocation where buf is large
 // enough.
 func ReadAt(path, buf []byte) ([]byte, error) {
-	var fd uintptr
-	for {
-		var e unix.Errno
-		at := unix.AT_FDCWD
-		fd, _, e = unix.Syscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])),
-			unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0, 0, 0)
-		if e == unix.EINTR {
-			continue
-		}
-		if e != 0 {
-			return nil, e
-		}
-		break
+	fd, err := openAt(path)
+	if err != nil {
+		return nil, err
 	}
-	b, err := readAll(int(fd), "", buf)
-	unix.Close(int(fd))
+	b, err := readAll(fd, "", buf)
+	unix.Close(fd)
 	return b, err
+}
+
+// ReadRecordsAt is ReadAt for files that the kernel hands out piece by piece (see
+// ReadRecords). It ends after about most bytes, perhaps in the middle of
+// a record.
+func ReadRecordsAt(path, buf []byte, most int) ([]byte, error) {
+	fd, err := openAt(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := readOn(fd, "", buf, most)
+	unix.Close(fd)
+	return b, err
+}
+
+func openAt(path []byte) (fd int, err error) {
+	for {
+		at := unix.AT_FDCWD
+		fd, _, e := unix.Syscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])),
+			unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0, 0, 0)
+		switch e {
+		case 0:
+			return int(fd), nil
+		case unix.EINTR:
+		default:
+			return -1, e
+		}
+	}
 }
 
 func readAll(fd int, path string, buf []byte) ([]byte, error) {

@@ -33,6 +33,7 @@ const (
 	Swaps
 	Diskstats
 	Slabinfo
+	Loadavg
 	Online
 	Present
 	Possible
@@ -56,6 +57,7 @@ var fileSpecs = [numFiles]fileSpec{
 	Swaps:     {name: "proc/swaps", records: true, optional: true},     // CONFIG_SWAP
 	Diskstats: {name: "proc/diskstats", records: true, optional: true}, // CONFIG_BLOCK
 	Slabinfo:  {name: "proc/slabinfo", records: true, optional: true},  // CONFIG_SLUB_DEBUG
+	Loadavg:   {name: "proc/loadavg"},
 	Online:    {name: "sys/devices/system/cpu/online"},
 	Present:   {name: "sys/devices/system/cpu/present"},
 	Possible:  {name: "sys/devices/system/cpu/possible"},
@@ -134,4 +136,19 @@ func parseStartTime(text []byte) (ticks uint64, ok bool) {
 	}
 	ticks, n := scan.Uint(f)
 	return ticks, n > 0 && n == len(f)
+}
+
+// LastPID returns the last id that was given to a thread in the daemon's pid
+// namespace: field 5 of PROC/loadavg.
+func (h *Files) LastPID(buf []byte) (int, []byte, error) {
+	text, err := h.Read(Loadavg, buf)
+	if err != nil {
+		return 0, buf, err
+	}
+	line, _ := scan.Line(text)
+	id, n := scan.Uint(line[bytes.LastIndexByte(line, ' ')+1:])
+	if n == 0 || id >= 1<<31 {
+		return 0, text, fmt.Errorf("%s: no last pid in %q", filepath.Join(h.root, fileSpecs[Loadavg].name), line[:min(len(line), 80)])
+	}
+	return int(id), text, nil
 }

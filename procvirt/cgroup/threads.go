@@ -1,0 +1,278 @@
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/procvirt/held"
+	"vprocfs/procvirt/internal/scan"
+)
+
+// Threads is what a count of the threads of a group and all below it found.
+type Threads struct {
+	// Running are those that run or want to (R), Blocked those in
+	// uninterruptible sleep (D), Total all that live.
+	Running, Blocked, Total int
+	// Newest is the id of the one that began last.
+	Newest int
+	// Looks is how many files and directories were read.
+	Looks int
+}
+
+// ThreadCounter counts threads. It is its memory, and for one goroutine at a time.
+//
+// Each thread costs the reading of one file. There is a cheaper way on v1, the
+// CGROUPSTATS_CMD_GET of taskstats(netlink), which counts a group's threads by
+// state in one call; but it compares states for equality (cgroupstats_build,
+// kernel/cgroup/cgroup-v1.c) and so passes over those in killable sleep, as are
+// the parent in vfork(2) and who waits for NFS. They are D in /proc and
+// count in the kernel's load. It does not tell them from other sleepers that it
+// passes over either, which since 6.1 are most.
+type ThreadCounter struct {
+	proc string
+	path []byte
+	list []byte
+	stat []byte
+	dirs []string
+}
+
+// maxGroups bounds the groups of one count. A systemd has some dozens.
+const maxGroups = 1024
+
+// maxTID is how long an entry in a list of threads can be.
+const maxTID = len("4194304\n")
+
+// NewThreadCounter makes a counter that looks at the threads below proc.
+func NewThreadCounter(proc string) *ThreadCounter {
+	return &ThreadCounter{
+		proc: proc, path: make([]byte, 0, 256),
+		// The kernel hands a list out by pages.
+		list: make([]byte, 0, 3*4096), stat: make([]byte, 0, 4096),
+	}
+}
+
+// Usage returns the CPU time that a group and all below it have used, in
+// nanoseconds, from p, the place of CPUAcct. It is for comparing: v1 counts
+// nanoseconds, v2 microseconds. ErrRemoved is a group that is gone.
+func (t *ThreadCounter) Usage(p Place) (uint64, error) {
+	name := "/cpuacct.usage"
+	if p.V2 {
+		name = "/cpu.stat"
+	}
+	t.path = appendPath(t.path[:0], p.Dirs[0], name)
+	text, err := held.ReadAt(t.path, t.stat)
+	if err != nil {
+		return 0, removed(p.Dirs[0]+name, err)
+	}
+	line, _ := scan.Line(text)
+	if p.V2 {
+		key, us, ok := scan.KeyValue(line)
+		if !ok || string(key) != "usage_usec" {
+			return 0, fmt.Errorf("%s%s: no usage_usec in %q", p.Dirs[0], name, line[:min(len(line), 40)])
+		}
+		return min(us, maxTime/1000) * 1000, nil
+	}
+	ns, n := scan.Uint(line)
+	if n == 0 {
+		return 0, fmt.Errorf("%s%s: not a number: %q", p.Dirs[0], name, line[:min(len(line), 40)])
+	}
+	return ns, nil
+}
+
+// removed gives what the kernel says of a removed group its name.
+func removed(path string, err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("read %s: %w", path, ErrRemoved)
+	}
+	return fmt.Errorf("read %s: %w", path, err)
+}
+
+// Count looks at the threads of a group and of all below it, nearest first. It
+// ends after about limit looks; what it did not get to does not count.
+//
+// last is the id that the host gave out last: ids above it are from before they
+// began anew at the bottom. ErrRemoved is a group that is gone.
+func (t *ThreadCounter) Count(p Place, last, limit int) (Threads, error) {
+	var n Threads
+	t.dirs = append(t.dirs[:0], p.Dirs[0])
+	for i := 0; i < len(t.dirs) && n.Looks < limit; i++ {
+		err := t.group(t.dirs[i], p.V2, last, limit, &n)
+		if err != nil && i == 0 {
+			return n, err
+		}
+	}
+	clear(t.dirs[1:])
+	return n, nil
+}
+
+// group counts the threads of one group and queues those below it.
+func (t *ThreadCounter) group(dir string, v2 bool, last, limit int, n *Threads) error {
+	name := "/tasks"
+	if v2 {
+		name = "/cgroup.threads"
+	}
+	n.Looks += 2
+	t.path = appendPath(t.path[:0], dir, name)
+	list, err := held.ReadRecordsAt(t.path, t.list, (limit+1)*maxTID)
+	if err != nil {
+		return removed(dir+name, err)
+	}
+	t.list = list
+	for len(list) > 0 && n.Looks < limit {
+		var line []byte
+		line, list = scan.Line(list)
+		if tid, k := scan.Uint(line); k > 0 && k == len(line) && tid > 0 && tid < 1<<31 {
+			n.Looks++
+			n.add(t.state(int(tid)), int(tid), last)
+		}
+	}
+	t.below(dir)
+	return nil
+}
+
+// add counts one thread.
+func (n *Threads) add(state byte, tid, last int) {
+	switch state {
+	case 'Z', 'X', 0:
+		return // dead, or gone
+	case 'R':
+		n.Running++
+	case 'D':
+		n.Blocked++
+	}
+	n.Total++
+	if n.Newest == 0 || Newer(tid, n.Newest, last) {
+		n.Newest = tid
+	}
+}
+
+// Newer tells whether thread id a was given out after b, where last was the last
+// one. The kernel counts up, and begins anew at the bottom when it is at the top.
+func Newer(a, b, last int) bool {
+	if (a <= last) != (b <= last) {
+		return a <= last
+	}
+	return a > b
+}
+
+// state returns the state of a thread as in /proc/PID/task/TID/stat, 0 for one that
+// is gone. The file right below /proc/TID would do, but sums up the times of all
+// threads of the process first (do_task_stat, fs/proc/array.c), for each of them.
+func (t *ThreadCounter) state(tid int) byte {
+	t.path = appendTask(t.path[:0], t.proc, tid, "stat")
+	text, err := held.ReadAt(t.path, t.stat)
+	if err != nil {
+		return 0
+	}
+	return parseState(text)
+}
+
+// parseState finds field 3 of a stat, 0 where there is none. The name before it may
+// hold anything.
+func parseState(text []byte) byte {
+	i := bytes.LastIndexByte(text, ')')
+	if i < 0 || i+2 >= len(text) {
+		return 0
+	}
+	return text[i+2]
+}
+
+// below queues the groups below dir. Their number is the number of links of the
+// directory, less its own two (kernfs_refresh_inode, fs/kernfs/inode.c): most
+// groups have none and need not be read.
+func (t *ThreadCounter) below(dir string) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil || st.Nlink == 2 {
+		return
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return // removed meanwhile
+	}
+	defer f.Close()
+	for len(t.dirs) < maxGroups {
+		entries, err := f.ReadDir(128)
+		for _, e := range entries {
+			if e.IsDir() && len(t.dirs) < maxGroups {
+				t.dirs = append(t.dirs, dir+"/"+e.Name())
+			}
+		}
+		if err != nil { // io.EOF, in the end
+			return
+		}
+	}
+}
+
+// PID returns the id that a thread has in the pid namespace level levels below the
+// daemon's, and 0 where it has none there or is gone: the NSpid line of
+// /proc/PID/task/TID/status (Linux 4.1).
+func (t *ThreadCounter) PID(tid, level int) int {
+	ids := t.ids(tid)
+	for range level {
+		_, ids = scan.Field(ids)
+	}
+	f, _ := scan.Field(ids)
+	id, n := scan.Uint(f)
+	if n == 0 || n != len(f) || id >= 1<<31 {
+		return 0
+	}
+	return int(id)
+}
+
+// Level returns how many levels below the daemon's the innermost pid namespace of a
+// thread is, -1 where that cannot be told.
+func (t *ThreadCounter) Level(tid int) int {
+	level := -1
+	for ids := t.ids(tid); ; level++ {
+		var f []byte
+		if f, ids = scan.Field(ids); len(f) == 0 {
+			return level
+		}
+	}
+}
+
+// ids returns the NSpid line's ids, outermost first.
+func (t *ThreadCounter) ids(tid int) []byte {
+	t.path = appendTask(t.path[:0], t.proc, tid, "status")
+	text, err := held.ReadAt(t.path, t.stat)
+	if err != nil {
+		return nil
+	}
+	return parseIDs(text)
+}
+
+// parseIDs finds the NSpid line of a status. The name, a line before it, has no
+// newline: the kernel escapes it.
+func parseIDs(text []byte) []byte {
+	for len(text) > 0 {
+		var line []byte
+		line, text = scan.Line(text)
+		if ids, ok := bytes.CutPrefix(line, []byte("NSpid:")); ok {
+			return ids
+		}
+	}
+	return nil
+}
+
+func appendPath(dst []byte, dir, name string) []byte {
+	dst = append(dst, dir...)
+	dst = append(dst, name...)
+	return append(dst, 0)
+}
+
+// appendTask appends PROC/TID/task/TID/NAME.
+func appendTask(dst []byte, proc string, tid int, name string) []byte {
+	dst = append(dst, proc...)
+	dst = append(dst, '/')
+	dst = strconv.AppendInt(dst, int64(tid), 10)
+	dst = append(dst, "/task/"...)
+	dst = strconv.AppendInt(dst, int64(tid), 10)
+	dst = append(dst, '/')
+	dst = append(dst, name...)
+	return append(dst, 0)
+}
