@@ -37,10 +37,12 @@ func runTool(tool string) int {
 		err = serveFloor(os.Args[1])
 	case "cycles":
 		err = runCycles(os.Args[1:])
-	case "block", "threads":
+	case "block":
+		err = block()
+	case "threads":
 		var n int
 		if n, err = strconv.Atoi(os.Args[1]); err == nil {
-			err = map[string]func(int) error{"block": block, "threads": idleThreads}[tool](n)
+			err = idleThreads(n)
 		}
 	case "orphans":
 		err = orphans()
