@@ -42,9 +42,13 @@ func sleepers(b *testing.B, groups, threads int) []cgroup.Place {
 		places = append(places, cgroup.Place{Dirs: []string{dir}})
 		for range threads {
 			go func() {
-				defer func() { gone <- struct{}{} }()
 				runtime.LockOSThread() // and never unlocked: the thread ends
 				tid := unix.Gettid()
+				defer func() {
+					// The process's first thread stays on, and must not in its group.
+					_ = os.WriteFile(top+"/tasks", []byte(strconv.Itoa(tid)), 0)
+					gone <- struct{}{}
+				}()
 				if err := os.WriteFile(dir+"/tasks", []byte(strconv.Itoa(tid)), 0); err != nil {
 					tid = 0
 				}
