@@ -104,9 +104,6 @@ func (o *lxcfsOptions) serveOptions() (serveOptions, error) {
 	if o.cgroupTree {
 		so.warnings = append(so.warnings, "--enable-cgroup: there is no tree of control groups; cgroup namespaces have taken its place")
 	}
-	if o.loadavg {
-		so.warnings = append(so.warnings, "--enable-loadavg: loadavg is not served yet")
-	}
 	view := newFlags("view")
 	so.source.addFlags(view)
 	for _, f := range []struct {
@@ -114,6 +111,7 @@ func (o *lxcfsOptions) serveOptions() (serveOptions, error) {
 		name, value string
 	}{
 		{!o.quota, "cpu-view", "cpuset"},
+		{!o.loadavg, "loadavg", "host"},
 		{o.noSwap, "swap", "off"},
 		{o.noZswap, "zswap", "off"},
 	} {
