@@ -43,7 +43,7 @@ func (s *Server) handleAccess(h *fuse.InHeader, b []byte) error {
 	switch {
 	case n == nil:
 		return syscall.ESTALE
-	case in.Mask&unix.W_OK != 0:
+	case in.Mask&unix.W_OK != 0 && s.triggers == nil:
 		return syscall.EROFS
 	case !n.permits(callerOf(h), in.Mask):
 		return syscall.EACCES

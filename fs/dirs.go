@@ -65,15 +65,16 @@ func (s *Server) handleOther(w *worker, h *fuse.InHeader, b []byte) (int, error)
 		out, size := place[fuse.StatfsOut](w.out[:cap(w.out)])
 		out.Bsize, out.Frsize, out.NameLen = pageSize, pageSize, 255
 		return size, nil
-	case opSetattr, opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename, opRename2, opLink, opWrite, opCreate, opTmpfile:
-		// The kernel refuses these itself: the superblock is read-only.
-		return 0, syscall.EROFS
+	case opPoll:
+		return s.handlePoll(w, b)
+	case opSetattr, opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename, opRename2, opLink, opCreate, opTmpfile:
+		return s.handleChange(w, h, b)
 	case opReadlink:
 		return 0, syscall.EINVAL
 	case opIoctl:
 		return 0, syscall.ENOTTY
 	default:
-		// FLUSH, POLL, LSEEK, STATX, the xattr ones and others:
+		// FLUSH, LSEEK, STATX, the xattr ones and others:
 		// the kernel does without them, and most it never asks again.
 		return 0, syscall.ENOSYS
 	}

@@ -23,7 +23,7 @@ func (s *Server) handleOpen(w *worker, h *fuse.InHeader, b []byte) (int, error) 
 		return 0, syscall.ESTALE
 	case n.isDir():
 		return 0, syscall.EISDIR
-	case in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0:
+	case s.triggers == nil && (in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0):
 		return 0, syscall.EROFS
 	case !n.permits(callerOf(h), unix.R_OK):
 		return 0, syscall.EACCES
@@ -44,6 +44,11 @@ func (s *Server) openReply(w *worker, id NodeID, c Caller, unique uint64) int {
 	out.Fh = fh
 	// The content differs from caller to caller, the page cache does not.
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO
+	if s.triggers != nil {
+		// The inode is one for all containers: none waits for another's write
+		// (Linux 6.2; older kernels do not know the flag).
+		out.OpenFlags |= parallelDirectWrites
+	}
 	return size
 }
 
@@ -54,6 +59,9 @@ func (s *Server) handleRelease(b []byte) error {
 		return syscall.EIO
 	}
 	s.handles.release(in.Fh)
+	if s.triggers != nil {
+		s.triggers.Release(in.Fh)
+	}
 	return nil
 }
 

@@ -1,7 +1,8 @@
-// Package fs serves a read-only tree of generated files over FUSE.
+// Package fs serves trees of generated files over FUSE: a read-only one, and the
+// files of proc/pressure, which are a mount of their own (pressure.go).
 //
 // It knows the FUSE wire protocol and nothing of what the files say: the
-// content comes from a Source. The pieces are a table of nodes whose ids never
+// content comes from a Source, and what a write starts is for Triggers. The pieces are a table of nodes whose ids never
 // change (node.go), a negotiated connection (Conn), the mounts that make one
 // (Mount, MountDetached), and the Server, which reads requests from the
 // connection and answers them. Below sys/devices/system/cpu there are the host's own

@@ -43,6 +43,10 @@ func runHelper(mode string, args []string) error {
 		return helperPread(args[0], n)
 	case "hammer":
 		return helperHammer(args[0], n)
+	case "osread":
+		return osRead(args[0], n)
+	case "write":
+		return rawWrite(args[0])
 	case "mmap-private":
 		return helperMmap(args[0], n, unix.MAP_PRIVATE)
 	case "mmap-shared":

@@ -131,7 +131,8 @@ func TestModeBitsDecideWhoReads(t *testing.T) {
 
 func TestNodeTableIsATree(t *testing.T) {
 	seen := make(map[NodeID]*node)
-	table := nodeTable()
+	table := (&ServerOptions{CPUs: &CPUTree{}, Pressure: true}).table()
+	newTree(table) // sorts it
 	last := NodeID(0)
 	for i := range table {
 		n := &table[i]
@@ -148,9 +149,10 @@ func TestNodeTableIsATree(t *testing.T) {
 
 // A file keeps its id for ever: the kernel may hold it over a change of daemons.
 func TestNodeIDsNeverChange(t *testing.T) {
-	tree := newTree(nodeTable())
+	tree := newTree((&ServerOptions{CPUs: &CPUTree{}, Pressure: true}).table())
 	for path, id := range map[string]NodeID{
 		"proc": 2, "proc/uptime": 16, "proc/meminfo": 17, "proc/stat": 18,
+		"proc/pressure": 7, "proc/pressure/cpu": 40, "proc/pressure/memory": 41, "proc/pressure/io": 42,
 		"proc/cpuinfo": 19, "proc/loadavg": 20, "proc/swaps": 21, "proc/diskstats": 22, "proc/slabinfo": 23,
 		"sys": 3, "sys/devices": 4, "sys/devices/system": 5, "sys/devices/system/cpu": 6,
 		"sys/devices/system/cpu/online": 32, "sys/devices/system/cpu/present": 33,

@@ -30,6 +30,8 @@ type MountOptions struct {
 	// FSName is the source of the mount, the first column of /proc/mounts.
 	// Default Name.
 	FSName string
+	// Writable makes a mount that can be written to, for the PressureTree.
+	Writable bool
 }
 
 func (o MountOptions) withDefaults() MountOptions {
@@ -94,7 +96,10 @@ func Mount(dir string, o MountOptions) (*Conn, error) {
 	// here, and without it every fstat(2) after a read is a GETATTR,
 	// because a read makes atime stale (6.6 of 41.6 us for a cat, 6.18).
 	// There are no devices, no set-uid files, no programs.
-	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
+	if !o.Writable {
+		flags |= unix.MS_RDONLY
+	}
 	if err := unix.Mount(o.FSName, target, o.fsType(), flags, data); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount %s: %w", dir, noFUSE(err))
@@ -144,7 +149,12 @@ func detachedMount(fd int, o MountOptions) (int, error) {
 		return -1, fmt.Errorf("fsopen fuse: %w", err)
 	}
 	defer unix.Close(fsfd)
-	params := append(mountParams(fd), mountParam{"source", o.FSName}, mountParam{"subtype", o.Name}, mountParam{"ro", ""})
+	params := append(mountParams(fd), mountParam{"source", o.FSName}, mountParam{"subtype", o.Name})
+	attrs := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	if !o.Writable {
+		params = append(params, mountParam{"ro", ""})
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
 	for _, p := range params {
 		if p.value == "" {
 			err = unix.FsconfigSetFlag(fsfd, p.key)
@@ -158,7 +168,6 @@ func detachedMount(fd int, o MountOptions) (int, error) {
 	if err := unix.FsconfigCreate(fsfd); err != nil {
 		return -1, fmt.Errorf("fsconfig create: %w", err)
 	}
-	const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	mountfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attrs)
 	if err != nil {
 		return -1, fmt.Errorf("fsmount: %w", err)

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"slices"
 	"syscall"
 )
@@ -13,8 +14,7 @@ import (
 type NodeID uint64
 
 // The ids below NodeUptime belong to directories. The gaps are held for files
-// that are not served yet: 7 for pressure and 40 to 42 for the files in
-// it. Ids with hostBit are those of a CPUTree.
+// that are not served yet. Ids with hostBit are those of a CPUTree.
 const (
 	NodeRoot      NodeID = 1
 	NodeProc      NodeID = 2
@@ -22,6 +22,7 @@ const (
 	NodeDevices   NodeID = 4
 	NodeSystem    NodeID = 5
 	NodeCPU       NodeID = 6 // the directory; what is not in the table is in the CPUTree
+	NodePressure  NodeID = 7
 	NodeUptime    NodeID = 16
 	NodeMeminfo   NodeID = 17
 	NodeStat      NodeID = 18
@@ -31,10 +32,13 @@ const (
 	NodeDiskstats NodeID = 22
 	NodeSlabinfo  NodeID = 23
 
-	NodeCPUOnline   NodeID = 32
-	NodeCPUPresent  NodeID = 33
-	NodeCPUPossible NodeID = 34
-	NodeCPUOffline  NodeID = 35
+	NodeCPUOnline      NodeID = 32
+	NodeCPUPresent     NodeID = 33
+	NodeCPUPossible    NodeID = 34
+	NodeCPUOffline     NodeID = 35
+	NodePressureCPU    NodeID = 40
+	NodePressureMemory NodeID = 41
+	NodePressureIO     NodeID = 42
 )
 
 // ownLength as the size of a node says that st_size is the length of the
@@ -60,8 +64,7 @@ type node struct {
 
 func (n *node) isDir() bool { return n.mode&syscall.S_IFMT == syscall.S_IFDIR }
 
-// nodeTable returns all nodes, in the order of their ids: that is the order of
-// readdir(3).
+// nodeTable returns the nodes that every MainTree has.
 func nodeTable() []node {
 	const (
 		dir    = syscall.S_IFDIR | 0o555
@@ -109,6 +112,8 @@ type tree struct {
 }
 
 func newTree(table []node) *tree {
+	// A directory is listed by ascending ids; handleReaddir says why.
+	slices.SortFunc(table, func(a, b node) int { return cmp.Compare(a.id, b.id) })
 	t := &tree{nodes: make(map[NodeID]*node), children: make(map[NodeID][]*node)}
 	for i := range table {
 		n := &table[i]

@@ -45,6 +45,14 @@ type ServerOptions struct {
 	// of. They are tried one by one then, and what has been tried twice is
 	// answered EIO.
 	Crashed bool
+	// Tree is what is served. Default MainTree.
+	Tree Tree
+	// Pressure says that the MainTree has proc/pressure, which is there to
+	// mount the PressureTree on.
+	Pressure bool
+	// Triggers stands behind the files of the PressureTree, which must have
+	// it; the MainTree must not.
+	Triggers Triggers
 }
 
 // Server answers the requests of one connection.
@@ -66,6 +74,8 @@ type Server struct {
 	cpus    *CPUTree // nil: none
 	// hostReads are the slow requests that read the files of cpus.
 	hostReads slow
+	// triggers is nil on a tree that nobody writes to.
+	triggers Triggers
 
 	stop   atomic.Bool
 	err    atomic.Pointer[error] // why the reader ended, nil when stopped
@@ -84,20 +94,17 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 	if o.Workers <= 0 {
 		o.Workers = DefaultWorkers
 	}
-	table := nodeTable()
-	if o.CPUs == nil {
-		table = without(table, NodeSys)
-	}
 	s := &Server{
 		conn:      c,
 		journal:   o.Journal,
 		crashed:   o.Crashed,
 		src:       src,
 		log:       o.Log,
-		tree:      newTree(table),
+		tree:      newTree(o.table()),
 		slow:      newSlow(o.Workers),
 		cpus:      o.CPUs,
 		hostReads: newSlow(hostReaders),
+		triggers:  o.Triggers,
 	}
 	if s.journal == nil {
 		s.journal = anonymousJournal()
@@ -210,6 +217,8 @@ func (s *Server) handle(w *worker, b []byte) (handedOn bool) {
 			return s.handleHost(w, h, b)
 		}
 		return s.handleGetattr(w, b)
+	case opWrite:
+		return s.handleWrite(w, b)
 	case opLookup, opOpen, opOpendir, opReaddir, opReadlink, opAccess:
 		if s.isHost(NodeID(h.NodeId)) || s.cpus != nil && h.NodeId == uint64(NodeCPU) {
 			return s.handleHost(w, h, b)

@@ -26,6 +26,7 @@ type request struct {
 	record int32
 	// replayed says that a process that died may have answered it already.
 	replayed bool
+	text     string // WRITE only: what was written, or its beginning
 }
 
 // key names what only one request at a time may work on, 0 for nothing. A file of
@@ -241,6 +242,10 @@ func (s *Server) work(w *worker, l *slow, r request) {
 		} else if r.op == opOpen && err == nil {
 			// Nobody will release what nobody has been told of.
 			s.handles.release(placed[fuse.OpenOut](w.out[:cap(w.out)]).Fh)
+		} else if r.op == opWrite && err == nil {
+			// The writer was told that nothing came of it, and may have
+			// closed the file since.
+			s.triggers.Release(r.fh)
 		}
 	}
 	w.replayed = false
@@ -263,6 +268,8 @@ func (s *Server) do(w *worker, r request, wait bool) (int, error) {
 		return s.read(w, r, wait)
 	case r.node != nil && r.op == opGetattr:
 		return s.getattr(w, r, wait)
+	case r.op == opWrite:
+		return s.write(w, r, wait)
 	default:
 		return s.host(w, r, wait)
 	}

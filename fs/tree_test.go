@@ -69,6 +69,31 @@ func TestDirectoriesListTheTable(t *testing.T) {
 	}
 }
 
+// TestThePressureDirectoryIsThereOnDemand guards hosts without PSI, and what a
+// bind mount shows that leaves the mount on the directory behind.
+func TestThePressureDirectoryIsThereOnDemand(t *testing.T) {
+	m := serve(t, constant("x"), fs.ServerOptions{Pressure: true})
+	want := []string{"pressure", "uptime", "meminfo", "stat", "cpuinfo", "loadavg", "swaps", "diskstats", "slabinfo"}
+	if names := list(t, m.path("")); !slices.Equal(names, want) {
+		t.Errorf("proc: %q, want %q", names, want)
+	}
+	if names := list(t, m.path("pressure")); !slices.Equal(names, []string{"cpu", "memory", "io"}) {
+		t.Errorf("proc/pressure: %q", names)
+	}
+	for ino, name := range map[fs.NodeID]string{fs.NodePressureCPU: "cpu", fs.NodePressureMemory: "memory", fs.NodePressureIO: "io"} {
+		var st unix.Stat_t
+		if err := unix.Stat(m.path("pressure/"+name), &st); err != nil || fs.NodeID(st.Ino) != ino || st.Mode != unix.S_IFREG|0o444 {
+			t.Errorf("%s: %+v, %v", name, st, err)
+		}
+		if got, err := readAll(m.path("pressure/" + name)); got != "x" || err != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if err := openError(m.path("pressure/"+name), unix.O_RDWR); err != unix.EROFS {
+			t.Errorf("%s for writing: %v", name, err)
+		}
+	}
+}
+
 // TestModesAreChecked guards slabinfo: the mount has no default_permissions.
 func TestModesAreChecked(t *testing.T) {
 	m := serve(t, constant("x"), fs.ServerOptions{})

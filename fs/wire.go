@@ -37,6 +37,7 @@ const (
 	opInterrupt   = 36
 	opDestroy     = 38
 	opIoctl       = 39
+	opPoll        = 40
 	opNotifyReply = 41
 	opBatchForget = 42
 	opRename2     = 45
@@ -50,8 +51,8 @@ const (
 	// requestSize is the size in bytes of a request buffer. The kernel
 	// refuses a read(2) with less than FUSE_MIN_READ_BUFFER (8192) or than
 	// two headers and max_write (fs/fuse/dev.c, fuse_dev_do_read). Nothing
-	// is ever written, so max_write is the kernel's minimum and the first
-	// bound holds.
+	// but a trigger's line is ever written, so max_write is the kernel's
+	// minimum and the first bound holds.
 	requestSize = 8192
 	maxWrite    = 4096
 
@@ -62,10 +63,31 @@ const (
 	maxPages = 256
 )
 
+// What go-fuse does not export.
+const (
+	// notifyPoll is FUSE_NOTIFY_POLL of enum fuse_notify_code.
+	notifyPoll = 1
+	// parallelDirectWrites is FOPEN_PARALLEL_DIRECT_WRITES.
+	parallelDirectWrites = 1 << 6
+)
+
+// pollIn is struct fuse_poll_in, pollOut struct fuse_poll_out.
+type (
+	pollIn struct {
+		fuse.InHeader
+		Fh, Kh        uint64
+		Flags, Events uint32
+	}
+	pollOut struct {
+		Revents, _ uint32
+	}
+)
+
 // wireStruct is any of the fixed-size structs that the kernel sends, each with
 // the InHeader in front.
 type wireStruct interface {
-	fuse.InHeader | fuse.InitIn | fuse.GetAttrIn | fuse.OpenIn | fuse.ReadIn | fuse.ReleaseIn | fuse.InterruptIn | fuse.AccessIn
+	fuse.InHeader | fuse.InitIn | fuse.GetAttrIn | fuse.OpenIn | fuse.ReadIn | fuse.ReleaseIn | fuse.InterruptIn | fuse.AccessIn |
+		fuse.WriteIn | fuse.SetAttrIn | pollIn
 }
 
 // decode returns the struct at the start of the request b, nil where b is too
@@ -80,7 +102,7 @@ func decode[T wireStruct](b []byte) *T {
 
 // wireReply is any of the fixed-size structs that go into a reply.
 type wireReply interface {
-	fuse.OutHeader | fuse.InitOut | fuse.EntryOut | fuse.AttrOut | fuse.OpenOut | fuse.StatfsOut
+	fuse.OutHeader | fuse.InitOut | fuse.EntryOut | fuse.AttrOut | fuse.OpenOut | fuse.StatfsOut | fuse.WriteOut | pollOut
 }
 
 // place zeroes a T in the payload of the reply buffer out and returns it with

@@ -27,7 +27,8 @@ type container struct {
 	io     *cgroup.IOFiles
 	// load is the container among those that are sampled. It stays when that has
 	// ended, for what was shown last.
-	load *loadavg.Tracked
+	load   *loadavg.Tracked
+	stalls cgroup.PressureFiles
 	// not is why there is nothing to open, where that is settled. It stands
 	// until the next look at the container's groups.
 	not [numNeeds]error
@@ -74,6 +75,8 @@ func (c *container) open(v *Views, sp *space, f File) error {
 		c.not[n] = c.openIO(v)
 	case needLoad:
 		c.not[n] = c.track(v, sp)
+	case needCPUPressure, needMemoryPressure, needIOPressure:
+		c.not[n] = c.openPressure(v, n)
 	}
 	return c.not[n]
 }
@@ -143,14 +146,16 @@ func (c *container) openIO(v *Views) error {
 // yet, or there are none.
 func (c *container) missing(n needs) error {
 	not := c.not[n]
-	if not == RootCgroup || errors.Is(not, cgroup.ErrNoController) || errors.Is(not, cgroup.ErrOutside) || errors.Is(not, cgroup.ErrTooDeep) {
+	if _, ok := not.(Reason); ok || errors.Is(not, cgroup.ErrNoController) || errors.Is(not, cgroup.ErrOutside) || errors.Is(not, cgroup.ErrTooDeep) {
 		return not
 	}
 	return ErrCold
 }
 
 // isOpen tells whether any files are open.
-func (c *container) isOpen() bool { return c.memory != nil || c.cpu != nil || c.io != nil }
+func (c *container) isOpen() bool {
+	return c.memory != nil || c.cpu != nil || c.io != nil || c.stalls.IsOpen()
+}
 
 // close closes the files. What was shown last is kept.
 func (c *container) close() {
@@ -158,6 +163,7 @@ func (c *container) close() {
 	c.cpu.Close()
 	c.huge.Close()
 	c.io.Close()
+	c.stalls.Close()
 	c.memory, c.cpu, c.huge, c.io = nil, nil, nil, nil
 }
 

@@ -42,13 +42,15 @@ const (
 	// SwitchedOff: virtualisation, or that of this file, is switched off for
 	// everybody.
 	SwitchedOff
+	// NoPressure: the group does not count its stalls.
+	NoPressure
 	numReasons
 )
 
 var reasonNames = [numReasons]string{
 	"root-cgroup", "caller-invisible", "caller-gone", "no-init", "unresolved",
 	"no-controller", "outside-cgroup", "deep-cgroup", "removed-cgroup", "unreadable",
-	"switched-off",
+	"switched-off", "no-pressure",
 }
 
 func (r Reason) String() string { return reasonNames[r] }
@@ -66,6 +68,8 @@ func reasonOf(err error) Reason {
 		return r
 	case errors.Is(err, cgroup.ErrNoController), errors.Is(err, cgroup.ErrNotEnabled):
 		return NoController
+	case errors.Is(err, cgroup.ErrNoPressure):
+		return NoPressure
 	case errors.Is(err, cgroup.ErrOutside):
 		return OutsideCgroup
 	case errors.Is(err, cgroup.ErrTooDeep):

@@ -26,6 +26,9 @@ const (
 	CPUPresent
 	CPUPossible
 	CPUOffline
+	PressureCPU
+	PressureMemory
+	PressureIO
 	numFiles
 )
 
@@ -38,6 +41,9 @@ const (
 	needIO
 	needLoad
 	needNothing
+	needCPUPressure
+	needMemoryPressure
+	needIOPressure
 	numNeeds
 )
 
@@ -60,10 +66,13 @@ var fileSpecs = [numFiles]fileSpec{
 	Slabinfo:  {"slabinfo", host.Slabinfo, needNothing, (*Views).gatherSlabinfo, appendSlabinfo},
 	Loadavg:   {"loadavg", host.Loadavg, needLoad, (*Views).gatherLoadavg, appendLoadavg},
 
-	CPUOnline:   {"cpu/online", host.Online, needCPU, (*Views).gatherCPUMask, appendCPUOnline},
-	CPUPresent:  {"cpu/present", host.Present, needCPU, (*Views).gatherCPUMask, appendCPUPresent},
-	CPUPossible: {"cpu/possible", host.Possible, needCPU, (*Views).gatherCPUMask, appendCPUPresent},
-	CPUOffline:  {"cpu/offline", host.Offline, needCPU, (*Views).gatherCPUMask, appendCPUOffline},
+	CPUOnline:      {"cpu/online", host.Online, needCPU, (*Views).gatherCPUMask, appendCPUOnline},
+	CPUPresent:     {"cpu/present", host.Present, needCPU, (*Views).gatherCPUMask, appendCPUPresent},
+	CPUPossible:    {"cpu/possible", host.Possible, needCPU, (*Views).gatherCPUMask, appendCPUPresent},
+	CPUOffline:     {"cpu/offline", host.Offline, needCPU, (*Views).gatherCPUMask, appendCPUOffline},
+	PressureCPU:    {"pressure/cpu", host.PressureCPU, needCPUPressure, gatherPressure(needCPUPressure), appendPressure},
+	PressureMemory: {"pressure/memory", host.PressureMemory, needMemoryPressure, gatherPressure(needMemoryPressure), appendPressure},
+	PressureIO:     {"pressure/io", host.PressureIO, needIOPressure, gatherPressure(needIOPressure), appendPressure},
 }
 
 func (f File) String() string { return fileSpecs[f].name }

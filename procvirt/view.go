@@ -46,6 +46,9 @@ type View struct {
 	Load    loadavg.State
 	Tracked bool
 
+	// Stalls is the text of the control group's own file.
+	Stalls []byte
+
 	// Disks are the devices that the container has used, by ascending number.
 	Disks []cgroup.DiskIO
 }

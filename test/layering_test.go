@@ -37,7 +37,7 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "procvirt", "procvirt/cgroup", "procvirt/host"},
+			own:        []string{"fs", "initpid", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
 			others:     []string{pflag, sys},
 			testOthers: testLibs,
 		},
@@ -48,6 +48,7 @@ func layers() map[string]layer {
 		"procvirt/cgroup":  {own: []string{"procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/host":    {own: []string{"procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/loadavg": {testOthers: testLibs},
+		"procvirt/psi":     {own: []string{"procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/held":    {others: []string{sys}, testOthers: testLibs},
 		// What the parsers and the tests of procvirt share.
 		"procvirt/internal": {others: []string{"github.com/rogpeppe/go-internal"}, testOthers: testLibs},

@@ -33,6 +33,10 @@ func runTool(tool string) int {
 	switch tool {
 	case "reread":
 		err = reread(os.Args[1])
+	case "psi":
+		err = watchPressure(os.Args[1:])
+	case "osread":
+		err = osRead(os.Args[1:])
 	case "floor":
 		err = serveFloor(os.Args[1])
 	case "cycles":

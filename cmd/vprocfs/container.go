@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -50,25 +51,25 @@ type container struct {
 }
 
 // startContainer starts the init of a container, which waits until wait is
-// called. The view is that of the daemon at dir, or the detached mount in view,
-// which is closed.
+// called. The view is that of the daemon at dir, or the detached mounts of views,
+// which are closed.
 //
 // The cgroup namespace stays the host's, because the cgroup file systems that
 // the container sees are the host's: in another namespace the paths of
 // /proc/self/cgroup would not fit them. Host name and IPC are no business of
 // /proc's numbers.
-func startContainer(dir string, view *os.File, args []string) (*container, error) {
+func startContainer(dir string, views []*os.File, args []string) (*container, error) {
 	ours, theirs, err := controlPair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command("/proc/self/exe", "container-init", "--mount="+dir, "--")
+	cmd := exec.Command("/proc/self/exe", "container-init", "--mount="+dir, "--views="+strconv.Itoa(len(views)), "--")
 	cmd.Args = append(cmd.Args, args...)
 	cmd.Args[0] = "vprocfs"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
-	if view != nil {
+	for _, view := range views {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, view)
 		defer view.Close()
 	}

@@ -20,7 +20,10 @@ import (
 // ExtraFiles).
 const (
 	controlFD = 3
-	viewFD    = 4 // only where --mount is empty
+	// Only where --mount is empty: the view, and from the second on what is
+	// mounted in it.
+	viewFD     = 4
+	pressureFD = 5
 )
 
 // containerInitCommand is the init (pid 1) of a container that `vprocfs run` has
@@ -28,7 +31,8 @@ const (
 func containerInitCommand() *command {
 	fl := newFlags("container-init")
 	fl.SetInterspersed(false)
-	dir := fl.String("mount", "", "mount point of the daemon; empty for the detached mount")
+	dir := fl.String("mount", "", "mount point of the daemon; empty for the detached mounts")
+	views := fl.Int("views", 0, "how many detached mounts there are")
 	return &command{
 		name:   "container-init",
 		flags:  fl,
@@ -37,7 +41,7 @@ func containerInitCommand() *command {
 			if os.Getpid() != 1 || len(args) == 0 {
 				return usageErrorf("container-init: only `vprocfs run` can start this")
 			}
-			err := containerInit(*dir, args)
+			err := containerInit(*dir, *views, args)
 			if status, ok := errors.AsType[*exitError](err); ok && status.err == nil || err == nil {
 				return err
 			}
@@ -51,7 +55,7 @@ func containerInitCommand() *command {
 // leaves behind and forwards signals. It returns the exit status of args as an
 // error, unless it is 0. When it returns the process ends, and the kernel ends
 // all others in the namespace.
-func containerInit(dir string, args []string) error {
+func containerInit(dir string, views int, args []string) error {
 	runtime.GOMAXPROCS(1) // it mostly sleeps, and its memory is the container's
 	unix.CloseOnExec(controlFD)
 	control := os.NewFile(controlFD, "control")
@@ -63,7 +67,7 @@ func containerInit(dir string, args []string) error {
 	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
 		return err
 	}
-	if err := mountContainerProc(dir); err != nil {
+	if err := mountContainerProc(dir, views); err != nil {
 		return err
 	}
 	children := make(chan os.Signal, 1) // one is enough: all are reaped at once
@@ -159,8 +163,9 @@ func reap(child int) (ended, stopped bool, status error) {
 }
 
 // mountContainerProc mounts a /proc of this pid namespace, each file of the view
-// over the one of the same name, and its CPUs over the host's in /sys.
-func mountContainerProc(dir string) error {
+// over the one of the same name, and its CPUs over the host's in /sys;
+// proc/pressure is bound as a directory.
+func mountContainerProc(dir string, views int) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make all mounts private: %w", err)
 	}
@@ -171,6 +176,12 @@ func mountContainerProc(dir string) error {
 		view = "/proc"
 		if err := unix.MoveMount(viewFD, "", unix.AT_FDCWD, view, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("move_mount the view to %s: %w", view, err)
+		}
+		if views > 1 {
+			path := filepath.Join(view, pressureDir)
+			if err := unix.MoveMount(pressureFD, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				return fmt.Errorf("move_mount to %s: %w", path, err)
+			}
 		}
 	}
 	files, err := cloneFiles(filepath.Join(view, "proc"))
@@ -186,8 +197,10 @@ func mountContainerProc(dir string) error {
 		if err := unix.Unmount(view, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount the view from %s: %w", view, err)
 		}
-		if err := unix.Close(viewFD); err != nil {
-			return fmt.Errorf("close the view: %w", err)
+		for fd := viewFD; fd < viewFD+views; fd++ {
+			if err := unix.Close(fd); err != nil {
+				return fmt.Errorf("close the view: %w", err)
+			}
 		}
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
@@ -230,8 +243,8 @@ func openTree(path string) (int, error) {
 	return fd, nil
 }
 
-// bindFile attaches detached mount fd at path, where the kernel has such a file,
-// and closes fd.
+// bindFile attaches detached mount fd at path, where the kernel has such a file
+// or directory, and closes fd.
 func bindFile(fd int, path string) error {
 	err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	if err != nil && !errors.Is(err, unix.ENOENT) {

@@ -46,5 +46,6 @@ func commands() []*command {
 		explainCommand(),
 		versionCommand(os.Stdout),
 		containerInitCommand(),
+		attachCommand(),
 	}
 }

@@ -94,13 +94,13 @@ func run(o runOptions, args []string) (err error) {
 	}
 	defer func() { err = joinKeepingStatus(err, groups.remove()) }()
 
-	var view *os.File
+	var views []*os.File
 	if o.mount == "" {
-		if view, err = serveDetached(o); err != nil {
+		if views, err = serveDetached(o); err != nil {
 			return err
 		}
 	}
-	c, err := startContainer(o.mount, view, args)
+	c, err := startContainer(o.mount, views, args)
 	if err != nil {
 		return err
 	}
@@ -122,10 +122,11 @@ func joinKeepingStatus(err, cleanup error) error {
 	return errors.Join(err, cleanup)
 }
 
-// serveDetached makes a mount that is attached nowhere, and serves it as long as
-// this process lives. No one but who gets the returned file can reach it, so the
-// host never shows it, and it ends with the container, however that ends.
-func serveDetached(o runOptions) (*os.File, error) {
+// serveDetached makes mounts that are attached nowhere, and serves them as long as
+// this process lives: the view, and its proc/pressure where the host has PSI. No
+// one but who gets the returned files can reach them, so the host never shows them,
+// and they end with the container, however that ends.
+func serveDetached(o runOptions) ([]*os.File, error) {
 	log := o.log.newLogger(os.Stderr, false)
 	src, err := newSource(o.source, log)
 	if err != nil {
@@ -136,12 +137,21 @@ func serveDetached(o runOptions) (*os.File, error) {
 		src.Close()
 		return nil, err
 	}
+	views := []*os.File{os.NewFile(uintptr(fd), "view")}
 	go func() {
 		if err := fs.NewServer(conn, src, src.serverOptions()).Serve(); err != nil {
 			log.Error("the container has lost its view", "err", err)
 		}
 	}()
-	return os.NewFile(uintptr(fd), "view"), nil
+	if src.views.HasPressure() {
+		mount, err := servePressure(src, log, fs.MountOptions{})
+		if err != nil {
+			views[0].Close()
+			return nil, err
+		}
+		views = append(views, mount)
+	}
+	return views, nil
 }
 
 // viewTimeout is how long the view of a daemon may take to answer at all.

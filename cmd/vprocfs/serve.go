@@ -97,6 +97,11 @@ func serve(o serveOptions, dir string) (err error) {
 	dir = mounted
 	served := make(chan error, 1)
 	go func() { served <- fs.NewServer(conn, src, src.serverOptions()).Serve() }()
+	if src.views.HasPressure() {
+		if err := addPressure(src, log, o.mount, dir); err != nil {
+			return errors.Join(err, fs.Unmount(dir))
+		}
+	}
 	// The kernel has negotiated and now keeps requests until they are read: whoever
 	// sees this line and opens a file gets an answer. A look through the mount
 	// would prove more, but never from this process: killed while it waits for its

@@ -163,9 +163,9 @@ func (s *source) Close() {
 	s.views.Close()
 }
 
-// serverOptions are those of every server that gets its content from s.
+// serverOptions are those of every server of the main tree with content from s.
 func (s *source) serverOptions() fs.ServerOptions {
-	return fs.ServerOptions{Log: s.log, CPUs: s.cpus}
+	return fs.ServerOptions{Log: s.log, CPUs: s.cpus, Pressure: s.views.HasPressure()}
 }
 
 // reload looks anew at what was found out about the host, and forgets what can be
@@ -210,6 +210,12 @@ func fileOf(n fs.NodeID) (procvirt.File, error) {
 		return procvirt.CPUPossible, nil
 	case fs.NodeCPUOffline:
 		return procvirt.CPUOffline, nil
+	case fs.NodePressureCPU:
+		return procvirt.PressureCPU, nil
+	case fs.NodePressureMemory:
+		return procvirt.PressureMemory, nil
+	case fs.NodePressureIO:
+		return procvirt.PressureIO, nil
 	}
 	return 0, fmt.Errorf("node %d: %w", n, unix.ENOENT)
 }

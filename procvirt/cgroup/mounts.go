@@ -30,10 +30,13 @@ const (
 	Memory
 	HugeTLB
 	BlkIO
+	// Pressure is no controller but treated as one: every v2 group counts its
+	// stalls, and no v1 group does.
+	Pressure
 	numControllers
 )
 
-var controllerNames = [numControllers]string{"cpu", "cpuacct", "cpuset", "memory", "hugetlb", "blkio"}
+var controllerNames = [numControllers]string{"cpu", "cpuacct", "cpuset", "memory", "hugetlb", "blkio", "pressure"}
 
 func (c Controller) String() string { return controllerNames[c] }
 
@@ -47,7 +50,7 @@ func (c Controller) NameV2() string {
 
 // Controllers lists all controllers that this package knows.
 func Controllers() []Controller {
-	return []Controller{CPU, CPUAcct, CPUSet, Memory, HugeTLB, BlkIO}
+	return []Controller{CPU, CPUAcct, CPUSet, Memory, HugeTLB, BlkIO, Pressure}
 }
 
 // initCgroupNS is the inode of the first cgroup namespace
@@ -100,7 +103,7 @@ func Discover(root string) (*Mounts, error) {
 }
 
 // readV2 finds out which controllers the v2 tree has. cpuacct is not one of v2's
-// own: every group counts its CPU time, in cpu.stat.
+// own: every group counts its CPU time, in cpu.stat, and its stalls.
 func (m *Mounts) readV2() error {
 	if m.v2 == nil {
 		return nil
@@ -110,6 +113,7 @@ func (m *Mounts) readV2() error {
 		return err
 	}
 	m.inV2[CPUAcct] = true
+	m.inV2[Pressure] = true
 	for _, name := range strings.Fields(string(text)) {
 		for c := range m.inV2 {
 			m.inV2[c] = m.inV2[c] || Controller(c).NameV2() == name

@@ -38,6 +38,9 @@ const (
 	Present
 	Possible
 	Offline
+	PressureCPU
+	PressureMemory
+	PressureIO
 	numFiles
 )
 
@@ -62,6 +65,11 @@ var fileSpecs = [numFiles]fileSpec{
 	Present:   {name: "sys/devices/system/cpu/present"},
 	Possible:  {name: "sys/devices/system/cpu/possible"},
 	Offline:   {name: "sys/devices/system/cpu/offline"},
+
+	// CONFIG_PSI, and psi=1 where it is off by default
+	PressureCPU:    {name: "proc/pressure/cpu", optional: true},
+	PressureMemory: {name: "proc/pressure/memory", optional: true},
+	PressureIO:     {name: "proc/pressure/io", optional: true},
 }
 
 // Files holds the host's files open. Read is safe for concurrent use.
@@ -99,6 +107,9 @@ func (h *Files) Read(f File, buf []byte) ([]byte, error) {
 	}
 	return h.files[f].Read(buf)
 }
+
+// Has tells whether the host has f.
+func (h *Files) Has(f File) bool { return h.files[f] != nil }
 
 // Close closes the files. No Read may run beside it.
 func (h *Files) Close() {

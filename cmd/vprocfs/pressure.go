@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/fs"
+	"vprocfs/procvirt"
+	"vprocfs/procvirt/host"
+	"vprocfs/procvirt/psi"
+)
+
+// pressureDir is where the mount of proc/pressure belongs, below the main one.
+const pressureDir = "proc/pressure"
+
+// servePressure makes the mount of proc/pressure, attached nowhere, and serves it
+// as long as this process lives. It is named as o names the main one. The returned
+// file is the mount's root.
+func servePressure(src *source, log *slog.Logger, o fs.MountOptions) (*os.File, error) {
+	o.Writable = true
+	conn, fd, err := fs.MountDetached(o)
+	if err != nil {
+		return nil, err
+	}
+	t := &triggers{src: src, log: log}
+	t.table = psi.NewTable(func(waiter uint64) {
+		if err := conn.Wake(waiter); err != nil {
+			log.Error("nobody is told of an event", "err", err)
+		}
+	})
+	server := fs.NewServer(conn, src, fs.ServerOptions{Log: log, Tree: fs.PressureTree, Triggers: t})
+	go func() {
+		if err := server.Serve(); err != nil {
+			log.Error(pressureDir+" is not served any more", "err", err)
+		}
+	}()
+	return os.NewFile(uintptr(fd), pressureDir), nil
+}
+
+// addPressure serves proc/pressure of the view that this process serves at dir.
+// Where that is unmounted, this goes with it.
+func addPressure(src *source, log *slog.Logger, o fs.MountOptions, dir string) error {
+	mount, err := servePressure(src, log, o)
+	if err != nil {
+		return err
+	}
+	defer mount.Close()
+	return attach(mount, filepath.Join(dir, pressureDir))
+}
+
+// attachTimeout is how long attaching a mount may take: some milliseconds on a
+// machine that has time.
+const attachTimeout = 30 * time.Second
+
+// attach attaches a mount at path, which may lie in a mount that this process
+// serves. So another process walks the path. It has no descriptor of /dev/fuse:
+// should we die meanwhile, the path ends in ENOTCONN and it ends too.
+func attach(mount *os.File, path string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), attachTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "attach-mount", path)
+	cmd.Args[0] = "vprocfs"
+	cmd.ExtraFiles = []*os.File{mount}
+	// A process in the middle of a request does not end before the answer.
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("attach %s: no answer in %s", path, attachTimeout)
+	case len(out) > 0:
+		return errors.New(string(bytes.TrimPrefix(bytes.TrimSpace(out), []byte("vprocfs: "))))
+	case err != nil:
+		return fmt.Errorf("attach %s: %w", path, err)
+	}
+	return nil
+}
+
+// attachFD is the root of the mount that attach-mount is started with.
+const attachFD = 3
+
+// attachCommand is attach's other process.
+func attachCommand() *command {
+	return &command{
+		name:   "attach-mount",
+		flags:  newFlags("attach-mount"),
+		hidden: true,
+		run: func(_ context.Context, args []string) error {
+			if len(args) != 1 {
+				return usageErrorf("attach-mount: only `vprocfs serve` can start this")
+			}
+			if err := unix.MoveMount(attachFD, "", unix.AT_FDCWD, args[0], unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				return fmt.Errorf("move_mount to %s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+}
+
+// triggers makes what containers write to proc/pressure triggers on the files of
+// their own control groups. It is an fs.Triggers.
+type triggers struct {
+	src   *source
+	table *psi.Table
+	log   *slog.Logger
+
+	// refused has the errnos that were logged.
+	refused sync.Map
+}
+
+// Set makes a trigger. Who may set which is the kernel's rule since Linux 6.5, on
+// all kernels: everybody those with a window that is a multiple of 2 s, which the
+// kernel looks after in passing, and the privileged all.
+func (t *triggers) Set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
+	err := t.set(fh, n, c, text)
+	if err == nil {
+		return nil
+	}
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		errno = unix.EIO
+	}
+	level := slog.LevelDebug
+	if errno == unix.ENOSPC || errno == unix.EPERM {
+		// Not the program's fault: there are too many, or this process lacks
+		// CAP_SYS_RESOURCE. Once, for a container could fill the log.
+		if _, seen := t.refused.LoadOrStore(errno, true); !seen {
+			level = slog.LevelWarn
+		}
+	}
+	t.log.Log(context.Background(), level, "a trigger is refused", "pid", c.PID, "errno", unix.ErrnoName(errno), "err", err)
+	return err
+}
+
+func (t *triggers) set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
+	file, err := fileOf(n)
+	if err != nil {
+		return err
+	}
+	trigger, err := psi.Parse(text)
+	if err != nil {
+		return err
+	}
+	if !trigger.Cheap() && !privileged(c) {
+		return fmt.Errorf("window of an unprivileged process is not a multiple of 2 s: %w", unix.EINVAL)
+	}
+	place, owners, err := t.place(file, c)
+	if err != nil {
+		return err
+	}
+	return t.table.Set(psi.Record{Handle: fh, File: place.File, Trigger: trigger, Owners: owners}, func() error {
+		// The group may have been removed, and its name be another's by now. It
+		// is not if the caller is in the group of that name after the file was
+		// opened: the file is then of this group, or of one that is gone and
+		// refuses the trigger.
+		again, _, err := t.place(file, c)
+		if err == nil && again != place {
+			err = fmt.Errorf("control group %s changes: %w", place.Group, unix.ENODEV)
+		}
+		return err
+	})
+}
+
+// privileged tells whether the kernel would let c set any trigger: it wants
+// CAP_SYS_RESOURCE, of whichever user namespace (psi_trigger_create,
+// kernel/sched/psi.c). Root counts without it: runtimes take it away as it
+// concerns the host, but a container's own pressure is its own affair, and
+// psi.MaxPerOwner bounds what it costs.
+func privileged(c fs.Caller) bool {
+	if c.UID == 0 {
+		return true
+	}
+	caps, err := host.EffectiveCapabilities(proc, c.PID)
+	return err == nil && caps&(1<<unix.CAP_SYS_RESOURCE) != 0
+}
+
+// place finds the file that stands behind a file of proc/pressure for c, and whose
+// triggers one on it counts as: those of the pid namespace, which may have groups
+// of its own making, and those of the control group, which may have pid namespaces
+// of its own making.
+func (t *triggers) place(file procvirt.File, c fs.Caller) (place procvirt.PressurePlace, owners [2]string, err error) {
+	var r request
+	if _, err := t.src.find(&r.subject, &r, c.PID, true); err != nil {
+		return place, owners, unknown(err)
+	}
+	if place, err = t.src.views.PressurePlace(file, &r.subject); err != nil {
+		return place, owners, unknown(err)
+	}
+	if !r.subject.Host {
+		owners[0] = "pid namespace " + strconv.FormatUint(r.subject.NS, 10)
+	}
+	switch {
+	case place.Group != "":
+		owners[1] = "control group " + place.Group
+	case r.subject.Host:
+		owners[1] = "the host"
+	}
+	return place, owners, nil
+}
+
+// unknown is the error where a reader would get the host's file because its
+// container cannot be told: not even that may be waited for.
+func unknown(err error) error {
+	if procvirt.IsRemoved(err) {
+		return fmt.Errorf("%w: %w", unix.ENODEV, err)
+	}
+	return fmt.Errorf("%w: %w", unix.EOPNOTSUPP, err)
+}
+
+func (t *triggers) Poll(fh, kh uint64, asked uint32) uint32 { return t.table.Poll(fh, kh, asked) }
+
+func (t *triggers) Release(fh uint64) { t.table.Release(fh) }

@@ -1,0 +1,353 @@
+package fs_test
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/fs"
+)
+
+const quiet = unix.POLLIN | unix.POLLOUT | unix.EPOLLRDNORM | unix.EPOLLWRNORM
+
+// fakeTriggers remembers what it is asked for.
+type fakeTriggers struct {
+	mu       sync.Mutex
+	set      map[uint64]string // by file handle
+	node     fs.NodeID
+	caller   fs.Caller
+	kh       uint64 // of the last POLL that waits
+	events   uint32 // to be told once
+	released []uint64
+	answer   error
+	entered  chan struct{} // where it is not nil, Set tells that it was called,
+	leave    chan struct{} // and waits
+}
+
+func (f *fakeTriggers) Set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
+	if f.entered != nil {
+		f.entered <- struct{}{}
+		<-f.leave
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if string(text) == "panic" {
+		panic("as wanted")
+	}
+	f.node, f.caller = n, c
+	if f.answer == nil {
+		f.set[fh] = string(text)
+	}
+	return f.answer
+}
+
+func (f *fakeTriggers) Poll(fh, kh uint64, asked uint32) uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if kh != 0 {
+		f.kh = kh
+	}
+	events := f.events | quiet
+	f.events = 0
+	return events
+}
+
+func (f *fakeTriggers) Release(fh uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.set, fh)
+	f.released = append(f.released, fh)
+}
+
+func (f *fakeTriggers) waiter() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.kh
+}
+
+func (f *fakeTriggers) fire(events uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events = events
+}
+
+func (f *fakeTriggers) texts() (texts []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, text := range f.set {
+		texts = append(texts, text)
+	}
+	return texts
+}
+
+// servePressure serves the PressureTree, detached, and attaches it to a directory
+// until the test ends.
+func servePressure(t *testing.T, f *fakeTriggers) *served {
+	t.Helper()
+	f.set = map[uint64]string{}
+	m := &served{dir: tempDir(t), done: make(chan error, 1)}
+	conn, fd, err := fs.MountDetached(fs.MountOptions{Writable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.conn = conn
+	m.srv = fs.NewServer(conn, constant("some\nfull\n"), fs.ServerOptions{Tree: fs.PressureTree, Triggers: f})
+	go func() { m.done <- m.srv.Serve() }()
+	t.Cleanup(func() {
+		fs.Unmount(m.dir) // an error says that the test has done it
+		unix.Close(fd)
+		m.wait(t)
+		conn.Close()
+	})
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, m.dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func openRDWR(t *testing.T, path string) int {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("open %s: %v", path, err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// poll returns the events of fd within a time in milliseconds.
+func poll(t *testing.T, fd int, asked int16, ms int) int16 {
+	t.Helper()
+	fds := []unix.PollFd{{Fd: int32(fd), Events: asked}}
+	for {
+		_, err := unix.Poll(fds, ms)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("poll: %v", err)
+		}
+		return fds[0].Revents
+	}
+}
+
+func TestAPressureFileIsWrittenAndRead(t *testing.T) {
+	f := &fakeTriggers{}
+	m := servePressure(t, f)
+	if names := list(t, m.dir); !slices.Equal(names, []string{"cpu", "memory", "io"}) {
+		t.Errorf("it has %q", names)
+	}
+	fd := openRDWR(t, m.dir+"/memory")
+	const text = "some 150000 1000000\x00"
+	if n, err := unix.Write(fd, []byte(text)); n != len(text) || err != nil {
+		t.Fatalf("write: %d, %v", n, err)
+	}
+	f.mu.Lock()
+	if f.node != fs.NodePressureMemory || f.caller.PID == 0 || f.caller.UID != 0 {
+		t.Errorf("node %d, caller %+v", f.node, f.caller)
+	}
+	f.mu.Unlock()
+	if texts := f.texts(); !slices.Equal(texts, []string{text}) {
+		t.Errorf("triggers %q", texts)
+	}
+	if got := pread(t, fd, 100, 0); got != "some\nfull\n" {
+		t.Errorf("read %q", got)
+	}
+	// What is written beyond 32 bytes does not count, but is written.
+	long := openRDWR(t, m.dir+"/cpu")
+	if n, err := unix.Write(long, make([]byte, 4096)); n != 4096 || err != nil {
+		t.Errorf("long write: %d, %v", n, err)
+	}
+	unix.Close(long)
+	unix.Close(fd)
+	eventually(t, "the trigger ends with the file", func() bool { return len(f.texts()) == 0 })
+}
+
+func TestAWritersErrorsAreItsOwn(t *testing.T) {
+	f := &fakeTriggers{answer: unix.ENOSPC}
+	m := servePressure(t, f)
+	fd := openRDWR(t, m.dir+"/io")
+	if _, err := unix.Write(fd, []byte("some 1 1")); err != unix.ENOSPC {
+		t.Errorf("write: %v", err)
+	}
+	f.answer = errors.New("no errno")
+	if _, err := unix.Write(fd, []byte("some 1 1")); err != unix.EIO {
+		t.Errorf("write: %v", err)
+	}
+	if _, err := unix.Write(fd, []byte("panic")); err != unix.EIO {
+		t.Errorf("write that panics: %v", err)
+	}
+	if got := pread(t, fd, 100, 0); got != "some\nfull\n" {
+		t.Errorf("read %q", got)
+	}
+}
+
+// TestAPollerIsWokenByWake waits by poll(2) and epoll(7), on one open file at once.
+func TestAPollerIsWokenByWake(t *testing.T) {
+	f := &fakeTriggers{}
+	m := servePressure(t, f)
+	fd := openRDWR(t, m.dir+"/cpu")
+	if got := poll(t, fd, unix.POLLPRI, 20); got != 0 {
+		t.Errorf("without an event: %#x", got)
+	}
+	f.kh = 0
+	for range 3 {
+		events := make(chan int16)
+		go func() { events <- poll(t, fd, unix.POLLPRI, int(deadline.Milliseconds())) }()
+		eventually(t, "somebody waits", func() bool { return f.waiter() != 0 })
+		f.fire(unix.POLLPRI)
+		if err := m.conn.Wake(f.waiter()); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-events; got != unix.POLLPRI {
+			t.Errorf("an event: %#x", got)
+		}
+		f.kh = 0
+	}
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ep)
+	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLPRI}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "epoll waits", func() bool { return f.waiter() != 0 })
+	f.fire(unix.POLLPRI | unix.POLLERR)
+	if err := m.conn.Wake(f.waiter()); err != nil {
+		t.Fatal(err)
+	}
+	var got [1]unix.EpollEvent
+	if n, err := unix.EpollWait(ep, got[:], int(deadline.Milliseconds())); n != 1 || err != nil || got[0].Events != unix.EPOLLPRI|unix.EPOLLERR {
+		t.Errorf("epoll: %d %v %+v", n, err, got)
+	}
+	unix.Close(fd)
+	eventually(t, "the file is released", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return len(f.released) == 1 })
+	if err := m.conn.Wake(f.waiter()); err != nil {
+		t.Errorf("wake of a closed file: %v", err)
+	}
+}
+
+// TestAGoProgramReadsAPressureFile: package os puts each file it opens into an
+// epoll set.
+func TestAGoProgramReadsAPressureFile(t *testing.T) {
+	m := servePressure(t, &fakeTriggers{})
+	out, err := helper("osread", m.dir+"/cpu", "100").Output()
+	if err != nil || string(out) != "some\nfull\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// TestALateTriggerOfAnInterruptedWriteIsReleased: the file may be closed by then.
+func TestALateTriggerOfAnInterruptedWriteIsReleased(t *testing.T) {
+	f := &fakeTriggers{entered: make(chan struct{}), leave: make(chan struct{})}
+	m := servePressure(t, f)
+	cmd := helper("write", m.dir+"/cpu", "1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-f.entered
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	close(f.leave)
+	eventually(t, "the trigger is set and ended", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.node != 0 && len(f.set) == 0
+	})
+	// Nothing hangs.
+	if got := pread(t, openRDWR(t, m.dir+"/cpu"), 100, 0); got != "some\nfull\n" {
+		t.Errorf("read %q", got)
+	}
+}
+
+// TestThePressureTreeIsNotChanged: a shell's > truncates, which is no change, and
+// names, modes and owners stay.
+func TestThePressureTreeIsNotChanged(t *testing.T) {
+	m := servePressure(t, &fakeTriggers{})
+	file := m.dir + "/cpu"
+	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_TRUNC, 0)
+	if err != nil {
+		t.Fatalf("open with O_TRUNC: %v", err)
+	}
+	unix.Close(fd)
+	now := []unix.Timespec{unix.NsecToTimespec(time.Now().UnixNano()), unix.NsecToTimespec(1)}
+	for what, err := range map[string]error{
+		"truncate":  unix.Truncate(file, 0),
+		"utimensat": unix.UtimesNanoAt(unix.AT_FDCWD, file, now, 0),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for what, err := range map[string]error{
+		"chmod":   unix.Chmod(file, 0o600),
+		"chown":   unix.Chown(file, 1, 1),
+		"unlink":  unix.Unlink(file),
+		"mkdir":   unix.Mkdir(m.dir+"/x", 0o700),
+		"rename":  unix.Rename(file, m.dir+"/x"),
+		"link":    unix.Link(file, m.dir+"/x"),
+		"symlink": unix.Symlink(file, m.dir+"/x"),
+		"mknod":   unix.Mknod(m.dir+"/x", unix.S_IFREG|0o600, 0),
+	} {
+		if err != unix.EPERM {
+			t.Errorf("%s: %v, want EPERM", what, err)
+		}
+	}
+	if err := openError(m.dir+"/x", unix.O_CREAT|unix.O_WRONLY); err != unix.EACCES {
+		t.Errorf("create: %v", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(file, &st); err != nil || st.Mode != unix.S_IFREG|0o666 || st.Size != 4096 || st.Uid != 0 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	for _, uid := range []int{0, 1234} {
+		asUser(t, uid, func() {
+			for _, flags := range []int{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR} {
+				if err := openError(file, flags); err != nil {
+					t.Errorf("open %d of user %d: %v", flags, uid, err)
+				}
+			}
+		})
+	}
+}
+
+// TestTheMainTreeAnswersNoPoll: the kernel then never asks again.
+func TestTheMainTreeAnswersNoPoll(t *testing.T) {
+	m := serve(t, constant("x"), fs.ServerOptions{})
+	fd := open(t, m.path("uptime"))
+	for range 2 {
+		if got := poll(t, fd, unix.POLLIN|unix.POLLPRI, 0); got != unix.POLLIN {
+			t.Errorf("poll: %#x", got)
+		}
+	}
+}
+
+// osRead is a Go program that reads a file n times.
+func osRead(path string, n int) (err error) {
+	var text []byte
+	for range n {
+		if text, err = os.ReadFile(path); err != nil {
+			return err
+		}
+	}
+	_, err = os.Stdout.Write(text)
+	return err
+}
+
+// rawWrite writes to a file.
+func rawWrite(path string) error {
+	fd, err := unix.Open(path, unix.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	_, err = unix.Write(fd, []byte("some 1 1"))
+	return err
+}
