@@ -168,7 +168,7 @@ func (w watcher) expect(t *testing.T, want string) {
 
 // workIn starts a shell command on the host in the control group dir, until the test
 // ends.
-func workIn(t *testing.T, dir, command string) *exec.Cmd {
+func workIn(t *testing.T, dir, command string) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", `echo $$ > "$0/cgroup.procs" && `+command, dir)
 	cmd.Stderr = os.Stderr
@@ -180,7 +180,6 @@ func workIn(t *testing.T, dir, command string) *exec.Cmd {
 		unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		cmd.Wait()
 	})
-	return cmd
 }
 
 // burnOn makes the tasks of a v2 control group wait for CPUs.
