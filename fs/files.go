@@ -171,11 +171,15 @@ func (s *Server) getattr(w *worker, r request, wait bool) (int, error) {
 // The content that it makes is kept for the read that follows where the handle is
 // known, so that size and content agree and the work is not done twice. lseek(2)
 // with SEEK_END sends the handle. fstat(2) does not (fs/fuse/dir.c, fuse_getattr,
-// 5.10 to 6.18), but it comes from the thread that has just opened the file.
-// Content that somebody is in the middle of reading stays.
+// 5.10 to 6.18), but it mostly comes from the thread that has just opened the
+// file. Content that somebody is in the middle of reading stays.
+//
+// For a thread that opened no such file, as in Node's pool, or one that goes by a
+// path, the content will be another one when it is read. Its numbers may be longer
+// then, and Node reads as many bytes as it was told: the length gets some room.
 func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
 	fh := r.fh
-	if fh == 0 {
+	if fh == noHandle {
 		fh = s.handles.lastOpened(r.caller.PID, r.node.id)
 	}
 	if n, ok := s.handles.sizedBy(fh, r.unique); ok {
@@ -189,8 +193,9 @@ func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if fh != 0 && !busy {
-		s.handles.keepSized(fh, &r, content)
+	if fh == noHandle || busy {
+		return len(content) + lengthRoom + len(content)/8, nil
 	}
+	s.handles.keepSized(fh, &r, content)
 	return len(content), nil
 }

@@ -46,6 +46,10 @@ const (
 // programs of the host get the host's files.
 const ownLength = 0
 
+// lengthRoom, in bytes, is what a length beyond an eighth more may grow by before
+// the content is read: a row of a device or a CPU.
+const lengthRoom = 64
+
 // pageSize is st_blksize, and the largest fixed st_size. With it GNU wc does not
 // trust st_size (a multiple of the page size), and GNU tail and sendfile users
 // start at offset 0, because the whole file fits in their first block.

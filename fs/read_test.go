@@ -210,6 +210,43 @@ func TestSizeIsTheCallersOwnAndAgreesWithTheContent(t *testing.T) {
 	}
 }
 
+// TestSizeAskedByAnotherThreadLeavesRoomForTheContent opens in one thread, asks
+// for the size in another and reads in a third, as Node's fs.readFile does. The
+// numbers in the content have grown when it is read.
+func TestSizeAskedByAnotherThreadLeavesRoomForTheContent(t *testing.T) {
+	var number atomic.Int64
+	src := sourceFunc(func(dst []byte, _ fs.NodeID, _ fs.Caller, _ bool) ([]byte, error) {
+		row := fmt.Sprintf("cpu %d %d\n", number.Load(), number.Add(1))
+		return append(dst, strings.Repeat(row, 20)...), nil
+	})
+	m := serve(t, src, fs.ServerOptions{})
+	for range 20 {
+		number.Store(9)
+		fd := make(chan int)
+		size := make(chan int64)
+		go func() {
+			runtime.LockOSThread() // and end with it: no two are the same
+			fd <- open(t, m.path("stat"))
+			<-fd
+		}()
+		f := <-fd
+		go func() {
+			runtime.LockOSThread()
+			var st unix.Stat_t
+			if err := unix.Fstat(f, &st); err != nil {
+				t.Error(err)
+			}
+			size <- st.Size
+		}()
+		length := <-size
+		content := pread(t, f, 1<<16, 0)
+		if length < int64(len(content)) || length > int64(len(content))+256 {
+			t.Errorf("size %d, content of %d bytes", length, len(content))
+		}
+		fd <- 0
+	}
+}
+
 func TestSizeAskedForWhileReadingDoesNotTearTheContent(t *testing.T) {
 	src := &counter{padding: 9000}
 	m := serve(t, src, fs.ServerOptions{})
