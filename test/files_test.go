@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/procfs/blockdevice"
+	"golang.org/x/sys/unix"
 )
 
 // The files beside uptime, meminfo and stat, in real containers.
@@ -77,13 +78,48 @@ func TestSwapsIsMeminfosSwap(t *testing.T) {
 	}
 }
 
-// TestDiskstatsIsWhatTheControlGroupCounts writes to a disk in a container. On v1
-// the kernel counts only while the disk is throttled somewhere, so it is, far
-// above what it can do.
-func TestDiskstatsIsWhatTheControlGroupCounts(t *testing.T) {
-	c := startContainer(t)
-	dir, v2 := c.ownCgroup(t, "blkio")
-	file := filepath.Join(t.TempDir(), "data")
+// diskDir is a directory for a test whose files are on a disk, and not in memory.
+func diskDir(t testing.TB) string {
+	t.Helper()
+	for _, parent := range []string{os.TempDir(), "/var/tmp", "/"} {
+		var st unix.Stat_t
+		if err := unix.Stat(parent, &st); err != nil {
+			continue
+		}
+		if _, err := os.Stat(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))); err != nil {
+			continue
+		}
+		dir, err := os.MkdirTemp(parent, "vprocfs-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		return dir
+	}
+	t.Fatal("no directory is on a disk")
+	return ""
+}
+
+// throttleDisks makes v1 count the container's I/O, which it only does while a
+// disk is throttled somewhere: far above what it can do.
+func throttleDisks(t testing.TB, c *container) {
+	t.Helper()
+	dir, v2 := cgroupDir(t, c.init, "blkio")
+	if v2 {
+		return
+	}
+	dir, _ = c.ownCgroup(t, "blkio")
+	for _, d := range hostDisks(t) {
+		rule := fmt.Sprintf("%d:%d %d", d.MajorNumber, d.MinorNumber, uint64(1)<<40)
+		if _, err := os.Stat("/sys/block/" + d.DeviceName); err != nil || d.WriteIOs+d.ReadIOs == 0 {
+			continue
+		}
+		write(t, filepath.Join(dir, "blkio.throttle.write_bps_device"), rule)
+	}
+}
+
+func hostDisks(t testing.TB) []blockdevice.Diskstats {
+	t.Helper()
 	blocks, err := blockdevice.NewFS("/proc", "/sys")
 	if err != nil {
 		t.Fatal(err)
@@ -92,25 +128,28 @@ func TestDiskstatsIsWhatTheControlGroupCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range disks {
-		rule := fmt.Sprintf("%d:%d %d", d.MajorNumber, d.MinorNumber, uint64(1)<<40)
-		if _, err := os.Stat("/sys/block/" + d.DeviceName); err != nil || v2 || d.WriteIOs == 0 {
-			continue
-		}
-		if err := os.WriteFile(filepath.Join(dir, "blkio.throttle.write_bps_device"), []byte(rule), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c.sh(t, "dd if=/dev/zero of="+file+" bs=64k count=64 oflag=direct 2>/dev/null; sync -f "+file)
+	return disks
+}
+
+// TestDiskstatsIsWhatTheControlGroupCounts writes to a disk in a container.
+func TestDiskstatsIsWhatTheControlGroupCounts(t *testing.T) {
+	c := startContainer(t)
+	dir, v2 := c.ownCgroup(t, "blkio")
+	file := filepath.Join(diskDir(t), "data")
+	throttleDisks(t, c)
+	disks := hostDisks(t)
+	c.sh(t, "dd if=/dev/zero of="+file+" bs=64k count=64 oflag=direct 2>&1; sync -f "+file)
 	// What it counts goes on a little after the sync: both are read until they agree.
 	var want, got string
+	written := uint64(0)
 	waitFor(t, "diskstats to show what the control group counts", func() bool {
-		want = ""
+		want, written = "", 0
 		for _, d := range disks {
 			counted := groupIO(t, dir, v2, fmt.Sprintf("%d:%d", d.MajorNumber, d.MinorNumber))
 			if counted != [4]uint64{} {
 				want += fmt.Sprintln(d.DeviceName, counted)
 			}
+			written += counted[3]
 		}
 		got = ""
 		for line := range strings.Lines(c.sh(t, "cat /proc/diskstats")) {
@@ -119,6 +158,9 @@ func TestDiskstatsIsWhatTheControlGroupCounts(t *testing.T) {
 		}
 		return got == want
 	})
+	if written < 64*64<<10/512 {
+		t.Errorf("%d sectors written, want at least %d", written, 64*64<<10/512)
+	}
 	t.Logf("reads, sectors, writes, sectors: %s", strings.ReplaceAll(got, "\n", " "))
 }
 

@@ -6,12 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"runtime/debug"
-	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +17,7 @@ import (
 func runReader(tool string, args []string, other error) error {
 	switch tool {
 	case "watch":
-		return watch(args[0])
+		return watch(args[0], args[1])
 	case "through":
 		return through(args[0])
 	case "readfile":
@@ -30,105 +26,6 @@ func runReader(tool string, args []string, other error) error {
 		return readBySize(args[0])
 	}
 	return other
-}
-
-// counters are the numbers of uptime or stat that only grow, by a name for each
-// that lasts as long as what it counts.
-func counters(name, text string) (map[string]float64, error) {
-	if name == "uptime" {
-		// The idle time goes down when a CPU goes.
-		up, _, _ := strings.Cut(text, " ")
-		text = "uptime " + up
-	}
-	c := make(map[string]float64)
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) < 2 {
-			return nil, fmt.Errorf("odd line %q", line)
-		}
-		if strings.HasPrefix(f[0], "procs_") {
-			continue // how many run and wait right now
-		}
-		for i, s := range f[1:] {
-			v, err := strconv.ParseFloat(s, 64)
-			if err != nil {
-				return nil, fmt.Errorf("%q: %w", line, err)
-			}
-			c[f[0]+" "+strconv.Itoa(i+1)] = v
-		}
-	}
-	return c, nil
-}
-
-// watch reads uptime and stat n times each, in turns, from a held file and from
-// one that is opened for it, and sometimes meminfo. It fails if a counter goes back, and tells
-// what else it has seen: the lists of CPUs and the sizes of the memory.
-func watch(n string) error {
-	reads, err := strconv.Atoi(n)
-	if err != nil {
-		return err
-	}
-	held := make(map[string]*os.File)
-	last := make(map[string]map[string]float64)
-	for _, name := range []string{"uptime", "stat", "meminfo"} {
-		if held[name], err = os.Open("/proc/" + name); err != nil {
-			return err
-		}
-		last[name] = make(map[string]float64)
-	}
-	fmt.Println("ready")
-	cpus, sizes := make(map[string]bool), make(map[string]bool)
-	buf := make([]byte, 1<<20)
-	for i := range reads {
-		for name, f := range held {
-			if name == "meminfo" && i%10 != 0 {
-				continue // it has no counters
-			}
-			size, err := f.ReadAt(buf, 0)
-			if err != nil && err != io.EOF {
-				return err
-			}
-			text := string(buf[:size])
-			if i%4 >= 2 {
-				b, err := os.ReadFile("/proc/" + name)
-				if err != nil {
-					return err
-				}
-				text = string(b)
-			}
-			if name == "meminfo" {
-				line, _, _ := strings.Cut(text, "\n")
-				sizes[strings.Join(strings.Fields(line), " ")] = true
-				continue
-			}
-			now, err := counters(name, text)
-			if err != nil {
-				return fmt.Errorf("read %d of %s: %w in\n%s", i, name, err, text)
-			}
-			if name == "stat" {
-				cpus[rows(text)] = true
-			}
-			for key, v := range now {
-				if v < last[name][key] {
-					return fmt.Errorf("read %d of %s: %s went from %.2f to %.2f", i, name, key, last[name][key], v)
-				}
-				last[name][key] = v
-			}
-		}
-	}
-	fmt.Printf("%s\n%s\n", strings.Join(slices.Sorted(maps.Keys(cpus)), ";"), strings.Join(slices.Sorted(maps.Keys(sizes)), ";"))
-	return nil
-}
-
-// rows lists the CPUs that a stat has rows of.
-func rows(stat string) string {
-	var names []string
-	for line := range strings.Lines(stat) {
-		if name, _, _ := strings.Cut(line, " "); strings.HasPrefix(name, "cpu") && name != "cpu" {
-			names = append(names, name)
-		}
-	}
-	return strings.Join(names, " ")
 }
 
 // through holds path open, and for each line of its input, the name of a way to

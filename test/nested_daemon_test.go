@@ -49,22 +49,22 @@ func TestADaemonInAContainerServesTheContainersInIt(t *testing.T) {
 	script := cgroupMounts(t) + `
 busybox mount -t proc proc /proc
 `
-	if g.unified != "" {
-		// Only a v2 group without processes can give its children controllers.
-		root := cgroupMount(t, "cgroup2", "")
-		script += strings.ReplaceAll(`
-mkdir %/init.scope
-echo 0 > %/init.scope/cgroup.procs
-`, "%", root)
-		t.Cleanup(func() { removeGroup(t, filepath.Join(g.unified, "init.scope")) })
-	}
 	script += fmt.Sprintf(`
 vprocfs serve '%s' 2>/dev/null &
 until test -e '%[1]s/proc/meminfo'; do sleep 0.1; done
 echo ready
 while read -r line; do eval "$line"; done
 `, dir)
-	cmd := exec.Command("sh", "-c", g.enter()+` && exec unshare --cgroup --pid --fork --mount sh -euc "$0"`, script)
+	leave := ":"
+	if g.unified != "" {
+		// The group becomes the root that the container sees. Only a v2 group without
+		// processes can give its children controllers: all go to a child, unshare too.
+		scope := filepath.Join(g.unified, "init.scope")
+		leave = fmt.Sprintf("mkdir '%s' && echo 0 > '%[1]s/cgroup.procs'", scope)
+		t.Cleanup(func() { removeGroup(t, scope) })
+	}
+	cmd := exec.Command("sh", "-c", g.enter()+` && exec unshare --cgroup sh -euc "$0" "$1"`,
+		leave+` && exec unshare --pid --fork --mount sh -euc "$0"`, script)
 	d := startSubject(t, cmd, "ready")
 
 	inside := func(limits string) string {

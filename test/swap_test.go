@@ -53,7 +53,12 @@ func TestSwapIsTheGroups(t *testing.T) {
 	}
 	waitFor(t, "memory to be swapped", func() bool { return used() > 4<<10 })
 
-	for _, mib := range []uint64{0, 40, 20} {
+	// v1 limits memory and swap together, and takes no limit below what is used.
+	limits, small := []uint64{0, 40, 20}, uint64(18)
+	if !v2 {
+		limits, small = []uint64{0, 60, 48}, 44
+	}
+	for _, mib := range limits {
 		want := host
 		if mib != 0 {
 			want = min(host, mib<<10)
@@ -75,15 +80,14 @@ func TestSwapIsTheGroups(t *testing.T) {
 		}
 	}
 
-	// A smaller limit above holds too. (v1 wants a parent's to be larger than
-	// what is used below it, which is what this is.)
+	// A smaller limit above holds too.
 	above, _ := parent.swapFiles()
 	if !v2 {
-		parent.limitMemory(t, 18)
+		parent.limitMemory(t, int(small)) // not above the limit of both
 	}
-	write(t, above, strconv.Itoa(18<<20))
-	if got, want := meminfo(t, c.sh(t, "cat /proc/meminfo"))["SwapTotal"], min(host, uint64(18<<10)); got != want {
-		t.Errorf("with a limit of 18 MiB above: SwapTotal %d kB, want %d kB", got, want)
+	write(t, above, strconv.FormatUint(small<<20, 10))
+	if got, want := meminfo(t, c.sh(t, "cat /proc/meminfo"))["SwapTotal"], min(host, small<<10); got != want {
+		t.Errorf("with a limit of %d MiB above: SwapTotal %d kB, want %d kB", small, got, want)
 	}
 
 	off, _ := serve(t, "--swap", "off")
