@@ -174,9 +174,11 @@ func (s *Server) getattr(w *worker, r request, wait bool) (int, error) {
 // 5.10 to 6.18), but it mostly comes from the thread that has just opened the
 // file. Content that somebody is in the middle of reading stays.
 //
-// For a thread that opened no such file, as in Node's pool, or one that goes by a
-// path, the content will be another one when it is read. Its numbers may be longer
-// then, and Node reads as many bytes as it was told: the length gets some room.
+// For a thread that opened no such file, as in Node's pool, or a program whose
+// shell did, or one that goes by a path, the content will be another one when it is
+// read. Its numbers may be longer then, and Node reads as many bytes as it was
+// told: the size is a bound, of whole pages, which GNU wc does not take for the
+// length.
 func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
 	fh := r.fh
 	if fh == noHandle {
@@ -194,7 +196,7 @@ func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
 		return 0, err
 	}
 	if fh == noHandle || busy {
-		return len(content) + lengthRoom + len(content)/8, nil
+		return (len(content) + lengthRoom + pageSize - 1) / pageSize * pageSize, nil
 	}
 	s.handles.keepSized(fh, &r, content)
 	return len(content), nil

@@ -46,8 +46,8 @@ const (
 // programs of the host get the host's files.
 const ownLength = 0
 
-// lengthRoom, in bytes, is what a length beyond an eighth more may grow by before
-// the content is read: a row of a device or a CPU.
+// lengthRoom, in bytes, is what content may grow by between a GETATTR and the read
+// that it is for: some digits, or a row of a CPU.
 const lengthRoom = 64
 
 // pageSize is st_blksize, and the largest fixed st_size. With it GNU wc does not

@@ -21,9 +21,9 @@ func runReader(tool string, args []string, other error) error {
 	case "through":
 		return through(args[0])
 	case "readfile":
-		return readWhole(args[0])
+		return readWhole(args)
 	case "sizehint":
-		return readBySize(args[0])
+		return readBySize(args)
 	}
 	return other
 }
@@ -133,37 +133,42 @@ func mmapWay(f, to *os.File) (err error) {
 	return err
 }
 
-// readWhole prints path as Go programs read it.
-func readWhole(path string) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
+// readWhole prints each path as Go programs read it, and a NUL behind it.
+func readWhole(paths []string) error {
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s\x00", b)
 	}
-	_, err = os.Stdout.Write(b)
-	return err
+	return nil
 }
 
-// readBySize prints path as the JVM's Files.readAllBytes does: a buffer of the
-// size that fstat(2) gives is filled first, and then comes a read for what the
-// file may have grown by.
-func readBySize(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
+// readBySize prints each path as the JVM's Files.readAllBytes reads it, and a NUL
+// behind it: a buffer of the size that fstat(2) gives is filled first, and then
+// comes a read for what the file may have grown by.
+func readBySize(paths []string) error {
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		b := make([]byte, info.Size())
+		n, err := io.ReadFull(f, b)
+		if err != nil && err != io.ErrUnexpectedEOF {
+			return err
+		}
+		rest, err := io.ReadAll(f)
+		if err != nil {
+			return err
+		}
+		f.Close()
+		fmt.Printf("%s%s\x00", b[:n], rest)
 	}
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	b := make([]byte, info.Size())
-	n, err := io.ReadFull(f, b)
-	if err != nil && err != io.ErrUnexpectedEOF {
-		return err
-	}
-	rest, err := io.ReadAll(f)
-	if err != nil {
-		return err
-	}
-	_, err = os.Stdout.Write(append(b[:n], rest...))
-	return err
+	return nil
 }

@@ -2,7 +2,6 @@ package test
 
 import (
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -77,42 +76,5 @@ func TestVmstatShowsTheContainer(t *testing.T) {
 	v := floats(t, lines[len(lines)-1])
 	if len(v) < 16 || v[3] > 256<<10 || v[3] < 200<<10 || v[4] != 0 || v[12]+v[13]+v[14] < 99 {
 		t.Errorf("vmstat of an empty container of 256 MiB:\n%s", out)
-	}
-}
-
-// TestReadersGetWholeFiles reads as programs do that trust the size of a file,
-// or copy it within the kernel. Lines are counted, because the numbers in them
-// move.
-func TestReadersGetWholeFiles(t *testing.T) {
-	last := map[string]string{
-		"uptime": `^\d+\.\d\d \d+\.\d\d\n$`, "meminfo": `\nDirectMap\w+: +\d+ kB\n$`, "stat": `\nsoftirq [\d ]+\n$`,
-		"cpuinfo": `\n\n$`, "slabinfo": `<sharedavail>\n$`, "loadavg": `^\d+\.\d\d \d+\.\d\d \d+\.\d\d \d+/\d+ \d+\n$`,
-	}
-	for name := range last {
-		path := "/proc/" + name
-		lines := strings.Count(inContainer(t, smallContainer(), "cat", path), "\n")
-		for _, reader := range []string{
-			"cat %", "head -n 10000 %", "tail -n 10000 %", "tail -c +1 %", "dd if=% bs=13 status=none",
-			"cp % /dev/stdout", "sh -c 'cat < %'",
-			"busybox cat %", "busybox head -n 10000 %", "busybox tail -n 10000 %", "busybox dd if=% bs=13 status=none",
-			// A pipe makes some of them splice(2).
-			"sh -c 'cat % | cat'", "sh -c 'busybox cat % | busybox cat'",
-		} {
-			out := inContainer(t, smallContainer(), "sh", "-c", strings.ReplaceAll(reader, "%", path))
-			if got := strings.Count(out, "\n"); got != lines || !regexp.MustCompile(last[name]).MatchString(out) {
-				t.Errorf("%s of %s: %d lines, want %d; it ends %q", reader, path, got, lines, out[max(0, len(out)-60):])
-			}
-		}
-		for _, counter := range []string{"wc -l %", "busybox wc -l %", "grep -c '' %", "awk 'END { print NR }' %"} {
-			out := inContainer(t, smallContainer(), "sh", "-c", strings.ReplaceAll(counter, "%", path))
-			if got, _, _ := strings.Cut(out, " "); strings.TrimSpace(got) != strconv.Itoa(lines) {
-				t.Errorf("%s of %s: %q, want %d", counter, path, out, lines)
-			}
-		}
-		// Bytes, too: of one open file, whose content cannot move meanwhile.
-		out := inContainer(t, smallContainer(), "sh", "-c", strings.ReplaceAll("cat % | wc -c; wc -c < %", "%", path))
-		if v := floats(t, strings.ReplaceAll(out, "\n", " ")); len(v) != 2 || v[0]-v[1] > 4 || v[1]-v[0] > 4 {
-			t.Errorf("%s: cat has and wc -c counts %q bytes", path, out)
-		}
 	}
 }
