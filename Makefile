@@ -21,7 +21,8 @@ test: root tools ## run all tests (they mount file systems and start containers)
 	$(GO) test -count=1 -timeout 20m ./...
 
 test-vm: root ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
-	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 25m
+	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m
+	$(GO) run ./test/vm -matrix -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 
 bench: root tools ## print the benchmarks; only ratios from one run mean something
 	$(GO) test -run '^$$' -bench . -benchmem ./cache ./procvirt/... ./initpid ./fs

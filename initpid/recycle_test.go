@@ -184,11 +184,15 @@ func TestAnswersHoldWhileContainersDie(t *testing.T) {
 				// At least 10 deaths, and more, after ever longer lives, until
 				// the askers got their turn.
 				end := time.Now().Add(patience)
+				life := 10 * time.Millisecond
 				for n := 0; n < 10 || hits.Load() == 0 && time.Now().Before(end); n++ {
 					c := startContainer(t, "init", newPIDNS)
 					current[i].Store(int64(c.pid))
-					time.Sleep(time.Duration(10*(n+1)) * time.Millisecond)
+					time.Sleep(life)
 					c.end()
+					if life += 10 * time.Millisecond; n >= 10 {
+						life *= 2
+					}
 				}
 			})
 		}

@@ -80,7 +80,7 @@ func TestNoCounterGoesBackWhileLimitsFlip(t *testing.T) {
 				t.Logf("%d flips, %s", flips, rest)
 			}
 			reads = ok
-		case <-time.After(time.Duration(random.IntN(40)) * time.Millisecond):
+		case <-time.After(time.Duration(random.IntN(100)) * time.Millisecond):
 		}
 	}
 	views, sizes := strings.Split(strings.Join(said["CPUs"], ""), ";"), strings.Split(strings.Join(said["memory"], ""), ";")

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"os"
@@ -12,78 +13,104 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// counters are the numbers of a file that only grow, by a name for each that
-// lasts as long as what it counts.
-func counters(name, text string) (map[string]float64, error) {
-	if name == "uptime" {
-		// The idle time goes down when a CPU goes.
-		up, _, _ := strings.Cut(text, " ")
-		text = "uptime " + up
-	}
-	c := make(map[string]float64)
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if name == "diskstats" {
-			if len(f) < 14 {
-				return nil, fmt.Errorf("short line %q", line)
-			}
-			f = slices.Delete(f, 0, 2) // the device's numbers
-		}
-		if len(f) < 2 {
-			return nil, fmt.Errorf("odd line %q", line)
-		}
-		if strings.HasPrefix(f[0], "procs_") {
-			continue // how many run and wait right now
-		}
-		for i, s := range f[1:] {
-			v, err := strconv.ParseFloat(s, 64)
-			if err != nil {
-				return nil, fmt.Errorf("%q: %w", line, err)
-			}
-			c[f[0]+" "+strconv.Itoa(i+1)] = v
-		}
-	}
-	return c, nil
-}
-
 // watched is a file and what has been seen of it.
 type watched struct {
 	name  string
 	held  int // descriptor
-	last  map[string]float64
+	last  map[string][]uint64
 	moved int // how often some counter had grown
 	buf   []byte
 }
 
+// counters calls each with the numbers of each line that only grow, and with a
+// name for what they count. It keeps nothing: in a guest this is most of the work.
+func (w *watched) counters(text []byte, each func(name string, numbers []byte) error) error {
+	if w.name == "uptime" {
+		// The idle time goes down when a CPU goes.
+		up, _, _ := bytes.Cut(text, []byte(" "))
+		return each("uptime", up)
+	}
+	for line := range bytes.Lines(text) {
+		if w.name == "diskstats" {
+			// First are the device's numbers, in columns.
+			for range 2 {
+				_, line, _ = bytes.Cut(bytes.TrimLeft(line, " "), []byte(" "))
+			}
+		}
+		name, numbers, ok := bytes.Cut(line, []byte(" "))
+		if !ok || len(name) == 0 {
+			return fmt.Errorf("odd line %q", line)
+		}
+		if bytes.HasPrefix(name, []byte("procs_")) {
+			continue // how many run and wait right now
+		}
+		if err := each(string(name), numbers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compare compares a line's counters with the ones before; numbers may have a
+// point, with the same number of digits behind it every time.
+func (w *watched) compare(name string, numbers []byte) (grew bool, err error) {
+	last, i := w.last[name], 0
+	for len(numbers) > 0 {
+		n, digits := uint64(0), 0
+		for ; len(numbers) > 0 && numbers[0] != ' ' && numbers[0] != '\n'; numbers = numbers[1:] {
+			switch c := numbers[0]; {
+			case '0' <= c && c <= '9':
+				n = n*10 + uint64(c-'0')
+				digits++
+			case c != '.' || digits == 0:
+				return false, fmt.Errorf("%s: odd number in field %d", name, i+1)
+			}
+		}
+		if numbers = bytes.TrimLeft(numbers, " \n"); digits == 0 {
+			continue
+		}
+		if i == len(last) {
+			last = append(last, 0)
+		}
+		if n < last[i] {
+			return false, fmt.Errorf("field %d of %s went from %d to %d", i+1, name, last[i], n)
+		}
+		grew = grew || n > last[i]
+		last[i] = n
+		i++
+	}
+	if i == 0 {
+		return false, fmt.Errorf("%s has no numbers", name)
+	}
+	w.last[name] = last
+	return grew, nil
+}
+
 // read reads the file, from the held descriptor or from a new one.
-func (w *watched) read(again bool) (string, error) {
+func (w *watched) read(again bool) ([]byte, error) {
 	if again {
-		b, err := os.ReadFile("/proc/" + w.name)
-		return string(b), err
+		return os.ReadFile("/proc/" + w.name)
 	}
 	n, err := unix.Pread(w.held, w.buf, 0)
-	return string(w.buf[:max(n, 0)]), err
+	return w.buf[:max(n, 0)], err
 }
 
 // look reads the file's counters once more. It is an error if one is smaller
 // than ever before.
-func (w *watched) look(again bool) (text string, err error) {
+func (w *watched) look(again bool) (text []byte, err error) {
 	if text, err = w.read(again); err != nil {
-		return "", err
+		return nil, err
 	}
-	now, err := counters(w.name, text)
+	moved := false
+	err = w.counters(text, func(name string, numbers []byte) error {
+		grew, err := w.compare(name, numbers)
+		moved = moved || grew
+		return err
+	})
 	if err != nil {
-		return "", fmt.Errorf("%w in\n%s", err, text)
+		return nil, fmt.Errorf("%w in\n%s", err, text)
 	}
-	grew := false
-	for key, v := range now {
-		if v < w.last[key] {
-			return "", fmt.Errorf("%s went from %.2f to %.2f", key, w.last[key], v)
-		}
-		grew = grew || v > w.last[key]
-		w.last[key] = v
-	}
-	if grew {
+	if moved {
 		w.moved++
 	}
 	return text, nil
@@ -109,7 +136,7 @@ func watch(n, path string) error {
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)
 		}
-		files = append(files, &watched{name: name, held: held, last: make(map[string]float64), buf: make([]byte, 1<<18)})
+		files = append(files, &watched{name: name, held: held, last: make(map[string][]uint64), buf: make([]byte, 1<<18)})
 	}
 	memory := files[len(files)-1]
 	files = files[:len(files)-1]
@@ -144,7 +171,7 @@ func watch(n, path string) error {
 			if err != nil {
 				return fmt.Errorf("read meminfo: %w", err)
 			}
-			line, _, _ := strings.Cut(text, "\n")
+			line, _, _ := strings.Cut(string(text), "\n")
 			sizes[strings.Join(strings.Fields(line), " ")] = true
 		}
 		if i%100 == 0 {
@@ -169,9 +196,9 @@ func watch(n, path string) error {
 func joined(set map[string]bool) string { return strings.Join(slices.Sorted(maps.Keys(set)), ";") }
 
 // rows lists the CPUs that a stat has rows of.
-func rows(stat string) string {
+func rows(stat []byte) string {
 	var names []string
-	for line := range strings.Lines(stat) {
+	for line := range strings.Lines(string(stat[:max(0, bytes.Index(stat, []byte("\nintr")))])) {
 		if name, _, _ := strings.Cut(line, " "); strings.HasPrefix(name, "cpu") && name != "cpu" {
 			names = append(names, name)
 		}

@@ -148,7 +148,7 @@ func testScript(packages []testPackage, pattern string) string {
 	for _, p := range packages {
 		fmt.Fprintf(&b, "echo '%s%s'; mkdir -p /t/%s; cd /t/%s\n", markBegin, p.dir, p.dir, p.dir)
 		// The runner's own limit ends a guest that hangs; this one says first which test it was.
-		fmt.Fprintf(&b, "/t/%s.test -test.v -test.timeout=15m -test.run=%s -test.skip=%s\n",
+		fmt.Fprintf(&b, "/t/%s.test -test.v -test.timeout=30m -test.run=%s -test.skip=%s\n",
 			p.name(), quote(pattern), quote("^("+strings.Join(append([]string{"Fuzz.*"}, p.skip...), "|")+")$"))
 		fmt.Fprintf(&b, "echo \"%s%s $?\"\n", markEnd, p.dir)
 	}
