@@ -250,16 +250,19 @@ func newResolver(t testing.TB, conf Config) *Resolver {
 	return r
 }
 
-// hasIoctl says whether this kernel should have the ioctl, by its release.
-func hasIoctl(t testing.TB) bool {
+// hasIoctl says whether this kernel should have the ioctl.
+func hasIoctl(t testing.TB) bool { return kernelIs(t, 6, 11) }
+
+// kernelIs says whether this kernel is major.minor or newer, by its release.
+func kernelIs(t testing.TB, major, minor int) bool {
 	t.Helper()
 	var uts unix.Utsname
 	must(unix.Uname(&uts))
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); err != nil {
+	var a, b int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &a, &b); err != nil {
 		t.Fatal(err)
 	}
-	return major > 6 || major == 6 && minor >= 11
+	return a > major || a == major && b >= minor
 }
 
 // bothMethods runs a test with each method this kernel has. That a new kernel

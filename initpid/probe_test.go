@@ -26,6 +26,17 @@ func TestProbeAgreesWithKernelRelease(t *testing.T) {
 	}
 }
 
+func TestNamespacesHaveIDsFromLinux618On(t *testing.T) {
+	a := startContainer(t, "init", newPIDNS)
+	init, err := newResolver(t, Config{}).Resolve(a.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := kernelIs(t, 6, 18); (init.ID != 0) != want {
+		t.Errorf("id %d; that this kernel has ids is %t", init.ID, want)
+	}
+}
+
 func TestMethodIsAFlagValue(t *testing.T) {
 	for _, s := range []string{"auto", "ioctl", "fork"} {
 		var m Method

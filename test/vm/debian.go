@@ -21,7 +21,7 @@ const debianSuite = "trixie"
 func debianPackages() []string {
 	return []string{
 		"procps", "util-linux", "mount", "busybox-static", "htop", "sysstat", "strace", "python3", "nodejs",
-		"runc", "crun", "podman",
+		"runc", "crun", "podman", "lxcfs",
 		"lxcfs", // for LXC's mount hook
 	}
 }

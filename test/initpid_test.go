@@ -1,0 +1,60 @@
+package test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernelIs tells whether the kernel is major.minor or newer, by its release.
+func kernelIs(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		t.Fatal(err)
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &a, &b); err != nil {
+		t.Fatal(err)
+	}
+	return a > major || a == major && b >= minor
+}
+
+// TestTheInitIsFoundInEveryWayThatTheKernelHas has the daemon use each way, or
+// refuse it with the reason. That a kernel has the ioctl is told by its release,
+// so that a probe that fails to find it fails the test.
+func TestTheInitIsFoundInEveryWayThatTheKernelHas(t *testing.T) {
+	hasIoctl, auto := kernelIs(t, 6, 11), "fork"
+	if hasIoctl {
+		auto = "ioctl"
+	}
+	for flag, way := range map[string]string{"fork": "fork", "ioctl": "ioctl", "auto": auto} {
+		t.Run(flag, func(t *testing.T) {
+			dir := t.TempDir()
+			if way == "ioctl" && !hasIoctl {
+				_, stderr, status := vprocfs(t, "serve", "--init-pid", flag, dir)
+				if status != 1 || !strings.Contains(stderr, "needs Linux 6.11 or newer") || strings.Count(stderr, "\n") != 1 {
+					t.Errorf("exit status %d: %s", status, stderr)
+				}
+				return
+			}
+			d := startDaemon(t, dir, nil, "serve", "--init-pid", flag, dir)
+			if line := d.line(t); !strings.Contains(line, "init-pid="+way) {
+				t.Errorf("want %s; the log says %s", way, line)
+			}
+			for i := range 2 { // the second is not found in a cache
+				c := startContainer(t, "--mount", dir, "--memory", fmt.Sprintf("%dM", 100+i))
+				if got := memTotal(t, c.sh(t, "cat /proc/meminfo")); got != 100+i {
+					t.Errorf("MemTotal %d MiB, want %d", got, 100+i)
+				}
+				start, before := startOf(t, c.init), boottime(t)
+				up := floats(t, c.sh(t, "cat /proc/uptime"))[0]
+				if after := boottime(t); up < before-start-0.02 || up > after-start+0.02 {
+					t.Errorf("uptime %.2f, want %.2f to %.2f", up, before-start, after-start)
+				}
+			}
+		})
+	}
+}
