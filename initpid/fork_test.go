@@ -243,12 +243,14 @@ func TestForksAreBounded(t *testing.T) {
 				return
 			default:
 				most.Store(max(most.Load(), int32(len(childrenOf(os.Getpid())))-1)) // less c
+				time.Sleep(time.Millisecond)                                        // leave the helpers some CPU
 			}
 		}
 	})
 	for range 10 {
 		askers.Go(func() {
-			if pid, err := f.find(nsfd, time.Now().Add(patience)); pid != c.pid || err != nil {
+			// They come one after another.
+			if pid, err := f.find(nsfd, time.Now().Add(10*patience)); pid != c.pid || err != nil {
 				failed.Add(1)
 			}
 		})
