@@ -76,8 +76,13 @@ func TestBusyTimeIsTheCgroups(t *testing.T) {
 			a := readStat(t, c, width)
 			time.Sleep(window)
 			b := readStat(t, c, width)
-			if least := b.used - a.usedBy; least < 1 {
-				t.Fatalf("the container got %.2f s of CPU time in %s: too little to tell", least, window)
+			// A busy machine gives little in the window: then it is a longer one.
+			for more := 0; b.used-a.usedBy < 2; more++ {
+				if more == 10 {
+					t.Fatalf("the container got %.2f s of CPU time in %d times %s: too little to tell", b.used-a.usedBy, 1+more, window)
+				}
+				time.Sleep(window)
+				b = readStat(t, c, width)
 			}
 
 			busy := func(stat string) float64 {

@@ -132,7 +132,7 @@ func TestScriptRunsPatternsAsTheyAre(t *testing.T) {
 	_, line, _ := strings.Cut(script, "/t/fs.test ")
 	line, _, _ = strings.Cut(line, "\n")
 	got, err := output(t.Context(), "", "sh", "-c", "printf '%s\\n' "+line)
-	want := "-test.v\n-test.timeout=15m\n-test.run=it's a|b $HOME\n-test.skip=^(Fuzz.*|TestX|TestY)$\n"
+	want := "-test.v\n-test.timeout=30m\n-test.run=it's a|b $HOME\n-test.skip=^(Fuzz.*|TestX|TestY)$\n"
 	if err != nil || got != want {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
