@@ -104,11 +104,10 @@ func diskDir(t testing.TB) string {
 // disk is throttled somewhere: far above what it can do.
 func throttleDisks(t testing.TB, c *container) {
 	t.Helper()
-	dir, v2 := cgroupDir(t, c.init, "blkio")
-	if v2 {
+	if _, v2 := cgroupDir(t, c.init, "blkio"); v2 {
 		return
 	}
-	dir, _ = c.ownCgroup(t, "blkio")
+	dir, _ := c.ownCgroup(t, "blkio")
 	for _, d := range hostDisks(t) {
 		rule := fmt.Sprintf("%d:%d %d", d.MajorNumber, d.MinorNumber, uint64(1)<<40)
 		if _, err := os.Stat("/sys/block/" + d.DeviceName); err != nil || d.WriteIOs+d.ReadIOs == 0 {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -9,9 +10,20 @@ import (
 	"testing"
 )
 
+// pressureFiles are the names of the files in /proc/pressure, none where the
+// kernel has no PSI or it is switched off.
+func pressureFiles() (names []string) {
+	for _, name := range []string{"cpu", "memory", "io"} {
+		if _, err := os.ReadFile("/proc/pressure/" + name); err == nil {
+			names = append(names, "pressure/"+name)
+		}
+	}
+	return names
+}
+
 // wholeFiles are the files served with the end of their whole content.
 func wholeFiles() map[string]*regexp.Regexp {
-	return map[string]*regexp.Regexp{
+	whole := map[string]*regexp.Regexp{
 		"uptime":    regexp.MustCompile(`^\d+\.\d\d \d+\.\d\d\n$`),
 		"meminfo":   regexp.MustCompile(`(?s)^MemTotal: .*\nDirectMap\w+: +\d+ kB\n$`),
 		"stat":      regexp.MustCompile(`(?s)^cpu .*\nsoftirq [\d ]+\n$`),
@@ -21,6 +33,10 @@ func wholeFiles() map[string]*regexp.Regexp {
 		"loadavg":   regexp.MustCompile(`^(\d+\.\d\d ){3}\d+/\d+ \d+\n$`),
 		"slabinfo":  regexp.MustCompile(`<sharedavail>\n$`),
 	}
+	for _, name := range pressureFiles() {
+		whole[name] = regexp.MustCompile(`^some avg10=.* total=\d+\n(full avg10=.* total=\d+\n)?$`)
+	}
+	return whole
 }
 
 // readContainer is a container that has something in each file: it has written to

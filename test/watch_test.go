@@ -38,6 +38,9 @@ func (w *watched) counters(text []byte, each func(name string, numbers []byte) e
 			}
 		}
 		name, numbers, ok := bytes.Cut(line, []byte(" "))
+		if strings.HasPrefix(w.name, "pressure/") {
+			_, numbers, ok = bytes.Cut(numbers, []byte("total="))
+		}
 		if !ok || len(name) == 0 {
 			return fmt.Errorf("odd line %q", line)
 		}
@@ -131,7 +134,7 @@ func watch(n, path string) error {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
 	var files []*watched
-	for _, name := range []string{"uptime", "stat", "diskstats", "meminfo"} {
+	for _, name := range slices.Concat([]string{"uptime", "stat", "diskstats"}, pressureFiles(), []string{"meminfo"}) {
 		held, err := unix.Open("/proc/"+name, unix.O_RDONLY, 0)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)

@@ -31,7 +31,7 @@ func testPackages() []testPackage {
 		}},
 		{dir: "fs", skip: []string{
 			// Allocations are Go's, and the loops that show them take minutes here.
-			"TestBuffersAreRecycledWithinBounds", "TestHotRequestsAllocateNothing", "TestServerAllocatesNothing",
+			"TestHotRequestsAllocateNothing", "TestServerAllocatesNothing",
 			"TestFastReadsCostLittleMoreWhileSlowOnesAreStuck", // a ratio of times
 		}},
 		{dir: "procvirt/cgroup", data: []string{"procvirt/testdata"}, skip: []string{
