@@ -37,10 +37,11 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			own:        []string{"attach", "fs", "initpid", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
 			others:     []string{pflag, sys},
 			testOthers: testLibs,
 		},
+		"attach":           {others: []string{sys}, testOthers: testLibs},
 		"fs":               {others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":          {own: []string{"cache"}, others: []string{sys}, testOthers: testLibs},
 		"cache":            {testOthers: testLibs},

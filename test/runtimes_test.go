@@ -133,7 +133,7 @@ func checkShown(t *testing.T, out string, seconds float64) {
 }
 
 // writeBundle makes a container of 64 MiB and half a CPU with the daemon's files
-// over its /proc.
+// over its /proc and /sys, or none where dir is empty.
 func writeBundle(t *testing.T, dir, name string) string {
 	t.Helper()
 	b := bundle{
@@ -143,7 +143,6 @@ func writeBundle(t *testing.T, dir, name string) string {
 		Mounts: []bindMount{
 			{"/proc", "proc", "proc", nil},
 			{"/sys", "bind", "/sys", []string{"rbind", "ro"}},
-			{cpuDir, "bind", dir + cpuDir, []string{"bind", "ro"}},
 		},
 		Linux: linux{
 			CgroupsPath: "/" + name, Namespaces: []namespace{{"pid"}, {"mount"}, {"ipc"}, {"uts"}},
@@ -151,7 +150,12 @@ func writeBundle(t *testing.T, dir, name string) string {
 			MaskedPaths: []string{cpuDir + "/cpu0/topology", cpuDir + "/cpu8191/topology"},
 		},
 	}
-	for _, file := range servedFiles(t, dir) {
+	var files []string
+	if dir != "" {
+		b.Mounts = append(b.Mounts, bindMount{cpuDir, "bind", dir + cpuDir, []string{"bind", "ro"}})
+		files = servedFiles(t, dir)
+	}
+	for _, file := range files {
 		b.Mounts = append(b.Mounts, bindMount{"/proc/" + file, "bind", filepath.Join(dir, "proc", file), []string{"bind", "ro"}})
 	}
 	b.Linux.Resources.Memory.Limit = 64 << 20

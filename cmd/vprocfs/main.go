@@ -1,6 +1,7 @@
 // Command vprocfs shows containers their own /proc: a FUSE daemon on the host
-// (serve), a throwaway container to try it in (run), and a command that tells
-// what the daemon thinks of a process (explain).
+// (serve), a throwaway container to try it in (run), a command that tells what the
+// daemon thinks of a process (explain), and two that change the mounts of running
+// containers (attach, heal).
 //
 // This package only wires: flags, signals, exit statuses. It computes nothing.
 package main
@@ -12,11 +13,13 @@ import (
 	"path/filepath"
 	"strings"
 
+	"vprocfs/attach"
 	"vprocfs/initpid"
 )
 
 func main() {
 	initpid.RunHelper()
+	attach.RunHelper()
 	err := dispatch(context.Background(), commands(), arguments(os.Args), os.Stdout)
 	if err != nil && err.Error() != "" {
 		// One line, whatever is in a name or joined to the error.
@@ -44,8 +47,10 @@ func commands() []*command {
 		lxcfsCommand(os.Stderr),
 		runCommand(),
 		explainCommand(),
+		attachCommand(os.Stdout),
+		healCommand(os.Stdout),
 		versionCommand(os.Stdout),
 		containerInitCommand(),
-		attachCommand(),
+		attachMountCommand(),
 	}
 }

@@ -56,17 +56,17 @@ func addPressure(src *source, log *slog.Logger, o fs.MountOptions, dir string) e
 		return err
 	}
 	defer mount.Close()
-	return attach(mount, filepath.Join(dir, pressureDir))
+	return attachMount(mount, filepath.Join(dir, pressureDir))
 }
 
 // attachTimeout is how long attaching a mount may take: some milliseconds on a
 // machine that has time.
 const attachTimeout = 30 * time.Second
 
-// attach attaches a mount at path, which may lie in a mount that this process
+// attachMount attaches a mount at path, which may lie in a mount that this process
 // serves. So another process walks the path. It has no descriptor of /dev/fuse:
 // should we die meanwhile, the path ends in ENOTCONN and it ends too.
-func attach(mount *os.File, path string) error {
+func attachMount(mount *os.File, path string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), attachTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "attach-mount", path)
@@ -89,8 +89,8 @@ func attach(mount *os.File, path string) error {
 // attachFD is the root of the mount that attach-mount is started with.
 const attachFD = 3
 
-// attachCommand is attach's other process.
-func attachCommand() *command {
+// attachMountCommand is attachMount's other process.
+func attachMountCommand() *command {
 	return &command{
 		name:   "attach-mount",
 		flags:  newFlags("attach-mount"),

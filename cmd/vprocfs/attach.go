@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"vprocfs/attach"
+)
+
+// defaultMount is the mount point that attach and heal take the view from.
+const defaultMount = "/var/lib/vprocfs"
+
+func attachCommand(stdout io.Writer) *command {
+	var o attach.Options
+	fl := newFlags("attach")
+	pid := fl.Int("pid", 0, "any process of the container, by its pid on the host")
+	fl.StringArrayVar(&o.Files, "file", nil, "attach only this `FILE`, such as meminfo; may be repeated")
+	fl.StringVar(&o.Dir, "mount", defaultMount, "take the view from `DIR`, the mount point of a running daemon")
+	fl.BoolVar(&o.Replace, "replace", false, "also replace living mounts of LXCFS and of other daemons of vprocfs")
+	return &command{
+		name:    "attach",
+		summary: "show the view in a container that runs already",
+		usage:   "attach [flags] --pid N",
+		details: `Puts the files of the daemon at DIR over those of the same name in the container's
+/proc (and /sys/devices/system/cpu). A file that is attached already is left alone,
+one of a dead daemon is replaced. No process of the container is touched. What cannot
+be attached is named; the others are attached, and the exit status is 1.
+`,
+		flags: fl,
+		run: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usageErrorf("unexpected argument %q", args[0])
+			}
+			if *pid <= 0 {
+				return usageErrorf("--pid must be that of a process")
+			}
+			for _, f := range o.Files {
+				if _, err := attach.ParseFile(f); err != nil {
+					return usageErrorf("invalid argument for --file: %w", err)
+				}
+			}
+			if os.Geteuid() != 0 {
+				return errNotRoot
+			}
+			var err error
+			if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+				return err
+			}
+			results, err := attach.Attach(ctx, *pid, o)
+			failed := printResults(stdout, results)
+			if err != nil {
+				return fmt.Errorf("pid %d: %w", *pid, err)
+			}
+			if failed > 0 {
+				return fmt.Errorf("pid %d: %d of %d files not attached", *pid, failed, len(results))
+			}
+			return nil
+		},
+	}
+}
+
+// printResults prints a line for each file and returns how many failed.
+func printResults(w io.Writer, results []attach.Result) (failed int) {
+	for _, r := range results {
+		if r.Err != nil {
+			failed++
+			fmt.Fprintf(w, "%s: %s: %v\n", r.Target, r.State, r.Err)
+			continue
+		}
+		fmt.Fprintf(w, "%s: %s\n", r.Target, r.State)
+	}
+	return failed
+}
+
+func healCommand(stdout io.Writer) *command {
+	fl := newFlags("heal")
+	dir := fl.String("mount", defaultMount, "take the view from `DIR`, the mount point of a running daemon")
+	dryRun := fl.BoolP("dry-run", "n", false, "only say what would be done")
+	return &command{
+		name:    "heal",
+		summary: "replace the files of dead daemons in all containers",
+		usage:   "heal [flags]",
+		details: `Finds all running containers whose /proc or /sys shows files of a dead daemon of
+vprocfs or LXCFS ("Transport endpoint is not connected") and replaces them by those
+of the daemon at DIR, without touching a process of theirs. Prints a line for each
+mount namespace that it changes; where nothing is dead, nothing.
+`,
+		flags: fl,
+		run: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usageErrorf("unexpected argument %q", args[0])
+			}
+			if os.Geteuid() != 0 {
+				return errNotRoot
+			}
+			abs, err := filepath.Abs(*dir)
+			if err != nil {
+				return err
+			}
+			failed := 0
+			err = attach.Heal(ctx, abs, *dryRun, func(n attach.Namespace) {
+				line, ok := healLine(n, *dryRun)
+				fmt.Fprintln(stdout, line)
+				if !ok {
+					failed++
+				}
+			})
+			if err == nil && failed > 0 {
+				err = fmt.Errorf("%d mount namespaces not healed", failed)
+			}
+			return err
+		},
+	}
+}
+
+// healLine says what has become of a namespace, and whether all went well.
+func healLine(n attach.Namespace, dryRun bool) (line string, ok bool) {
+	var failed []string
+	done := make(map[attach.State]string)
+	for _, r := range n.Results {
+		if r.Err != nil {
+			failed = append(failed, fmt.Sprintf("%s: %v", r.Target, r.Err))
+		} else {
+			done[r.State] += " " + r.Target
+		}
+	}
+	if n.Err != nil {
+		failed = append(failed, n.Err.Error())
+	}
+	would := ""
+	if dryRun {
+		would = "would be "
+	}
+	line = fmt.Sprintf("mnt:[%d] pid %d:", n.ID, n.PID)
+	for _, state := range slices.Sorted(maps.Keys(done)) {
+		line += " " + would + string(state) + done[state]
+	}
+	if len(failed) > 0 {
+		line += " failed: " + strings.Join(failed, "; ")
+	}
+	// One line, whatever is in a name.
+	return strings.ReplaceAll(line, "\n", `\n`), len(failed) == 0
+}
