@@ -9,7 +9,7 @@ FUZZTIME    ?= 20s
 # A static binary: it runs on any distribution and in an empty image.
 export CGO_ENABLED := 0
 
-.PHONY: build run test test-vm bench lint fuzz clean help root tools
+.PHONY: build run test test-vm bench bench-scale bench-units lint fuzz clean help root tools
 
 build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
@@ -24,9 +24,14 @@ test-vm: root ## run the tests on other kernels and cgroup layouts, in QEMU (tes
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m
 	$(GO) run ./test/vm -matrix -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 
-bench: root tools ## print the benchmarks; only ratios from one run mean something
+bench: root tools build ## compare with the kernel's files, the floor and LXCFS; writes docs/benchmarks.md
+	$(GO) run ./test/bench --out docs/benchmarks.md
+
+bench-scale: root tools build ## a thousand containers that read five files every second, for five minutes
+	$(GO) run ./test/bench --parts scale --out docs/benchmarks-scale.md
+
+bench-units: ## benchmarks of the packages, with their allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./cache ./procvirt/... ./initpid ./fs
-	$(GO) test -run 'AWarmCat|AnIdleDaemon' -bench ThroughTheMount -v ./test | grep -vE '^(=== |---? )'
 
 lint: ## gofmt, go vet, golangci-lint, and the arrows between the packages
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi

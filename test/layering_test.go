@@ -53,9 +53,10 @@ func layers() map[string]layer {
 		"procvirt/held":    {others: []string{sys}, testOthers: testLibs},
 		// What the parsers and the tests of procvirt share.
 		"procvirt/internal": {others: []string{"github.com/rogpeppe/go-internal"}, testOthers: testLibs},
-		// Black boxes: they run the binary. Only the benchmark serves a file of
-		// its own, with the loop that the daemon has.
-		"test": {others: []string{sys}, testOwn: []string{"fs"}, testOthers: testLibs},
+		// Black boxes: they run the binary.
+		"test": {others: []string{sys}, testOthers: testLibs},
+		// It serves a file of its own, with the loop that the daemon has.
+		"test/bench": {own: []string{"fs"}, others: []string{pflag, sys}, testOthers: testLibs},
 	}
 }
 

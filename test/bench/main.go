@@ -1,0 +1,229 @@
+// Command bench compares vprocfs with the kernel's own files, with a constant
+// file that vprocfs's loop serves (the floor of FUSE), and with LXCFS where that
+// is installed: in the same containers, on the same machine, in turns. It prints
+// one table, in Markdown. README.md says what each line of it means.
+//
+// It needs root, strace, and a built vprocfs. All that it mounts and starts lives
+// in namespaces of its own and ends with it.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// options are the command line.
+type options struct {
+	binary string
+	rounds int
+	each   int
+	out    string
+	parts  []string
+	spaces int
+	storm  int
+	scale  int
+	period int
+}
+
+// The parts of a run.
+const (
+	partFiles    = "files"    // each file, one reader on one CPU
+	partThreads  = "threads"  // many readers on all CPUs
+	partCalls    = "calls"    // the daemons' system calls
+	partNewcomer = "newcomer" // first reads of new pid namespaces
+	partStorm    = "storm"    // many containers start at once
+	partScale    = "scale"    // many containers that read all the time
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// role says what a process of this program is to be; see the functions it leads to.
+const roleEnv = "VPROCFS_BENCH_ROLE"
+
+func run(args []string) error {
+	switch role := os.Getenv(roleEnv); role {
+	case "agent":
+		return agent(os.Stdin, os.Stdout)
+	case "floor":
+		return serveFloor(args[0])
+	case "":
+	default:
+		return inside(args)
+	}
+	if _, err := parse(args); err != nil {
+		return err
+	}
+	return inNamespaces(args)
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	fl := pflag.NewFlagSet("bench", pflag.ContinueOnError)
+	fl.SortFlags = false
+	fl.StringVar(&o.binary, "vprocfs", "build/vprocfs", "the binary to measure")
+	fl.StringSliceVar(&o.parts, "parts", []string{partFiles, partThreads, partCalls, partNewcomer, partStorm}, "what to measure; also: scale")
+	fl.IntVar(&o.rounds, "rounds", 20, "alternating rounds of each measurement")
+	fl.IntVar(&o.each, "each", 300, "operations in a round")
+	fl.IntVar(&o.spaces, "namespaces", 1000, "pid namespaces that read for the first time, at most")
+	fl.IntVar(&o.storm, "storm", 500, "containers that start at once")
+	fl.IntVar(&o.scale, "scale", 1000, "containers of the part scale")
+	fl.IntVar(&o.period, "seconds", 300, "how long the part scale lasts")
+	fl.StringVar(&o.out, "out", "", "write the table to this file too")
+	err := fl.Parse(args)
+	switch {
+	case err != nil:
+		return o, err
+	case fl.NArg() > 0:
+		return o, fmt.Errorf("unexpected argument %q", fl.Arg(0))
+	case os.Geteuid() != 0:
+		return o, errors.New("must be run as root")
+	}
+	if o.binary, err = filepath.Abs(o.binary); err != nil {
+		return o, err
+	}
+	if _, err := os.Stat(o.binary); err != nil {
+		return o, fmt.Errorf("%w: run `make build` first", err)
+	}
+	return o, nil
+}
+
+// inNamespaces runs this program once more in a pid and a mount namespace of its
+// own, so that LXCFS, which refuses to work where it may not trace pid 1, finds a
+// pid 1 that it may, and so that nothing is left behind.
+func inNamespaces(args []string) error {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), roleEnv+"=inside")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS,
+		Pdeathsig:  unix.SIGKILL,
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() {
+		for s := range signals {
+			_ = cmd.Process.Signal(s) // an error says that it has ended
+		}
+	}()
+	return cmd.Wait()
+}
+
+// inside is the benchmark, as pid 1 of its namespaces.
+func inside(args []string) (err error) {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make all mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "vprocfs-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+	// What the daemons leave behind goes with this mount.
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH)) }()
+	g, err := newGroups()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.remove()) }()
+
+	b := &bench{options: o, dir: dir, groups: g}
+	defer b.stop()
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM)
+	done := make(chan error, 1)
+	go func() { done <- b.all() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return err
+		}
+	case <-interrupted:
+		return errors.New("interrupted")
+	}
+	text := b.report.String()
+	fmt.Print(text)
+	if o.out == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(o.out, []byte(text), 0o644)
+}
+
+// bench is a run.
+type bench struct {
+	options
+	dir    string
+	groups *groups
+	peers  []*peer
+	agents sync.Map // of *container: all that were started
+	report strings.Builder
+}
+
+// all runs the parts.
+func (b *bench) all() error {
+	if err := b.startPeers(); err != nil {
+		return err
+	}
+	b.heading()
+	for _, part := range []struct {
+		name string
+		run  func() error
+	}{
+		{partFiles, b.files},
+		{partThreads, b.threads},
+		{partCalls, b.calls},
+		{partNewcomer, b.newcomers},
+		{partStorm, b.storms},
+		{partScale, b.scales},
+	} {
+		for _, p := range b.parts {
+			if p == part.name {
+				progress("measuring %s", part.name)
+				if err := part.run(); err != nil {
+					return fmt.Errorf("%s: %w", part.name, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// progress tells on stderr what is going on: a run takes minutes.
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
+
+func (b *bench) stop() {
+	b.agents.Range(func(c, _ any) bool { c.(*container).stop(); return true })
+	for _, p := range b.peers {
+		p.stop()
+	}
+}
