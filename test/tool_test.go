@@ -37,10 +37,6 @@ func runTool(tool string) int {
 		err = watchPressure(os.Args[1:])
 	case "osread":
 		err = osRead(os.Args[1:])
-	case "floor":
-		err = serveFloor(os.Args[1])
-	case "cycles":
-		err = runCycles(os.Args[1:])
 	case "block":
 		err = block()
 	case "threads":
@@ -50,6 +46,18 @@ func runTool(tool string) int {
 		}
 	case "orphans":
 		err = orphans()
+	case "hoard":
+		err = eachLine(new(hoarder).obey)
+	case "crowd":
+		err = eachLine(crowdOf)
+	case "hammer":
+		err = eachLine(new(hammerer).obey)
+	case "latency":
+		err = eachLine(latencies)
+	case "syscalls-child":
+		err = fuzzChild(os.Args[2:])
+	case "syscalls":
+		err = eachLine(fuzzSystemCalls)
 	default:
 		err = runReader(tool, os.Args[1:], fmt.Errorf("no such tool"))
 	}
@@ -58,6 +66,18 @@ func runTool(tool string) int {
 		return 1
 	}
 	return 0
+}
+
+// eachLine obeys each line of the input, and prints a line "." behind what that
+// prints.
+func eachLine(obey func(line string) error) error {
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		if err := obey(in.Text()); err != nil {
+			fmt.Println("error:", err)
+		}
+		fmt.Println(".")
+	}
+	return nil
 }
 
 // reread opens path once, and prints what pread(2) at offset 0 gives for each
