@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -220,13 +221,15 @@ func TestContainerIsAPidNamespaceOfItsOwn(t *testing.T) {
 	if n, err := strconv.Atoi(f[1]); f[0] != "vprocfs" || err != nil || n > 4 {
 		t.Errorf("in the container: %q", out)
 	}
-	// None of the init's: it has what any command of ours has.
+	// None of the init's: it has none that any command of ours would not have.
 	plain, err := exec.Command("ls", "/proc/self/fd").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := strings.Join(f[2:], " "), strings.Join(strings.Fields(string(plain)), " "); got != want {
-		t.Errorf("descriptors of the command: %s, want %s", got, want)
+	for _, fd := range f[2:] {
+		if !slices.Contains(strings.Fields(string(plain)), fd) {
+			t.Errorf("descriptors of the command: %s, of one on the host: %s", f[2:], plain)
+		}
 	}
 }
 
