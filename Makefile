@@ -55,7 +55,7 @@ root:
 tools:
 	@missing=; \
 	for p in busybox:busybox-static strace:strace free:procps htop:htop mpstat:sysstat python3:python3 node:nodejs \
-	  runc:runc crun:crun podman:podman lxcfs:lxcfs; do \
+	  runc:runc crun:crun podman:podman lxcfs:lxcfs systemd-analyze:systemd; do \
 	  command -v $${p%%:*} >/dev/null || missing="$$missing $${p#*:}"; \
 	done; \
 	[ -z "$$missing" ] || { echo "tests need Debian packages:$$missing" >&2; exit 1; }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
+	"vprocfs/initpid"
 )
 
 // serveOptions are what serve needs. Command lines of other programs fill them
@@ -101,6 +102,9 @@ func serve(o serveOptions, dir string) (err error) {
 		if err := addPressure(src, log, o.mount, dir); err != nil {
 			return errors.Join(err, fs.Unmount(dir))
 		}
+	}
+	if err := dropPrivileges(servingCaps(src.resolver.Method() == initpid.Fork, true)); err != nil {
+		log.Warn("all privileges are kept", "err", err) // better than no /proc
 	}
 	// The kernel has negotiated and now keeps requests until they are read: whoever
 	// sees this line and opens a file gets an answer. A look through the mount

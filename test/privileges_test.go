@@ -1,0 +1,86 @@
+package test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// statusBits reads a hexadecimal field of a /proc/PID/status.
+func statusBits(t *testing.T, status, field string) uint64 {
+	t.Helper()
+	for line := range strings.Lines(status) {
+		if v, ok := strings.CutPrefix(line, field+":"); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no %s in\n%s", field, status)
+	return 0
+}
+
+// TestServeGivesUpWhatItDoesNotNeed looks at all threads, and at what they still
+// can do, with each way to find an init.
+func TestServeGivesUpWhatItDoesNotNeed(t *testing.T) {
+	const needed = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_SYS_RESOURCE
+	own := statusBits(t, readFile(t, "/proc/self/status"), "CapEff")
+	if own&^needed == 0 {
+		t.Fatal("these tests have nothing to give up themselves")
+	}
+	for _, method := range []string{"auto", "fork"} {
+		t.Run(method, func(t *testing.T) {
+			dir, pid := serve(t, "--init-pid", method)
+			c := startContainer(t, "--mount", dir, "--memory", "64M", "--cpus", "0.5")
+			wantView(t, c)
+			for _, name := range servedFiles(t, dir) {
+				if info, err := os.Stat("/proc/" + name); err == nil && info.Mode().IsRegular() {
+					c.sh(t, "cat /proc/"+name+" >/dev/null || echo failed")
+				}
+			}
+			threads, err := filepath.Glob("/proc/" + strconv.Itoa(servingProcess(pid)) + "/task/*/status")
+			if err != nil || len(threads) < 2 {
+				t.Fatalf("threads %v, %v", threads, err)
+			}
+			for _, path := range threads {
+				status := readFile(t, path)
+				for _, set := range []string{"CapEff", "CapPrm", "CapBnd"} {
+					if got := statusBits(t, status, set); got&^needed != 0 {
+						t.Errorf("%s: %s %x, more than %x", path, set, got, uint64(needed))
+					}
+				}
+				if got, want := statusBits(t, status, "CapEff"), own&(1<<unix.CAP_SYS_PTRACE); got&want != want {
+					t.Errorf("%s: CapEff %x lacks what it needs", path, got)
+				}
+				for _, set := range []string{"CapInh", "CapAmb"} {
+					if got := statusBits(t, status, set); got != 0 {
+						t.Errorf("%s: %s %x", path, set, got)
+					}
+				}
+				if got := statusBits(t, status, "NoNewPrivs"); got != 1 {
+					t.Errorf("%s: NoNewPrivs %d", path, got)
+				}
+				if got := statusBits(t, status, "Umask"); got != 0x77 {
+					t.Errorf("%s: Umask %x", path, got)
+				}
+			}
+		})
+	}
+}
+
+// servingProcess is the process of a daemon that serves: the last in line.
+func servingProcess(pid int) int {
+	for {
+		kids := children(pid)
+		if len(kids) == 0 {
+			return pid
+		}
+		pid = kids[0]
+	}
+}
