@@ -16,7 +16,7 @@ import (
 // guest, where a read takes ten times as long, 10,000 times altogether.
 func flipReads() int {
 	if os.Getenv(binaryEnv) != "" {
-		return 10_000/3 + 1
+		return 10_000/len(countingFiles()) + 1
 	}
 	return 10_000
 }

@@ -13,6 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// countingFiles are the files served that have counters.
+func countingFiles() []string {
+	return append([]string{"uptime", "stat", "diskstats"}, pressureFiles()...)
+}
+
 // watched is a file and what has been seen of it.
 type watched struct {
 	name  string
@@ -134,7 +139,7 @@ func watch(n, path string) error {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
 	var files []*watched
-	for _, name := range slices.Concat([]string{"uptime", "stat", "diskstats"}, pressureFiles(), []string{"meminfo"}) {
+	for _, name := range append(countingFiles(), "meminfo") {
 		held, err := unix.Open("/proc/"+name, unix.O_RDONLY, 0)
 		if err != nil {
 			return fmt.Errorf("open %s: %w", name, err)
@@ -150,7 +155,7 @@ func watch(n, path string) error {
 		go func() {
 			for {
 				for end := time.Now().Add(20 * time.Millisecond); time.Now().Before(end); {
-					for range 10_000 {
+					for range 100_000 {
 					}
 				}
 				sleep(100)
@@ -182,7 +187,7 @@ func watch(n, path string) error {
 				return fmt.Errorf("write %s: %w", path, err)
 			}
 		}
-		if i%1000 == 0 {
+		if i%500 == 0 {
 			fmt.Printf("progress: %d reads of each file\n", i)
 		}
 	}
