@@ -32,7 +32,7 @@ func TestNoByteOfAContainerReachesAnother(t *testing.T) {
 	}
 	ways := []string{"read", "sendfile", "splice", "copy_file_range", "mmap"}
 	given, refused := make(map[string]int), make(map[string]int)
-	for range 300 {
+	for range 200 {
 		who, way := random.IntN(2), ways[random.IntN(len(ways))]
 		got := containers[who].answer(t, way, ".")
 		if strings.HasPrefix(got, "error: ") && strings.Count(got, "\n") == 1 && way != "read" {
