@@ -28,7 +28,7 @@ func wholeFiles() map[string]*regexp.Regexp {
 		"meminfo":   regexp.MustCompile(`(?s)^MemTotal: .*\nDirectMap\w+: +\d+ kB\n$`),
 		"stat":      regexp.MustCompile(`(?s)^cpu .*\nsoftirq [\d ]+\n$`),
 		"cpuinfo":   regexp.MustCompile(`(?s)^processor.*\n\n$`),
-		"swaps":     regexp.MustCompile(`^Filename.*Priority\n(none .* 0\n|none\t.*\t0\n)?$`),
+		"swaps":     regexp.MustCompile(`^Filename.*Priority\n(none +virtual\t[\t\d]+\t0\n)?$`),
 		"diskstats": regexp.MustCompile(`^( +\d+ +\d+ \w+( \d+){11,17}\n)+$`),
 		"loadavg":   regexp.MustCompile(`^(\d+\.\d\d ){3}\d+/\d+ \d+\n$`),
 		"slabinfo":  regexp.MustCompile(`<sharedavail>\n$`),
