@@ -64,7 +64,7 @@ type PressurePlace struct {
 // it fails: ErrOutside, ErrTooDeep, ErrRemoved, NoInit and others, none of which
 // have an errno that a container could make sense of.
 func (v *Views) PressurePlace(f File, s *Subject) (PressurePlace, error) {
-	host := PressurePlace{File: filepath.Join(v.proc, f.String())}
+	host := v.HostPressurePlace(f)
 	sp, err := v.space(s)
 	if err != nil {
 		return host, err
@@ -89,6 +89,11 @@ func (v *Views) PressurePlace(f File, s *Subject) (PressurePlace, error) {
 		return host, nil
 	}
 	return PressurePlace{cgroup.PressureFile(p, resourceOf(fileSpecs[f].needs)), p.Dirs[0]}, nil
+}
+
+// HostPressurePlace is the host's own file f.
+func (v *Views) HostPressurePlace(f File) PressurePlace {
+	return PressurePlace{File: filepath.Join(v.proc, f.String())}
 }
 
 // IsRemoved tells whether err says that the control group is gone.

@@ -205,6 +205,10 @@ func (t *triggers) place(file procvirt.File, c fs.Caller) (place procvirt.Pressu
 	case r.subject.Host:
 		owners[1] = "the host"
 	}
+	if t.src.off.Load() {
+		// A trigger goes with what is read. Its owners stay who they are.
+		place = t.src.views.HostPressurePlace(file)
+	}
 	return place, owners, nil
 }
 
