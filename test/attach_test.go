@@ -36,7 +36,7 @@ func runtimeContainer(t *testing.T, runtime, dir string) *container {
 	t.Helper()
 	need(t, runtime, runtime)
 	name := fmt.Sprintf("vprocfs-attach-%s-%d-%d", runtime, os.Getpid(), time.Now().UnixNano())
-	at := writeBundle(t, dir, name)
+	at := writeBundle(t, dir, name, "ro")
 	var b bundle
 	if err := json.Unmarshal([]byte(readFile(t, at+"/config.json")), &b); err != nil {
 		t.Fatal(err)

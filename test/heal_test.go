@@ -216,7 +216,7 @@ func TestHealLeavesASlowDaemonAlone(t *testing.T) {
 // LXCFS has crashed.
 func TestHealReplacesLXCFS(t *testing.T) {
 	need(t, "lxcfs", "lxcfs")
-	dir, _ := serve(t)
+	dir := startLXCFS(t, "-l", "--enable-cfs").dir // its successor
 	old := t.TempDir()
 	cmd := exec.Command("lxcfs", "-f", "--pidfile", t.TempDir()+"/pid", "-o", "allow_other", old)
 	stderr, err := cmd.StderrPipe()

@@ -106,16 +106,17 @@ func busyboxRoot(t *testing.T) string {
 }
 
 // show is what a container of another's runtime runs: it reads the files with
-// busybox, once it has lived for a second.
+// busybox, once it has lived for a second, and then tries to write to them.
 const show = "busybox sleep 1; busybox cat /proc/meminfo; echo -; busybox cat /proc/stat; echo -; busybox cat /proc/uptime; echo -; " +
-	"busybox cat " + cpuDir + "/online; busybox ls " + cpuDir + "/cpu0/topology"
+	"busybox cat " + cpuDir + "/online; busybox ls " + cpuDir + "/cpu0/topology; echo -; " +
+	"for f in /proc/uptime /proc/stat " + cpuDir + "/online; do (echo 1 > $f) 2>&1; done; :"
 
 // checkShown judges what show has printed in a container of 64 MiB and half a
 // CPU, begun at most seconds ago.
 func checkShown(t *testing.T, out string, seconds float64) {
 	t.Helper()
 	parts := strings.Split(out, "-\n")
-	if len(parts) != 4 {
+	if len(parts) != 5 {
 		t.Fatalf("the container says:\n%s", out)
 	}
 	if got := memTotal(t, parts[0]); got != 64 {
@@ -130,11 +131,15 @@ func checkShown(t *testing.T, out string, seconds float64) {
 	if online := cpuList(t, parts[3]); !slices.Equal(online, statCPUs(t, parts[1])) {
 		t.Errorf("online are the CPUs %v, want those of stat, and nothing in a directory that is masked", online)
 	}
+	if n := strings.Count(parts[4], "Read-only file system\n"); n != 3 || strings.Count(parts[4], "\n") != 3 {
+		t.Errorf("writing to three files: %s", parts[4])
+	}
 }
 
 // writeBundle makes a container of 64 MiB and half a CPU with the daemon's files
-// over its /proc and /sys, or none where dir is empty.
-func writeBundle(t *testing.T, dir, name string) string {
+// over its /proc and /sys, bound with the option ro or rw, or none where dir is
+// empty.
+func writeBundle(t *testing.T, dir, name, option string) string {
 	t.Helper()
 	b := bundle{
 		Version: "1.0.2",
@@ -152,11 +157,11 @@ func writeBundle(t *testing.T, dir, name string) string {
 	}
 	var files []string
 	if dir != "" {
-		b.Mounts = append(b.Mounts, bindMount{cpuDir, "bind", dir + cpuDir, []string{"bind", "ro"}})
+		b.Mounts = append(b.Mounts, bindMount{cpuDir, "bind", dir + cpuDir, []string{"bind", option}})
 		files = servedFiles(t, dir)
 	}
 	for _, file := range files {
-		b.Mounts = append(b.Mounts, bindMount{"/proc/" + file, "bind", filepath.Join(dir, "proc", file), []string{"bind", "ro"}})
+		b.Mounts = append(b.Mounts, bindMount{"/proc/" + file, "bind", filepath.Join(dir, "proc", file), []string{"bind", option}})
 	}
 	b.Linux.Resources.Memory.Limit = 64 << 20
 	b.Linux.Resources.CPU.Quota, b.Linux.Resources.CPU.Period = 50_000, 100_000
@@ -184,15 +189,17 @@ func hidingV2(command ...string) []string {
 	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-euc", withoutEmptyV2, "sh"}, command...)
 }
 
+// TestRuntimesStartContainersWithTheFiles also has them bound read-write, as the
+// command lines do that are published for LXCFS (-v FILE:FILE:rw).
 func TestRuntimesStartContainersWithTheFiles(t *testing.T) {
 	dir, _ := serve(t)
-	for _, runtime := range []string{"runc", "crun"} {
-		t.Run(runtime, func(t *testing.T) {
-			need(t, runtime, runtime)
-			name := fmt.Sprintf("vprocfs-test-%s-%d", runtime, os.Getpid())
+	for _, tt := range []struct{ runtime, option string }{{"runc", "ro"}, {"runc", "rw"}, {"crun", "ro"}, {"crun", "rw"}} {
+		t.Run(tt.runtime+" "+tt.option, func(t *testing.T) {
+			need(t, tt.runtime, tt.runtime)
+			name := fmt.Sprintf("vprocfs-test-%s-%d", tt.runtime, os.Getpid())
 			began := boottime(t)
-			command := []string{runtime, "--root", t.TempDir(), "run", "--bundle", writeBundle(t, dir, name), name}
-			if runtime == "crun" {
+			command := []string{tt.runtime, "--root", t.TempDir(), "run", "--bundle", writeBundle(t, dir, name, tt.option), name}
+			if tt.runtime == "crun" {
 				command = hidingV2(command...)
 			}
 			out, err := exec.Command(command[0], command[1:]...).Output()
