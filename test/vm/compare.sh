@@ -40,6 +40,8 @@ fi
 cat "$dir/packages"
 # As an archive: the runner refuses programs that are not static, and these bring their libraries.
 tar -C "$dir/.." -cf "$dir.tar" "$(basename "$dir")"
-exec go run ./test/vm -suite "${SUITE:-trixie}" -cgroup v2 -swap 256 -timeout 8m ${VM_FLAGS:-} -file "$dir.tar" -file build/vprocfs -file test/vm/compare-guest.sh -- \
+truncate -s 128M build/vm/compare.ext4
+mke2fs -qF -t ext4 build/vm/compare.ext4
+exec go run ./test/vm -suite "${SUITE:-trixie}" -cgroup v2 -swap 256 -timeout 10m -disk build/vm/compare.ext4 ${VM_FLAGS:-} -file "$dir.tar" -file build/vprocfs -file test/vm/compare-guest.sh -- \
   sh -c "mkdir -p /run; cd /t; tar xf lxcfs-$suite.tar; d=/t/lxcfs-$suite
     sh compare-guest.sh \"\$d/ld-linux-x86-64.so.2 --library-path \$d \$d/lxcfs -l --enable-cfs\" '/t/vprocfs serve'"
