@@ -140,8 +140,7 @@ func OpenJournal(fd int) (*Journal, error) {
 		return nil, err
 	}
 	h := j.header()
-	if h.magic != journalMagic || h.requests != requestsVersion || h.layout != layoutOfJournal() {
-		err := fmt.Errorf("%w: version %d, want %d", ErrJournalFormat, h.requests, requestsVersion)
+	if err := h.check(); err != nil {
 		return nil, errors.Join(err, j.unmap())
 	}
 	if h.handles != handlesVersion {
@@ -356,6 +355,28 @@ func (j *Journal) left() (left []int32) {
 		}
 	}
 	return left
+}
+
+// JournalDev is the st_dev that a journal remembers, whoever works with it, and
+// ErrJournalFormat where OpenJournal would say so.
+func JournalDev(fd int) (uint64, error) {
+	var words [unsafe.Sizeof(journalHeader{}) / 8]uint64
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
+	if n, err := unix.Pread(fd, b, 0); err != nil {
+		return 0, fmt.Errorf("read the journal: %w", err)
+	} else if n < len(b) {
+		return 0, fmt.Errorf("%w: %d bytes", ErrJournalFormat, n)
+	}
+	h := (*journalHeader)(unsafe.Pointer(&words[0]))
+	return h.dev, h.check()
+}
+
+// check tells whether this program knows the format.
+func (h *journalHeader) check() error {
+	if h.magic != journalMagic || h.requests != requestsVersion || h.layout != layoutOfJournal() {
+		return fmt.Errorf("%w: version %d, want %d", ErrJournalFormat, h.requests, requestsVersion)
+	}
+	return nil
 }
 
 // DevOf returns the st_dev of the topmost mount on path, an absolute path without

@@ -108,6 +108,17 @@ func without(table []node, id NodeID) []node {
 	})
 }
 
+// Files returns the ids of all files that a Source has the content of.
+func Files() []NodeID {
+	var ids []NodeID
+	for _, n := range nodeTable() {
+		if !n.isDir() {
+			ids = append(ids, n.id)
+		}
+	}
+	return ids
+}
+
 // tree is the table made ready for lookups. It does not change.
 type tree struct {
 	nodes    map[NodeID]*node

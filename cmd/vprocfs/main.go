@@ -45,6 +45,7 @@ func commands() []*command {
 	return []*command{
 		serveCommand(),
 		lxcfsCommand(os.Stderr),
+		upgradeCommand(),
 		runCommand(),
 		explainCommand(),
 		attachCommand(os.Stdout),
@@ -52,5 +53,6 @@ func commands() []*command {
 		versionCommand(os.Stdout),
 		containerInitCommand(),
 		attachMountCommand(),
+		probeCommand(),
 	}
 }

@@ -13,7 +13,7 @@ var stopSignals = [...]os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 // serveSignals are the signals that a daemon is told something by. They are apart,
 // so that no number of one kind keeps another out.
 type serveSignals struct {
-	stop, reload, toggle <-chan os.Signal
+	stop, upgrade, toggle <-chan os.Signal
 }
 
 // notifyServe catches them from now on. SIGHUP stays ignored where it is, under

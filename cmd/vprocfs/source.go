@@ -95,10 +95,18 @@ const (
 	hostCPUs = "/sys/devices/system/cpu"
 )
 
+// check tells whether the flags make sense.
+func (o *sourceOptions) check() error {
+	if o.ttl <= 0 {
+		return usageErrorf("invalid argument %q for --cache-ttl: must be more than 0", o.ttl)
+	}
+	return nil
+}
+
 // newSource finds out about the host. It is safe for concurrent use.
 func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
-	if o.ttl <= 0 {
-		return nil, usageErrorf("invalid argument %q for --cache-ttl: must be more than 0", o.ttl)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	files, err := openFileLimit()
 	if err != nil {
@@ -167,10 +175,6 @@ func (s *source) Close() {
 func (s *source) serverOptions() fs.ServerOptions {
 	return fs.ServerOptions{Log: s.log, CPUs: s.cpus, Pressure: s.views.HasPressure()}
 }
-
-// reload looks anew at what was found out about the host, and forgets what can be
-// found again. Containers go on counting.
-func (s *source) reload() error { return s.views.Reload() }
 
 // toggle switches virtualisation off, which gives everybody the host's files, and
 // on again. It tells whether it is on now. It is for one goroutine.

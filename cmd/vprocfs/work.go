@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"vprocfs/fs"
+	"vprocfs/supervise"
+)
+
+// workerPing is how long the reader may take to come to a ping.
+const workerPing = 5 * time.Second
+
+// work serves the connection that the holder has, in the worker.
+func work(o serveOptions, w *supervise.Worker) error {
+	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+	src, err := newSource(o.source, log)
+	if err != nil {
+		return err
+	}
+	if w.Candidate {
+		if err := selfTest(o.source, w.Files[fileJournal]); err != nil {
+			return fmt.Errorf("self-test: %w", err)
+		}
+	}
+	if w.Toggled {
+		src.toggle()
+	}
+	if err := w.Ready(); err != nil {
+		return err
+	}
+	journal, err := fs.OpenJournal(w.Files[fileJournal])
+	if err != nil {
+		return err
+	}
+	so := src.serverOptions()
+	so.Journal, so.Crashed = journal, w.Crashed
+	server := fs.NewServer(journal.Conn(w.Files[fileFuse]), src, so)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve() }()
+	stop := make(chan struct{})
+	w.Serving(log, supervise.Orders{
+		Stop: func() { close(stop) },
+		Ping: func() error {
+			if err := server.Ping(workerPing); !errors.Is(err, fs.ErrNoFile) {
+				return err
+			}
+			return nil // nobody uses the mount
+		},
+		Toggle: func() { log.Info("virtualisation switched", "on", src.toggle()) },
+	})
+	select {
+	case err := <-served:
+		log.Info("unmounted by another process")
+		logStats(log, src)
+		w.Over(err)
+	case <-stop:
+		logStats(log, src)
+	}
+	return nil
+}
+
+// selfTest makes every file, as this process sees it, with a source of its own: the
+// worker that is to be replaced is at work.
+func selfTest(o sourceOptions, journal int) error {
+	if _, err := fs.JournalDev(journal); err != nil {
+		return err
+	}
+	src, err := newSource(o, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	for _, n := range fs.Files() {
+		_, err := src.Append(nil, n, fs.Caller{PID: os.Getpid()}, true)
+		if err != nil {
+			return fmt.Errorf("file %d: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// logStats logs how often callers got the host's file, and why.
+func logStats(log *slog.Logger, src *source) {
+	log.Info("fallbacks to the host's file", "counts", src.Stats())
+}

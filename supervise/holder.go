@@ -1,0 +1,477 @@
+package supervise
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is what a Holder needs.
+type Config struct {
+	Log *slog.Logger
+	// Program is the path of the binary that an upgrade puts to work.
+	Program string
+	// MaxOutage is how long there may be no worker that works.
+	MaxOutage time.Duration
+	// Abort ends what the callers wait for, when that time is over.
+	Abort func()
+	// Probe uses what is served, as a user would, from a process of its own. An
+	// error, or the lack of an answer, says that it is not served.
+	Probe func() error
+	// Serving is called once, when the first worker has been probed.
+	Serving func(worker int)
+	// Stop is called before the worker is told to end.
+	Stop func() error
+	// Own are descriptors that are kept over an upgrade, but not the workers'.
+	Own map[string]int
+}
+
+// The pace of a holder.
+const (
+	// A worker that has worked for so long is a good one: the next one is
+	// started at once should it end, and the outage is over.
+	goodAfter = 100 * time.Millisecond
+	// From minBackoff on, and twice as long each time, up to maxBackoff, is the
+	// wait before a worker is started where the last one was not good.
+	minBackoff = 10 * time.Millisecond
+	maxBackoff = 2 * time.Second
+	// startTimeout is how long a worker may take to begin. It is for busy
+	// machines.
+	startTimeout = 20 * time.Second
+	// pingEvery is how often a worker is asked whether it works, and pingTimeout
+	// how long it may take to answer.
+	pingEvery   = 20 * time.Second
+	pingTimeout = 10 * time.Second
+	// stopTimeout is how long a worker may take to end.
+	stopTimeout = 5 * time.Second
+)
+
+// Holder is the holder's side. It belongs to one goroutine.
+type Holder struct {
+	cfg     Config
+	files   map[string]*os.File
+	signals Signals
+	events  chan event
+	worker  *process // nil while there is none
+	next    *process // the candidate of an upgrade
+	upgrade *upgrade // nil while there is none
+	stored  bool     // the files are with systemd
+	probed  bool     // what is served was probed once
+	toggled bool
+	over    bool // the worker has said that there is nothing left to do
+	overErr error
+
+	backoff time.Duration
+	crashed bool // the last worker ended of itself
+	// down is when the outage began, 0 where there is none.
+	down    time.Time
+	restart *time.Timer
+	outage  *time.Timer
+	ping    *time.Ticker
+	asked   time.Time // when a ping was sent that is not answered; 0 none
+
+	listener *net.UnixListener
+	asking   chan *replyTo // nil without a listener
+}
+
+// Signals tell the holder what to do.
+type Signals struct {
+	Stop, Upgrade <-chan os.Signal
+	// Toggle is handed on to the worker.
+	Toggle <-chan os.Signal
+}
+
+// event is one thing that happened to a process, or the end of a probe.
+type event struct {
+	from    *process
+	message message
+	gone    bool // the process has ended
+	how     exit
+	probe   bool
+	timeout bool // it has not begun in time
+	err     error
+}
+
+// exit is how a process ended.
+type exit struct {
+	text    string
+	status  int  // -1 where a signal ended it, or it is not known
+	crashed bool // not by a SIGKILL, and not by our wish
+}
+
+// process is a worker.
+type process struct {
+	pid     int
+	control *control
+	ready   bool // a candidate that waits for its turn
+	serving time.Time
+	killed  string // why we have killed it
+	timer   *time.Timer
+}
+
+// NewHolder makes a holder of files, which are handed to each worker.
+func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
+	h := &Holder{cfg: cfg, files: files, signals: s, events: make(chan event), backoff: 0}
+	h.restart, h.outage = time.NewTimer(0), time.NewTimer(cfg.MaxOutage)
+	h.ping = time.NewTicker(pingEvery)
+	if every := watchdog() / 3; every > 0 {
+		h.ping.Reset(min(every, pingEvery))
+	}
+	return h
+}
+
+// Run keeps a worker at work until a signal comes (nil), the worker says that its
+// work is over (its error), or the outage lasts too long. A first worker that
+// cannot begin is an error too: an ExitError, as it has said itself why.
+func (h *Holder) Run(adopted *Adopted) error {
+	h.down = time.Now()
+	h.storeAll()
+	if adopted != nil && adopted.control != nil {
+		h.adopt(adopted)
+	}
+	for {
+		select {
+		case <-h.restart.C:
+			if h.worker == nil && h.next == nil {
+				h.start()
+			}
+		case <-h.outage.C:
+			if !h.down.IsZero() {
+				return h.giveUp()
+			}
+		case <-h.ping.C:
+			h.askWorker()
+		case <-h.signals.Toggle:
+			h.toggled = !h.toggled
+			if h.worker != nil {
+				_ = h.worker.control.send(msgToggle, "") // gone: an event will tell
+			}
+		case <-h.signals.Upgrade:
+			h.beginUpgrade(nil)
+		case c := <-h.asking:
+			h.beginUpgrade(c)
+		case s := <-h.signals.Stop:
+			h.cfg.Log.Info("stopping", "signal", s.String())
+			return h.stop()
+		case e := <-h.events:
+			if done, err := h.handle(e); done {
+				return err
+			}
+		}
+	}
+}
+
+// ExitError says that the first worker ended before it began.
+type ExitError struct{ Status int }
+
+func (e *ExitError) Error() string { return fmt.Sprintf("the worker ended with status %d", e.Status) }
+
+func (h *Holder) handle(e event) (done bool, err error) {
+	switch {
+	case e.probe:
+		return h.probeEnded(e)
+	case e.timeout:
+		if e.from.serving.IsZero() && e.from.killed == "" {
+			h.kill(e.from, fmt.Sprintf("not at work after %s", startTimeout))
+		}
+	case e.gone:
+		return h.ended(e)
+	default:
+		h.said(e.from, e.message)
+	}
+	return false, nil
+}
+
+// start starts a worker of the program that this process runs.
+func (h *Holder) start() {
+	p, err := h.spawn("/proc/self/exe", false)
+	if err != nil {
+		h.cfg.Log.Error("worker not started", "err", err)
+		h.later()
+		return
+	}
+	h.worker = p
+	_ = p.control.send(msgGo, "") // gone: an event will tell
+}
+
+// later has start called after the back-off.
+func (h *Holder) later() {
+	h.restart.Reset(h.backoff)
+	h.backoff = min(max(2*h.backoff, minBackoff), maxBackoff)
+}
+
+// spawn starts a worker.
+func (h *Holder) spawn(path string, candidate bool) (*process, error) {
+	ours, theirs, err := controlPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	s := workerState{Version: formatVersion, Files: make(map[string]int), Control: 3, Crashed: h.crashed, Candidate: candidate, Toggled: h.toggled}
+	files := []*os.File{theirs}
+	for name, f := range h.files {
+		s.Files[name] = 3 + len(files)
+		files = append(files, f)
+	}
+	cmd, err := command(path, workerEnv, s, files)
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), ours.conn.Close())
+	}
+	p := &process{pid: cmd.Process.Pid, control: ours}
+	h.watch(p, func() exit { return exitOf(cmd.Wait(), cmd.ProcessState) })
+	return p, nil
+}
+
+// watch has the events of p sent, with its end last.
+func (h *Holder) watch(p *process, wait func() exit) {
+	p.timer = time.AfterFunc(startTimeout, func() { h.events <- event{from: p, timeout: true} })
+	listened := make(chan struct{})
+	go func() {
+		defer close(listened)
+		for {
+			m, err := p.control.receive()
+			if err != nil {
+				return
+			}
+			h.events <- event{from: p, message: m}
+		}
+	}()
+	go func() {
+		how := wait()
+		<-listened // what it has said before it ended
+		p.timer.Stop()
+		h.events <- event{from: p, gone: true, how: how}
+	}()
+}
+
+func exitOf(err error, s *os.ProcessState) exit {
+	if s == nil {
+		return exit{text: fmt.Sprint(err), status: -1}
+	}
+	e := exit{text: s.String(), status: s.ExitCode(), crashed: true}
+	if ws, ok := s.Sys().(unix.WaitStatus); ok && ws.Signaled() && ws.Signal() == unix.SIGKILL {
+		e.crashed = false
+	}
+	return e
+}
+
+// said handles a message.
+func (h *Holder) said(p *process, m message) {
+	switch m.word {
+	case msgReady:
+		if p == h.next {
+			p.ready = true
+			h.replaceWorker()
+		}
+	case msgServing:
+		p.serving = time.Now()
+		if p == h.worker {
+			h.outage.Stop()
+			h.down = time.Time{}
+			h.asked = time.Time{}
+			if !h.probed || h.upgrade != nil {
+				h.probe(p)
+			}
+		}
+	case msgPong:
+		if p == h.worker {
+			h.asked = time.Time{}
+			h.tell("WATCHDOG=1")
+		}
+	case msgKeep:
+		if m.file != nil {
+			if old := h.files[m.rest]; old != nil {
+				old.Close()
+			}
+			h.files[m.rest] = m.file
+			h.store(m.rest, m.file)
+		}
+	case msgOver:
+		if p == h.worker {
+			h.over = true
+			if m.rest != "" {
+				h.overErr = errors.New(m.rest)
+			}
+		}
+	}
+}
+
+// ended handles the end of a worker.
+func (h *Holder) ended(e event) (done bool, err error) {
+	p := e.from
+	_ = p.control.conn.Close()
+	if p == h.next {
+		h.next = nil
+		h.endUpgrade(fmt.Errorf("the new worker ended before it was ready: %s", reason(p, e.how)))
+		return false, nil
+	}
+	if p != h.worker {
+		return false, nil
+	}
+	h.worker = nil
+	switch {
+	case h.over:
+		return true, h.overErr
+	case h.next != nil && h.next.ready:
+		h.promote()
+		return false, nil
+	case !h.probed && p.serving.IsZero() && e.how.status > 0 && p.killed == "":
+		return true, &ExitError{e.how.status}
+	}
+	if h.upgrade != nil {
+		h.endUpgrade(fmt.Errorf("the new worker ended: %s", reason(p, e.how)))
+	}
+	h.crashed = e.how.crashed || p.killed != ""
+	if !p.serving.IsZero() && time.Since(p.serving) >= goodAfter {
+		h.backoff = 0
+	}
+	if h.down.IsZero() {
+		h.down = time.Now()
+		h.outage.Reset(h.cfg.MaxOutage)
+	}
+	h.cfg.Log.Warn("the worker has ended, starting another", "pid", p.pid, "reason", reason(p, e.how), "after", h.backoff)
+	h.later()
+	return false, nil
+}
+
+func reason(p *process, how exit) string {
+	if p.killed != "" {
+		return p.killed
+	}
+	return how.text
+}
+
+// kill ends a worker that must not go on.
+func (h *Holder) kill(p *process, why string) {
+	p.killed = why
+	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
+		h.cfg.Log.Error("worker not killed", "pid", p.pid, "err", err)
+	}
+}
+
+// askWorker sends a ping, and ends a worker that has not answered the last one.
+func (h *Holder) askWorker() {
+	p := h.worker
+	switch {
+	case p == nil || p.serving.IsZero() || p.killed != "":
+	case !h.asked.IsZero():
+		if since := time.Since(h.asked); since > pingTimeout {
+			h.kill(p, fmt.Sprintf("no answer for %s", since.Round(time.Second)))
+		}
+	default:
+		h.asked = time.Now()
+		_ = p.control.send(msgPing, "") // gone: an event will tell
+	}
+}
+
+// probe tries what p serves.
+func (h *Holder) probe(p *process) {
+	go func() { h.events <- event{from: p, probe: true, err: h.cfg.Probe()} }()
+}
+
+func (h *Holder) probeEnded(e event) (done bool, err error) {
+	if e.from != h.worker {
+		return false, nil // another one is or will be probed
+	}
+	if h.upgrade != nil {
+		h.upgradeProbed(e.err)
+		return false, nil
+	}
+	if h.probed {
+		return false, nil
+	}
+	if e.err != nil {
+		return true, errors.Join(e.err, h.stop())
+	}
+	h.probed = true
+	h.cfg.Serving(h.worker.pid)
+	h.tell("READY=1\nMAINPID=" + fmt.Sprint(os.Getpid()))
+	return false, nil
+}
+
+// stop ends the worker.
+func (h *Holder) stop() error {
+	h.tell("STOPPING=1")
+	err := h.cfg.Stop()
+	for _, p := range []*process{h.next, h.worker} {
+		if p != nil {
+			_ = p.control.send(msgStop, "") // gone already
+		}
+	}
+	if h.next != nil {
+		h.kill(h.next, "stopping")
+	}
+	timeout := time.After(stopTimeout)
+	for h.worker != nil {
+		select {
+		case e := <-h.events:
+			if e.gone && e.from == h.worker {
+				h.worker = nil
+			}
+		case <-timeout:
+			h.kill(h.worker, "stopping")
+			h.worker = nil
+		}
+	}
+	return err
+}
+
+// giveUp ends an outage that has lasted too long.
+func (h *Holder) giveUp() error {
+	h.tell("STATUS=no worker for too long")
+	for name := range h.files {
+		h.tell("FDSTOREREMOVE=1\nFDNAME=" + name)
+	}
+	h.cfg.Abort()
+	if h.worker != nil {
+		h.kill(h.worker, "no use")
+	}
+	return fmt.Errorf("no worker that works for %s: gave up, so that nobody waits for ever", h.cfg.MaxOutage)
+}
+
+// tell notifies systemd.
+func (h *Holder) tell(state string) {
+	if err := notify(state); err != nil {
+		h.cfg.Log.Warn("systemd not told", "state", strings.ReplaceAll(state, "\n", " "), "err", err)
+	}
+}
+
+func (h *Holder) storeAll() {
+	for name, f := range h.files {
+		h.store(name, f)
+	}
+}
+
+func (h *Holder) store(name string, f *os.File) {
+	if err := storeFile(name, int(f.Fd())); err != nil {
+		h.cfg.Log.Warn("descriptor not stored with systemd", "name", name, "err", err)
+	}
+}
+
+// adopt takes over a worker that is at work.
+func (h *Holder) adopt(a *Adopted) {
+	p := &process{pid: a.worker, control: a.control, serving: time.Now()}
+	h.toggled = a.toggled
+	h.worker = p
+	h.down = time.Time{}
+	h.outage.Stop()
+	h.watch(p, a.wait)
+	if a.upgraded {
+		// Of an upgrade whose last step was to become this program.
+		h.probed = true
+		h.cfg.Log.Info("upgraded", "pid", os.Getpid(), "worker", p.pid, "program", h.cfg.Program)
+		a.reply.say(nil)
+		h.tell("READY=1")
+	} else {
+		h.probe(p)
+	}
+}

@@ -1,0 +1,140 @@
+// Package supervise keeps a server alive across its own death: a small process, the
+// holder, owns descriptors, and a worker, a second process of the same program,
+// works with them. A worker that ends is replaced at once by one that has the same
+// descriptors, and a new program is put to work without a gap.
+//
+// It knows processes, descriptors, signals and systemd, and not what the
+// descriptors are. Holder and worker talk in short messages over a pair of
+// sockets.
+package supervise
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The environment variables that a process of this package is started with. They
+// are removed when they are read.
+const (
+	workerEnv = "VPROCFS_WORKER"
+	holderEnv = "VPROCFS_HOLDER"
+)
+
+// formatVersion is that of what the variables say.
+const formatVersion = 1
+
+// Messages. A message is a word, and what follows it after a blank. The holder
+// sends:
+const (
+	msgGo   = "go"   // work; nobody else does
+	msgStop = "stop" // end
+	msgPing = "ping"
+	// msgToggle switches something that is the worker's own business.
+	msgToggle = "toggle"
+)
+
+// And the worker:
+const (
+	msgReady   = "ready"   // it could work; it waits for msgGo
+	msgServing = "serving" // it works
+	msgPong    = "pong"
+	msgKeep    = "keep" // with a descriptor: keep it under the name that follows
+	msgOver    = "over" // there is nothing left to do; what follows is an error
+)
+
+// maxMessage bounds a message, in bytes.
+const maxMessage = 4096
+
+// control is one end of the pair.
+type control struct{ conn *net.UnixConn }
+
+// newControl takes f over.
+func newControl(f *os.File) (*control, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(errors.New("control socket: not a Unix socket"), c.Close())
+	}
+	return &control{u}, nil
+}
+
+// controlPair returns this process's end, and the other's as a file.
+func controlPair() (*control, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "control")
+	c, err := newControl(os.NewFile(uintptr(fds[0]), "control"))
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return c, theirs, nil
+}
+
+// send sends a message. An error says that the other side is gone.
+func (c *control) send(word, rest string) error {
+	_, err := c.conn.Write([]byte(strings.TrimSuffix(word+" "+rest, " ")))
+	return err
+}
+
+// sendFile sends a message with a descriptor.
+func (c *control) sendFile(word, rest string, fd int) error {
+	_, _, err := c.conn.WriteMsgUnix([]byte(word+" "+rest), unix.UnixRights(fd), nil)
+	return err
+}
+
+// message is what was received.
+type message struct {
+	word, rest string
+	file       *os.File // nil without one
+}
+
+// receive waits for a message. An error says that the other side is gone.
+func (c *control) receive() (message, error) {
+	b, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := c.conn.ReadMsgUnix(b, oob)
+	if err == nil && n == 0 {
+		err = net.ErrClosed
+	}
+	if err != nil {
+		return message{}, err
+	}
+	var m message
+	m.word, m.rest, _ = strings.Cut(string(b[:n]), " ")
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(msgs) == 0 {
+		return m, nil
+	}
+	if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) > 0 {
+		unix.CloseOnExec(fds[0])
+		m.file = os.NewFile(uintptr(fds[0]), m.rest)
+	}
+	return m, nil
+}
+
+// takeEnv removes a variable and decodes what it says into v. It returns false
+// where it is not set, or not for this process.
+func takeEnv(name string, v any) (bool, error) {
+	s, ok := os.LookupEnv(name)
+	if !ok {
+		return false, nil
+	}
+	if err := os.Unsetenv(name); err != nil {
+		return false, err
+	}
+	if err := json.Unmarshal([]byte(s), v); err != nil {
+		return false, fmt.Errorf("$%s: %w", name, err)
+	}
+	return true, nil
+}

@@ -1,0 +1,248 @@
+package supervise
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An upgrade puts the program that is on disk now to work. A candidate is started
+// and tries itself out while the worker works on. When it is ready the worker is
+// killed, which no caller notices, for the candidate goes on as after any death.
+// When what it serves was probed, the holder becomes the new program too.
+
+// upgrade is one that is under way.
+type upgrade struct {
+	reply *replyTo // nil where a signal asked for it
+	// promoted is when the candidate became the worker; 0 before.
+	promoted time.Time
+}
+
+// beginUpgrade starts the candidate.
+func (h *Holder) beginUpgrade(r *replyTo) {
+	if h.upgrade != nil || h.worker == nil || h.worker.serving.IsZero() {
+		err := errors.New("there is an upgrade already, or no worker at work")
+		h.cfg.Log.Error("not upgraded", "err", err)
+		r.say(err)
+		return
+	}
+	h.cfg.Log.Info("upgrading", "program", h.cfg.Program)
+	h.upgrade = &upgrade{reply: r}
+	p, err := h.spawn(h.cfg.Program, true)
+	if err != nil {
+		h.endUpgrade(err)
+		return
+	}
+	h.next = p
+}
+
+// replaceWorker ends the worker; the candidate is ready.
+func (h *Holder) replaceWorker() {
+	if h.worker == nil {
+		h.promote()
+		return
+	}
+	h.kill(h.worker, "replaced")
+}
+
+// promote has the candidate begin: its predecessor is dead.
+func (h *Holder) promote() {
+	h.worker, h.next = h.next, nil
+	h.crashed = false
+	h.upgrade.promoted = time.Now()
+	h.down = h.upgrade.promoted
+	h.outage.Reset(h.cfg.MaxOutage)
+	_ = h.worker.control.send(msgGo, "") // gone: an event will tell
+}
+
+// upgradeProbed ends an upgrade whose worker serves, or does not.
+func (h *Holder) upgradeProbed(err error) {
+	if err != nil {
+		h.kill(h.worker, fmt.Sprintf("what it serves failed the probe: %v", err))
+		return // its end ends the upgrade, and the former program goes on
+	}
+	if err = h.become(); err != nil {
+		err = fmt.Errorf("the new worker works, but this process could not become the new program: %w", err)
+	}
+	h.endUpgrade(err)
+}
+
+// endUpgrade tells how it went.
+func (h *Holder) endUpgrade(err error) {
+	u := h.upgrade
+	h.upgrade = nil
+	if u == nil {
+		return
+	}
+	if err != nil {
+		h.cfg.Log.Error("not upgraded, the former program goes on", "err", err)
+	}
+	u.reply.say(err)
+}
+
+// holderState is what a new holder is told by its environment.
+type holderState struct {
+	Version int            `json:"version"`
+	Files   map[string]int `json:"files"`
+	Own     map[string]int `json:"own,omitempty"`
+	Worker  int            `json:"worker"`
+	Control int            `json:"control"`
+	Reply   int            `json:"reply,omitempty"` // 0: nobody waits
+	Upgrade bool           `json:"upgrade"`
+	Toggled bool           `json:"toggled"`
+}
+
+// become makes this process the new program, with the same pid. It returns only
+// if that fails.
+func (h *Holder) become() (err error) {
+	s := holderState{
+		Version: formatVersion, Files: make(map[string]int), Own: h.cfg.Own,
+		Worker: h.worker.pid, Upgrade: true, Toggled: h.toggled,
+	}
+	var passed []int
+	defer func() {
+		for _, fd := range passed {
+			unix.CloseOnExec(fd)
+		}
+	}()
+	pass := func(fd int) int {
+		passed = append(passed, fd)
+		return fd
+	}
+	for name, f := range h.files {
+		s.Files[name] = pass(int(f.Fd()))
+	}
+	for _, fd := range h.cfg.Own {
+		pass(fd)
+	}
+	control, err := h.worker.control.conn.File()
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	s.Control = pass(int(control.Fd()))
+	if r := h.upgrade.reply; r != nil {
+		f, err := r.conn.File()
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		s.Reply = pass(int(f.Fd()))
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	for _, fd := range passed {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("fcntl: %w", err)
+		}
+	}
+	h.tell("RELOADING=1")
+	err = unix.Exec(h.cfg.Program, os.Args, append(os.Environ(), holderEnv+"="+string(text)))
+	h.tell("READY=1")
+	return fmt.Errorf("exec %s: %w", h.cfg.Program, err)
+}
+
+// Adopted is what this process has from another holder, or from systemd.
+type Adopted struct {
+	// Files are the descriptors that the workers have.
+	Files map[string]*os.File
+	// Own are those of Config.Own.
+	Own map[string]int
+
+	worker   int
+	control  *control // nil where there is no worker
+	reply    *replyTo
+	upgraded bool
+	toggled  bool
+}
+
+// Working tells whether there is a worker at work.
+func (a *Adopted) Working() bool { return a != nil && a.control != nil }
+
+// Adopt returns nil where this process begins anew.
+func Adopt() (*Adopted, error) {
+	var s holderState
+	ok, err := takeEnv(holderEnv, &s)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		if files := listenFiles(); len(files) > 0 {
+			return &Adopted{Files: files}, nil
+		}
+		return nil, nil
+	}
+	if s.Version != formatVersion {
+		return nil, fmt.Errorf("a holder with format %d has left something, want %d", s.Version, formatVersion)
+	}
+	a := &Adopted{Files: make(map[string]*os.File), Own: s.Own, worker: s.Worker, upgraded: s.Upgrade, toggled: s.Toggled}
+	for name, fd := range s.Files {
+		unix.CloseOnExec(fd)
+		a.Files[name] = os.NewFile(uintptr(fd), name)
+	}
+	for _, fd := range s.Own {
+		unix.CloseOnExec(fd)
+	}
+	if s.Reply != 0 {
+		// Whoever asked may be gone, which is no reason not to go on.
+		a.reply, _ = newReplyTo(os.NewFile(uintptr(s.Reply), "reply"))
+	}
+	if a.control, err = newControl(os.NewFile(uintptr(s.Control), "control")); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// wait waits for the end of the worker, which need not be our child.
+func (a *Adopted) wait() exit {
+	fd, err := unix.PidfdOpen(a.worker, 0)
+	if err != nil {
+		return exit{text: fmt.Sprintf("it is gone: %v", err), status: -1}
+	}
+	defer unix.Close(fd)
+	for err = unix.EINTR; err == unix.EINTR; {
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+	}
+	var ws unix.WaitStatus
+	if _, err := unix.Wait4(a.worker, &ws, 0, nil); err != nil {
+		return exit{text: "it ended, and was not our child", status: -1}
+	}
+	e := exit{status: ws.ExitStatus(), crashed: true, text: fmt.Sprintf("exit status %d", ws.ExitStatus())}
+	if ws.Signaled() {
+		e.text, e.crashed = "signal: "+ws.Signal().String(), ws.Signal() != unix.SIGKILL
+	}
+	return e
+}
+
+// replyTo is who waits for the end of an upgrade.
+type replyTo struct{ conn *net.UnixConn }
+
+func newReplyTo(f *os.File) (*replyTo, error) {
+	c, err := newControl(f)
+	if err != nil {
+		return nil, err
+	}
+	return &replyTo{c.conn}, nil
+}
+
+// say tells the end, once. A nil replyTo tells nobody.
+func (r *replyTo) say(err error) {
+	if r == nil {
+		return
+	}
+	text := "ok"
+	if err != nil {
+		text = strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	_ = r.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = r.conn.Write([]byte(text)) // gone: nobody to tell
+	_ = r.conn.Close()
+}

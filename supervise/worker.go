@@ -1,0 +1,209 @@
+package supervise
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Worker is the worker's side. Its methods are safe for concurrent use.
+type Worker struct {
+	// Files are the descriptors by their names.
+	Files map[string]int
+	// Crashed says that the worker before this one ended of itself, or hung.
+	Crashed bool
+	// Candidate says that this worker is to replace another one that works: it
+	// should find out whether it can before it says Ready.
+	Candidate bool
+	// Toggled says that Toggle was asked for an odd number of times.
+	Toggled bool
+
+	control  atomic.Pointer[control]
+	stopping atomic.Bool
+}
+
+// workerState is what a worker is told by its environment.
+type workerState struct {
+	Version   int            `json:"version"`
+	Files     map[string]int `json:"files"`
+	Control   int            `json:"control"`
+	Crashed   bool           `json:"crashed"`
+	Candidate bool           `json:"candidate"`
+	Toggled   bool           `json:"toggled"`
+}
+
+// Orders are what the holder asks of a worker. They are called one at a time.
+type Orders struct {
+	// Stop ends the work.
+	Stop func()
+	// Ping tells whether the work goes on; an error is as good as no answer.
+	Ping func() error
+	// Toggle is what a signal to the holder asks for.
+	Toggle func()
+}
+
+// NewWorker returns nil where this process was not started as a worker.
+func NewWorker() (*Worker, error) {
+	var s workerState
+	ok, err := takeEnv(workerEnv, &s)
+	if !ok || err != nil {
+		return nil, err
+	}
+	if s.Version != formatVersion {
+		return nil, fmt.Errorf("worker of a holder with format %d, want %d", s.Version, formatVersion)
+	}
+	for _, fd := range s.Files {
+		unix.CloseOnExec(fd)
+	}
+	c, err := newControl(os.NewFile(uintptr(s.Control), "control"))
+	if err != nil {
+		return nil, err
+	}
+	// These are the holder's business; it is in the terminal's process group.
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	w := &Worker{Files: s.Files, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled}
+	w.control.Store(c)
+	return w, nil
+}
+
+// Ready says that this process could work, and waits until it is to begin.
+// Nobody else works with the descriptors then.
+func (w *Worker) Ready() error {
+	c := w.control.Load()
+	if err := c.send(msgReady, ""); err != nil {
+		return fmt.Errorf("tell the holder: %w", err)
+	}
+	m, err := c.receive()
+	if err == nil && m.word != msgGo {
+		err = fmt.Errorf("%q instead of %q", m.word, msgGo)
+	}
+	if err != nil {
+		return fmt.Errorf("wait for the holder: %w", err)
+	}
+	return nil
+}
+
+// Serving says that the work is done now, and follows the holder's orders from
+// then on. Where the holder is gone, this process goes on working, and starts
+// another holder, unless it was told to stop or systemd does that.
+func (w *Worker) Serving(log *slog.Logger, o Orders) {
+	_ = w.control.Load().send(msgServing, "") // the loop finds out
+	go func() {
+		for {
+			if w.follow(o); w.stopping.Load() {
+				o.Stop()
+				return
+			}
+			if os.Getenv(notifyEnv) != "" {
+				log.Warn("the holder is gone: working on, until systemd starts another")
+				return
+			}
+			pid, err := w.newHolder()
+			if err != nil {
+				log.Error("the holder is gone, and there is no other: working on", "err", err)
+				return
+			}
+			log.Warn("the holder is gone: started another", "pid", pid)
+		}
+	}()
+}
+
+// follow follows orders until the holder is gone or says stop.
+func (w *Worker) follow(o Orders) {
+	c := w.control.Load()
+	for {
+		m, err := c.receive()
+		if err != nil {
+			return
+		}
+		switch m.word {
+		case msgStop:
+			w.stopping.Store(true)
+			return
+		case msgPing:
+			if o.Ping() == nil {
+				_ = c.send(msgPong, "")
+			}
+		case msgToggle:
+			o.Toggle()
+		}
+	}
+}
+
+// Keep gives the holder a descriptor, which later workers find in Files under the
+// name.
+func (w *Worker) Keep(name string, fd int) error {
+	if err := w.control.Load().sendFile(msgKeep, name, fd); err != nil {
+		return fmt.Errorf("give %s to the holder: %w", name, err)
+	}
+	return nil
+}
+
+// Over tells the holder that there is nothing left to do, because of err where
+// that is not nil. The caller ends the process then.
+func (w *Worker) Over(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	_ = w.control.Load().send(msgOver, text[:min(len(text), maxMessage-100)]) // gone: nobody to tell
+}
+
+// newHolder starts a process that is the holder of this one.
+func (w *Worker) newHolder() (pid int, err error) {
+	ours, theirs, err := controlPair()
+	if err != nil {
+		return 0, err
+	}
+	defer theirs.Close()
+	s := holderState{Version: formatVersion, Files: make(map[string]int), Worker: os.Getpid(), Control: 3}
+	files := []*os.File{theirs}
+	for name, fd := range w.Files {
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return 0, err
+		}
+		f := os.NewFile(uintptr(dup), name)
+		defer f.Close()
+		s.Files[name] = 3 + len(files)
+		files = append(files, f)
+	}
+	cmd, err := command("/proc/self/exe", holderEnv, s, files)
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, errors.Join(err, ours.conn.Close())
+	}
+	old := w.control.Swap(ours)
+	_ = old.conn.Close() // the other end is gone
+	go cmd.Wait()
+	return cmd.Process.Pid, nil
+}
+
+// command is this program again, with the same command line.
+func command(path, env string, state any, files []*os.File) (*exec.Cmd, error) {
+	text, err := json.Marshal(state)
+	if err != nil {
+		return nil, err
+	}
+	cmd := &exec.Cmd{
+		Path:       path,
+		Args:       os.Args,
+		Env:        append(os.Environ(), env+"="+string(text)),
+		Stdout:     os.Stdout,
+		Stderr:     os.Stderr,
+		ExtraFiles: files,
+		// A group of its own: what a terminal sends is for the holder.
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
+	return cmd, nil
+}
