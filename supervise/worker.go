@@ -67,8 +67,8 @@ func NewWorker() (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	// These are the holder's business; it is in the terminal's process group.
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	// These are the holder's business, and whoever reads the log may go away.
+	signal.Ignore(unix.SIGPIPE, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
 	w := &Worker{Files: s.Files, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled}
 	w.control.Store(c)
 	return w, nil

@@ -278,7 +278,31 @@ func meminfo(t testing.TB, text string) map[string]uint64 {
 	return m
 }
 
-// serve starts a daemon on a directory of its own, and ends it with the test.
+// killDaemon kills a daemon, its holder and its worker: each would replace the
+// other.
+func killDaemon(cmd *exec.Cmd) {
+	// Errors say that it has ended.
+	_ = cmd.Process.Signal(unix.SIGSTOP)
+	for _, worker := range children(cmd.Process.Pid) {
+		_ = unix.Kill(worker, unix.SIGKILL)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+// workerOf returns the pid of the worker that a line of a daemon's log names.
+func workerOf(t testing.TB, line string) int {
+	t.Helper()
+	_, rest, _ := strings.Cut(line, " worker=")
+	pid, err := strconv.Atoi(strings.Fields(rest + " ?")[0])
+	if err != nil {
+		t.Fatalf("no worker in %q", line)
+	}
+	return pid
+}
+
+// serve starts a daemon on a directory of its own, and ends it with the test. The
+// pid is that of its worker.
 func serve(t testing.TB, flags ...string) (dir string, pid int) {
 	t.Helper()
 	dir = t.TempDir()
@@ -302,5 +326,5 @@ func serve(t testing.TB, flags ...string) (dir string, pid int) {
 			t.Errorf("%s: %v", cmd, err)
 		}
 	})
-	return dir, cmd.Process.Pid
+	return dir, workerOf(t, line)
 }

@@ -45,6 +45,7 @@ func layers() map[string]layer {
 		"fs":               {others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":          {own: []string{"cache"}, others: []string{sys}, testOthers: testLibs},
 		"cache":            {testOthers: testLibs},
+		"supervise":        {others: []string{sys}, testOthers: testLibs},
 		"procvirt":         {own: []string{"procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/cgroup":  {own: []string{"procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/host":    {own: []string{"procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},

@@ -42,8 +42,7 @@ func startServing(t *testing.T, cmd *exec.Cmd, dir string) *daemon {
 	}
 	d := &daemon{cmd, bufio.NewReader(stderr), dir}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		killDaemon(cmd)
 		unix.Unmount(dir, unix.MNT_DETACH) // an error says that nothing is left
 	})
 	if line := d.line(t); !strings.Contains(line, "msg=serving") {
@@ -126,8 +125,10 @@ func TestSIGUSR1LosesNothing(t *testing.T) {
 	waitFor(t, "CPU time to be counted", func() bool { user, idle = total(); return user > 0 })
 	for range 3 {
 		d.cmd.Process.Signal(unix.SIGUSR1)
-		if line := d.line(t); !strings.Contains(line, "msg=reloaded") {
-			t.Fatalf("log: %s", line)
+		for _, want := range []string{"msg=upgrading", "msg=upgraded"} {
+			if line := d.line(t); !strings.Contains(line, want) {
+				t.Fatalf("log: %s", line)
+			}
 		}
 		u, i := total()
 		if u < user || i < idle {
@@ -226,8 +227,7 @@ func TestAStalePIDFileIsTakenOver(t *testing.T) {
 	if want := strconv.Itoa(d.cmd.Process.Pid) + "\n"; err != nil || readFile(t, path) != want || st.Mode().Perm() != 0o600 {
 		t.Errorf("%q, %v, want %q, mode 600", readFile(t, path), st.Mode(), want)
 	}
-	d.cmd.Process.Kill()
-	d.cmd.Wait()
+	killDaemon(d.cmd)
 	if readFile(t, path) == "" {
 		t.Fatal("a killed daemon leaves no pid file: nothing to take over")
 	}
@@ -272,7 +272,7 @@ func TestOneOfManyInstancesGetsThePIDFile(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		t.Cleanup(func() { killDaemon(cmd) })
 		go func() {
 			log := bufio.NewReader(stderr)
 			line, _ := log.ReadString('\n')

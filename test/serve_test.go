@@ -35,8 +35,7 @@ func startDaemon(t *testing.T, dir string, env []string, args ...string) *daemon
 	}
 	d := &daemon{cmd, bufio.NewReader(stderr), dir}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		killDaemon(cmd)
 		unix.Unmount(dir, unix.MNT_DETACH) // an error says that nothing is left
 	})
 	return d
@@ -171,8 +170,7 @@ func TestAMountOfADeadDaemonIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	d := startDaemon(t, dir, nil, "serve", dir)
 	d.line(t)
-	d.cmd.Process.Kill()
-	d.cmd.Wait()
+	killDaemon(d.cmd)
 	if _, err := os.Stat(dir); err == nil {
 		t.Fatal("the mount of a killed daemon answers: nothing to replace")
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -38,6 +39,8 @@ const defaultMaxOutage = 30 * time.Second
 // be in the hands of the worker then, which other mounts of the view (binds in
 // containers) keep going until the last moment.
 func hold(o serveOptions, dir string) (err error) {
+	// Whoever reads the log may go away.
+	signal.Ignore(unix.SIGPIPE)
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(25)
 	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")

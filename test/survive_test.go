@@ -1,0 +1,253 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// worker returns the pid of the daemon's worker.
+func (d *daemon) worker(t *testing.T) int {
+	t.Helper()
+	var pid int
+	waitFor(t, "the daemon to have one worker", func() bool {
+		// Others are looks through the mount, which are soon over.
+		kids := children(d.cmd.Process.Pid)
+		if len(kids) == 1 {
+			pid = kids[0]
+		}
+		return len(kids) == 1
+	})
+	return pid
+}
+
+// until reads the log up to a line that has all of the words in it.
+func (d *daemon) until(t *testing.T, words ...string) string {
+	t.Helper()
+	for {
+		line := d.line(t)
+		found := true
+		for _, w := range words {
+			found = found && strings.Contains(line, w)
+		}
+		if found {
+			return line
+		}
+	}
+}
+
+// readUptime reads a file of the mount in a process of its own, which can be killed.
+func readUptime(dir string) (string, error) {
+	out, err := exec.Command("timeout", "-s", "KILL", "30", "cat", filepath.Join(dir, "proc/uptime")).CombinedOutput()
+	return string(out), err
+}
+
+func checkUptime(t *testing.T, dir string) {
+	t.Helper()
+	if out, err := readUptime(dir); err != nil || len(strings.Fields(out)) != 2 {
+		t.Fatalf("uptime: %v: %q", err, out)
+	}
+}
+
+func TestAWorkerThatDiesIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, nil, "serve", dir)
+	d.line(t)
+	for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGSEGV, unix.SIGABRT, unix.SIGKILL} {
+		pid := d.worker(t)
+		if err := unix.Kill(pid, s); err != nil {
+			t.Fatal(err)
+		}
+		checkUptime(t, dir)
+		// A crash has a trace in the log.
+		if line := d.until(t, "msg=\"the worker has ended, starting another\"", fmt.Sprintf("pid=%d ", pid)); !strings.Contains(line, "reason=") {
+			t.Errorf("log: %s", line)
+		}
+	}
+	d.cmd.Process.Signal(unix.SIGTERM)
+	if log, status := d.end(t); status != 0 || isMounted(t, dir) {
+		t.Errorf("exit status %d, mounted: %t\n%s", status, isMounted(t, dir), log)
+	}
+}
+
+func TestAHolderThatIsKilledIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, nil, "serve", dir)
+	d.line(t)
+	worker := d.worker(t)
+	d.cmd.Process.Kill()
+	line := d.until(t, "msg=serving")
+	if got := workerOf(t, line); got != worker {
+		t.Errorf("worker %d, was %d", got, worker)
+	}
+	checkUptime(t, dir)
+	// The new holder replaces the worker, which is not its child, and stops.
+	unix.Kill(worker, unix.SIGKILL)
+	d.until(t, "the worker has ended")
+	checkUptime(t, dir)
+	var holder int
+	if _, err := fmt.Sscanf(line[strings.Index(line, " pid="):], " pid=%d", &holder); err != nil {
+		t.Fatal(err)
+	}
+	unix.Kill(holder, unix.SIGTERM)
+	if log, _ := d.end(t); !strings.Contains(log, "msg=stopping") {
+		t.Errorf("log: %s", log)
+	}
+	waitFor(t, "the mount to go", func() bool { return !isMounted(t, dir) })
+}
+
+func TestASecondSignalEndsBoth(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, nil, "serve", dir)
+	d.line(t)
+	worker := d.worker(t)
+	unix.Kill(worker, unix.SIGSTOP) // so that the first signal is not enough
+	defer unix.Kill(worker, unix.SIGKILL)
+	d.cmd.Process.Signal(unix.SIGTERM)
+	d.until(t, "msg=stopping")
+	d.cmd.Process.Signal(unix.SIGTERM)
+	d.cmd.Wait()
+	unix.Kill(worker, unix.SIGCONT)
+	waitFor(t, "the worker to end", func() bool { return unix.Kill(worker, 0) != nil || statFields(fmt.Sprintf("/proc/%d/stat", worker))[3] == "Z" })
+}
+
+func TestAnOutageThatLastsIsEnded(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, nil, "serve", "--max-outage", "2s", dir)
+	d.line(t)
+	stop := make(chan struct{})
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				for _, pid := range children(d.cmd.Process.Pid) {
+					unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+		}
+	}()
+	out, err := readUptime(dir)
+	for err == nil {
+		out, err = readUptime(dir)
+	}
+	if !strings.Contains(out, "not connected") && !strings.Contains(out, "Software caused connection abort") {
+		t.Errorf("who waited got %v: %q", err, out)
+	}
+	log, status := d.end(t)
+	close(stop)
+	<-killed
+	if status != 1 || !strings.Contains(log, "gave up") {
+		t.Errorf("exit status %d\n%s", status, log)
+	}
+	// And the next one replaces the mount.
+	startDaemon(t, dir, nil, "serve", dir).line(t)
+	checkUptime(t, dir)
+}
+
+// program makes a copy of the binary in a directory of its own.
+func program(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("vprocfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "vprocfs")
+	replaceFile(t, to, readFile(t, path))
+	return to
+}
+
+// replaceFile puts another file in the place of one that may be running.
+func replaceFile(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(content), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startProgram is startDaemon for a certain binary.
+func startProgram(t *testing.T, path, dir string) *daemon {
+	t.Helper()
+	d := startServing(t, exec.Command(path, "serve", dir), dir)
+	return d
+}
+
+func TestUpgradeKeepsThePidAndTheMount(t *testing.T) {
+	path, dir := program(t), t.TempDir()
+	d := startProgram(t, path, dir)
+	worker := d.worker(t)
+	f, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaceFile(t, path, readFile(t, path))
+	if out, stderr, status := vprocfs(t, "upgrade", dir); status != 0 || out+stderr != "" {
+		t.Fatalf("exit status %d: %s%s", status, out, stderr)
+	}
+	d.until(t, "msg=upgraded", fmt.Sprintf("pid=%d ", d.cmd.Process.Pid))
+	now := d.worker(t)
+	for _, pid := range []int{d.cmd.Process.Pid, now} {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil || exe != path {
+			t.Errorf("%d runs %s, %v", pid, exe, err)
+		}
+	}
+	if now == worker {
+		t.Error("the worker is the old one")
+	}
+	checkUptime(t, dir)
+	if g, err := os.Stat(dir); err != nil || !os.SameFile(f, g) {
+		t.Errorf("another mount: %v", err)
+	}
+	// As good as new: a signal does it again, a kill is survived, SIGTERM ends it.
+	d.cmd.Process.Signal(unix.SIGUSR1)
+	d.until(t, "msg=upgraded")
+	unix.Kill(d.worker(t), unix.SIGKILL)
+	checkUptime(t, dir)
+	d.stop(t)
+}
+
+func TestABinaryThatIsNoGoodLeavesTheOldOneInCharge(t *testing.T) {
+	path, dir := program(t), t.TempDir()
+	d := startProgram(t, path, dir)
+	good := readFile(t, path)
+	for name, c := range map[string]struct{ content, want string }{
+		"none":       {"no program", "exec format error"},
+		"exits":      {"#!/bin/sh\nexit 3\n", "exit status 3"},
+		"hangs":      {"#!/bin/sh\nexec sleep 1000\n", "not at work after"},
+		"killed":     {"#!/bin/sh\nkill -9 $$\n", "killed"},
+		"other form": {"#!/bin/sh\nVPROCFS_WORKER='{\"version\":99}' exec " + path + ".good \"$@\"\n", "status 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			replaceFile(t, path+".good", good)
+			worker := d.worker(t)
+			replaceFile(t, path, c.content)
+			_, stderr, status := vprocfs(t, "upgrade", dir)
+			if status != 1 || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit status %d: %s", status, stderr)
+			}
+			if now := d.worker(t); now != worker {
+				t.Errorf("the worker was replaced")
+			}
+			checkUptime(t, dir)
+			// What replaces a worker that dies is the program that ran before.
+			unix.Kill(worker, unix.SIGKILL)
+			checkUptime(t, dir)
+		})
+	}
+	replaceFile(t, path, good)
+	if _, stderr, status := vprocfs(t, "upgrade", dir); status != 0 {
+		t.Errorf("the good one again: exit status %d: %s", status, stderr)
+	}
+	d.stop(t)
+}
