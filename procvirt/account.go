@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"vprocfs/procvirt/cgroup"
+	"vprocfs/shm"
 )
 
 // account keeps the CPU rows of one container's /proc/stat from read to read.
@@ -28,6 +29,8 @@ import (
 // as concurrent readers may bring, adds nothing.
 type account struct {
 	mu sync.Mutex
+	// record is where the account outlives the process; nil for nowhere.
+	record *shm.Record
 	// base is CPU time that the group had used before the init started.
 	based bool
 	base  uint64
@@ -110,6 +113,7 @@ func (a *account) busy(age int64, used uint64, cpus int) uint64 {
 	defer a.mu.Unlock()
 	a.begin(uint64(age), used, cpus)
 	a.last = max(a.last, used)
+	a.save()
 	return a.before + sub(used, a.base)
 }
 
@@ -151,6 +155,8 @@ func (a *account) step(v *View, t *cgroup.CPUTime) {
 	a.age = age
 	a.visible.Copy(&v.Visible)
 	a.perCPU = append(a.perCPU[:0], t.PerCPU...)
+	// Before anybody sees the rows.
+	a.save()
 	a.show(v)
 }
 
@@ -245,12 +251,19 @@ func (a *account) restart() {
 	a.base, a.last = 0, 0
 	a.taken = share{}
 	a.perCPU = a.perCPU[:0]
+	a.save()
 }
 
 // reset begins anew, for another container.
 func (a *account) reset() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.clear()
+	a.save()
+}
+
+// clear is reset. The caller holds a.mu.
+func (a *account) clear() {
 	a.based, a.stepped = false, false
 	a.base, a.age, a.last, a.before = 0, 0, 0, 0
 	a.rows = a.rows[:0]

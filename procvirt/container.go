@@ -8,6 +8,7 @@ import (
 
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/loadavg"
+	"vprocfs/shm"
 )
 
 // incompleteRecheck is how soon a container is looked at again, one of whose
@@ -27,7 +28,9 @@ type container struct {
 	io     *cgroup.IOFiles
 	// load is the container among those that are sampled. It stays when that has
 	// ended, for what was shown last.
-	load   *loadavg.Tracked
+	load *loadavg.Tracked
+	// kept is where its state outlives the process; nil for nowhere.
+	kept   *shm.Record
 	stalls cgroup.PressureFiles
 	// not is why there is nothing to open, where that is settled. It stands
 	// until the next look at the container's groups.
@@ -171,6 +174,8 @@ func (c *container) close() {
 func (c *container) end() {
 	c.close()
 	c.load.Stop()
+	c.account.attach(nil).Free()
+	c.kept.Free()
 }
 
 // forget closes files of groups that were removed. Groups of the same name are

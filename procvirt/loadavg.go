@@ -5,6 +5,7 @@ import (
 
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/loadavg"
+	"vprocfs/shm"
 )
 
 // appendLoadavg makes /proc/loadavg (fs/proc/loadavg.c).
@@ -48,8 +49,12 @@ func (c *container) track(v *Views, sp *space) error {
 		return nil
 	}
 	from := c.load.State()
-	g := &group{views: v, place: c.places[cgroup.CPUAcct]}
+	g := &group{views: v, place: c.places[cgroup.CPUAcct], kept: c.kept}
+	before := false
 	if c.load == nil {
+		from, before = decodeLoad(c.kept.Load())
+	}
+	if c.load == nil && !before {
 		// The CPU time since the init's start stands for the samples since.
 		if err := c.openCPU(v); err != nil {
 			return err
@@ -86,6 +91,14 @@ type group struct {
 	// level is how many pid namespaces the container's is below the daemon's, -1
 	// where the kernel does not tell.
 	level int
+	kept  *shm.Record
+}
+
+// Save is called for the state after each sample, one call at a time.
+func (g *group) Save(s loadavg.State) {
+	if g.kept != nil {
+		g.kept.Commit(appendLoad(g.kept.Buffer(), &s))
+	}
 }
 
 func (g *group) Used() (uint64, error) {

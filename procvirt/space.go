@@ -103,6 +103,7 @@ func (sp *space) decide(v *Views, caller []byte) (*membership, error) {
 	switch {
 	case c == nil:
 		c = fresh
+		v.recall(sp, c, key.String())
 		sp.containers[key.String()] = c
 	case sp.callers[string(caller)] != nil && c.incomplete():
 		c.close() // what was missing may be there by now

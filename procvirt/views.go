@@ -67,6 +67,8 @@ type Views struct {
 	loads     *loadavg.Sampler // nil where the host's load is shown
 	counters  sync.Pool        // of *cgroup.ThreadCounter
 
+	kept Kept // where accounts and loads outlive the process
+
 	slowAfter time.Duration // defaultSlowAfter but in tests
 	// hostSlow marks files of the host whose reading took long the last time.
 	hostSlow [numFiles]atomic.Bool

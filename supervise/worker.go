@@ -139,11 +139,12 @@ func (w *Worker) follow(o Orders) {
 }
 
 // Keep gives the holder a descriptor, which later workers find in Files under the
-// name.
+// name. It must be called before Serving.
 func (w *Worker) Keep(name string, fd int) error {
 	if err := w.control.Load().sendFile(msgKeep, name, fd); err != nil {
 		return fmt.Errorf("give %s to the holder: %w", name, err)
 	}
+	w.Files[name] = fd
 	return nil
 }
 

@@ -37,7 +37,7 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"attach", "fs", "initpid", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			own:        []string{"fs", "attach", "supervise", "initpid", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi", "shm"},
 			others:     []string{pflag, sys},
 			testOthers: testLibs,
 		},
@@ -46,7 +46,8 @@ func layers() map[string]layer {
 		"initpid":          {own: []string{"cache"}, others: []string{sys}, testOthers: testLibs},
 		"cache":            {testOthers: testLibs},
 		"supervise":        {others: []string{sys}, testOthers: testLibs},
-		"procvirt":         {own: []string{"procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg"}, others: []string{sys}, testOthers: testLibs},
+		"shm":              {others: []string{sys}, testOthers: testLibs},
+		"procvirt":         {own: []string{"shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/cgroup":  {own: []string{"procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/host":    {own: []string{"procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/loadavg": {testOthers: testLibs},

@@ -113,7 +113,9 @@ func TestASecondSignalEndsBoth(t *testing.T) {
 	d.cmd.Process.Signal(unix.SIGTERM)
 	d.cmd.Wait()
 	unix.Kill(worker, unix.SIGCONT)
-	waitFor(t, "the worker to end", func() bool { return unix.Kill(worker, 0) != nil || statFields(fmt.Sprintf("/proc/%d/stat", worker))[3] == "Z" })
+	waitFor(t, "the worker to end", func() bool {
+		return unix.Kill(worker, 0) != nil || statFields(fmt.Sprintf("/proc/%d/stat", worker))[3] == "Z"
+	})
 }
 
 func TestAnOutageThatLastsIsEnded(t *testing.T) {

@@ -25,7 +25,10 @@ import (
 const (
 	fileFuse    = "vprocfs-fuse"    // /dev/fuse
 	fileJournal = "vprocfs-journal" // of fs.Journal
-	filePID     = "pidfile"         // the holder's only
+	// Of procvirt.Kept. Workers make them.
+	fileAccounts = "vprocfs-accounts"
+	fileLoads    = "vprocfs-loads"
+	filePID      = "pidfile" // the holder's only
 )
 
 // defaultMaxOutage is the default of --max-outage.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"vprocfs/fs"
+	"vprocfs/procvirt"
+	"vprocfs/shm"
 	"vprocfs/supervise"
 )
 
@@ -36,6 +38,9 @@ func work(o serveOptions, w *supervise.Worker) error {
 	if err != nil {
 		return err
 	}
+	if err := keep(w, src, log); err != nil {
+		return err
+	}
 	so := src.serverOptions()
 	so.Journal, so.Crashed = journal, w.Crashed
 	server := fs.NewServer(journal.Conn(w.Files[fileFuse]), src, so)
@@ -60,6 +65,36 @@ func work(o serveOptions, w *supervise.Worker) error {
 	case <-stop:
 		logStats(log, src)
 	}
+	return nil
+}
+
+// keep has what was shown of containers go on where the former worker was. Without
+// it counters would go back, but without a worker there would be none at all: what
+// cannot be used is made anew.
+func keep(w *supervise.Worker, src *source, log *slog.Logger) error {
+	table := func(name string, f shm.Format) (*shm.Table, error) {
+		if fd, ok := w.Files[name]; ok {
+			t, err := shm.Open(fd, f)
+			if err == nil {
+				return t, nil
+			}
+			log.Error("counters begin anew", "of", name, "err", err)
+		}
+		t, err := shm.New(name, f)
+		if err != nil {
+			return nil, err
+		}
+		return t, w.Keep(name, t.FD())
+	}
+	accounts, err := table(fileAccounts, procvirt.AccountFormat("/"))
+	if err != nil {
+		return err
+	}
+	loads, err := table(fileLoads, procvirt.LoadFormat())
+	if err != nil {
+		return err
+	}
+	src.views.Keep(procvirt.Kept{Accounts: accounts, Loads: loads})
 	return nil
 }
 

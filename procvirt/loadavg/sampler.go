@@ -42,6 +42,10 @@ type Group interface {
 	Count(last Counts, limit int) (c Counts, looks int, err error)
 }
 
+// Saver is a Group that wants to know the state after each sample. Save must not
+// wait; it is not called after Stop has returned.
+type Saver interface{ Save(State) }
+
 // Sampler samples the groups that are tracked, in one goroutine that ends when
 // there are none. It is safe for concurrent use.
 type Sampler struct {
@@ -105,6 +109,7 @@ func (s *Sampler) Track(g Group, from State) (*Tracked, error) {
 	s.makeRoom()
 	t.due = s.place(now)
 	t.state.At = t.due - period
+	t.save() // nobody else has t yet
 	heap.Push(&s.queue, t)
 	switch {
 	case s.closed:
@@ -277,7 +282,15 @@ func (t *Tracked) sample(now int64) (looks int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.state = state
+	t.save()
 	return looks, true
+}
+
+// save hands the state on. The caller holds t.mu.
+func (t *Tracked) save() {
+	if s, ok := t.group.(Saver); ok && !t.gone {
+		s.Save(t.state)
+	}
 }
 
 // Read returns the state as of the last sample, and keeps the group sampled. It
