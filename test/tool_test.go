@@ -37,6 +37,12 @@ func runTool(tool string) int {
 		err = watchPressure(os.Args[1:])
 	case "osread":
 		err = osRead(os.Args[1:])
+	case "survive":
+		err = survive(os.Args[1])
+	case "floor":
+		err = serveFloor(os.Args[1])
+	case "cycles":
+		err = runCycles(os.Args[1:])
 	case "block":
 		err = block()
 	case "threads":
