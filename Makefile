@@ -9,7 +9,7 @@ FUZZTIME    ?= 20s
 # A static binary: it runs on any distribution and in an empty image.
 export CGO_ENABLED := 0
 
-.PHONY: build run test test-vm bench bench-scale bench-units lint fuzz clean help root tools
+.PHONY: build run test test-survival test-vm bench bench-scale bench-units lint fuzz clean help root tools
 
 build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
@@ -19,6 +19,9 @@ run: root build ## show a container with 256 MiB and one CPU next to the host
 
 test: root tools ## run all tests (they mount file systems and start containers)
 	$(GO) test -count=1 -timeout 20m ./...
+
+test-survival: root tools ## kill the worker 1000 times and upgrade it 100 times under readers that check all they read
+	VPROCFS_SURVIVAL=1000,100 $(GO) test -count=1 -timeout 120m -v -run NobodyNotices ./test
 
 test-vm: root ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m

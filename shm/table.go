@@ -321,3 +321,14 @@ func (t *Table) Sweep(alive func(Owner) bool, pause time.Duration) {
 		time.Sleep(pause)
 	}
 }
+
+// Each calls f for each record with what is stored in it, which f must not keep.
+// Nobody may use the table meanwhile.
+func (t *Table) Each(f func(Key, []byte)) {
+	for i := range int32(t.header().used) {
+		r := &Record{t, i}
+		if b := r.Load(); atomic.LoadUint32(&t.slot(i).inUse) != 0 && b != nil {
+			f(t.slot(i).key, b)
+		}
+	}
+}

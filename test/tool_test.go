@@ -39,10 +39,6 @@ func runTool(tool string) int {
 		err = osRead(os.Args[1:])
 	case "survive":
 		err = survive(os.Args[1])
-	case "floor":
-		err = serveFloor(os.Args[1])
-	case "cycles":
-		err = runCycles(os.Args[1:])
 	case "block":
 		err = block()
 	case "threads":

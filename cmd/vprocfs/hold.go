@@ -28,7 +28,11 @@ const (
 	// Of procvirt.Kept. Workers make them.
 	fileAccounts = "vprocfs-accounts"
 	fileLoads    = "vprocfs-loads"
-	filePID      = "pidfile" // the holder's only
+	// Of proc/pressure. Workers make them too.
+	filePressure        = "vprocfs-pressure" // /dev/fuse
+	filePressureJournal = "vprocfs-pressure-journal"
+	fileTriggers        = "vprocfs-triggers"
+	filePID             = "pidfile" // the holder's only
 )
 
 // defaultMaxOutage is the default of --max-outage.

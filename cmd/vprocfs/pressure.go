@@ -19,6 +19,7 @@ import (
 	"vprocfs/procvirt"
 	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/psi"
+	"vprocfs/supervise"
 )
 
 // pressureDir is where the mount of proc/pressure belongs, below the main one.
@@ -33,30 +34,69 @@ func servePressure(src *source, log *slog.Logger, o fs.MountOptions) (*os.File, 
 	if err != nil {
 		return nil, err
 	}
-	t := &triggers{src: src, log: log}
+	servePressureOn(conn, src, log, nil, fs.ServerOptions{})
+	return os.NewFile(uintptr(fd), pressureDir), nil
+}
+
+// servePressureOn serves a connection of proc/pressure. kept are the triggers that
+// there are already; nil for none, which are not kept then.
+func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, kept *keptTriggers, o fs.ServerOptions) {
+	t := &triggers{src: src, log: log, kept: kept}
 	t.table = psi.NewTable(func(waiter uint64) {
 		if err := conn.Wake(waiter); err != nil {
 			log.Error("nobody is told of an event", "err", err)
 		}
 	})
-	server := fs.NewServer(conn, src, fs.ServerOptions{Log: log, Tree: fs.PressureTree, Triggers: t})
+	if kept != nil {
+		kept.restore(t.table, conn, log)
+	}
+	o.Log, o.Tree, o.Triggers = log, fs.PressureTree, t
+	server := fs.NewServer(conn, src, o)
 	go func() {
 		if err := server.Serve(); err != nil {
 			log.Error(pressureDir+" is not served any more", "err", err)
 		}
 	}()
-	return os.NewFile(uintptr(fd), pressureDir), nil
 }
 
-// addPressure serves proc/pressure of the view that this process serves at dir.
-// Where that is unmounted, this goes with it.
-func addPressure(src *source, log *slog.Logger, o fs.MountOptions, dir string) error {
-	mount, err := servePressure(src, log, o)
+// keepPressure serves proc/pressure of the view that this process serves at dir,
+// with the mount that a former worker has made, if it is there. Where the view is
+// unmounted, this goes with it.
+func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.MountOptions, dir string) error {
+	triggers, err := keptTable(w, log, fileTriggers, triggerFormat())
 	if err != nil {
 		return err
 	}
+	kept := newKeptTriggers(triggers)
+	path := filepath.Join(dir, pressureDir)
+	fuse, ok := w.Files[filePressure]
+	journal, ok2 := w.Files[filePressureJournal]
+	// Not there where a worker died before it could attach it.
+	if dev, err := fs.DevOf(path); ok && ok2 && err == nil && dev != 0 && fs.Connected(fuse) {
+		j, err := fs.OpenJournal(journal)
+		if err != nil {
+			return err
+		}
+		servePressureOn(j.Conn(fuse), src, log, kept, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
+		return nil
+	}
+	o.Writable = true
+	conn, fd, err := fs.MountDetached(o)
+	if err != nil {
+		return err
+	}
+	mount := os.NewFile(uintptr(fd), pressureDir)
 	defer mount.Close()
-	return attachMount(mount, filepath.Join(dir, pressureDir))
+	j, err := fs.NewJournal()
+	if err != nil {
+		return err
+	}
+	j.SetConn(conn, 0)
+	if err := errors.Join(w.Keep(filePressure, conn.FD()), w.Keep(filePressureJournal, j.FD())); err != nil {
+		return err
+	}
+	servePressureOn(conn, src, log, kept, fs.ServerOptions{Journal: j})
+	return attachMount(mount, path)
 }
 
 // attachTimeout is how long attaching a mount may take: some milliseconds on a
@@ -112,6 +152,7 @@ func attachMountCommand() *command {
 type triggers struct {
 	src   *source
 	table *psi.Table
+	kept  *keptTriggers
 	log   *slog.Logger
 
 	// refused has the errnos that were logged.
@@ -158,7 +199,8 @@ func (t *triggers) set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
 	if err != nil {
 		return err
 	}
-	return t.table.Set(psi.Record{Handle: fh, File: place.File, Trigger: trigger, Owners: owners}, func() error {
+	record := psi.Record{Handle: fh, File: place.File, Trigger: trigger, Owners: owners}
+	err = t.table.Set(record, func() error {
 		// The group may have been removed, and its name be another's by now. It
 		// is not if the caller is in the group of that name after the file was
 		// opened: the file is then of this group, or of one that is gone and
@@ -169,6 +211,10 @@ func (t *triggers) set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
 		}
 		return err
 	})
+	if err == nil {
+		t.kept.add(record)
+	}
+	return err
 }
 
 // privileged tells whether the kernel would let c set any trigger: it wants
@@ -221,6 +267,12 @@ func unknown(err error) error {
 	return fmt.Errorf("%w: %w", unix.EOPNOTSUPP, err)
 }
 
-func (t *triggers) Poll(fh, kh uint64, asked uint32) uint32 { return t.table.Poll(fh, kh, asked) }
+func (t *triggers) Poll(fh, kh uint64, asked uint32) uint32 {
+	t.kept.waits(fh, kh)
+	return t.table.Poll(fh, kh, asked)
+}
 
-func (t *triggers) Release(fh uint64) { t.table.Release(fh) }
+func (t *triggers) Release(fh uint64) {
+	t.kept.remove(fh)
+	t.table.Release(fh)
+}

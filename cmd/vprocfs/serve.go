@@ -76,7 +76,7 @@ func serve(o serveOptions, dir string) error {
 	case err != nil:
 		return err
 	case w != nil:
-		return work(o, w)
+		return work(o, dir, w)
 	}
 	return hold(o, dir)
 }

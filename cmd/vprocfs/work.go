@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vprocfs/fs"
+	"vprocfs/initpid"
 	"vprocfs/procvirt"
 	"vprocfs/shm"
 	"vprocfs/supervise"
@@ -17,7 +18,7 @@ import (
 const workerPing = 5 * time.Second
 
 // work serves the connection that the holder has, in the worker.
-func work(o serveOptions, w *supervise.Worker) error {
+func work(o serveOptions, dir string, w *supervise.Worker) error {
 	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
 	src, err := newSource(o.source, log)
 	if err != nil {
@@ -46,6 +47,22 @@ func work(o serveOptions, w *supervise.Worker) error {
 	server := fs.NewServer(journal.Conn(w.Files[fileFuse]), src, so)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
+	if src.views.HasPressure() {
+		path, err := resolve(dir)
+		if err == nil {
+			err = keepPressure(w, src, log, o.mount, path)
+		}
+		if err != nil {
+			// The other files matter more.
+			log.Error("no "+pressureDir, "err", err)
+		}
+	}
+	// Where systemd does not do it, this process may have to start a holder, which
+	// unmounts.
+	fork, alone := src.resolver.Method() == initpid.Fork, os.Getenv("NOTIFY_SOCKET") == ""
+	if err := dropPrivileges(servingCaps(fork, alone)); err != nil {
+		log.Warn("all privileges are kept", "err", err) // better than no /proc
+	}
 	stop := make(chan struct{})
 	w.Serving(log, supervise.Orders{
 		Stop: func() { close(stop) },
@@ -68,34 +85,35 @@ func work(o serveOptions, w *supervise.Worker) error {
 	return nil
 }
 
-// keep has what was shown of containers go on where the former worker was. Without
-// it counters would go back, but without a worker there would be none at all: what
-// cannot be used is made anew.
+// keep has what was shown of containers go on where the former worker was.
 func keep(w *supervise.Worker, src *source, log *slog.Logger) error {
-	table := func(name string, f shm.Format) (*shm.Table, error) {
-		if fd, ok := w.Files[name]; ok {
-			t, err := shm.Open(fd, f)
-			if err == nil {
-				return t, nil
-			}
-			log.Error("counters begin anew", "of", name, "err", err)
-		}
-		t, err := shm.New(name, f)
-		if err != nil {
-			return nil, err
-		}
-		return t, w.Keep(name, t.FD())
-	}
-	accounts, err := table(fileAccounts, procvirt.AccountFormat("/"))
+	accounts, err := keptTable(w, log, fileAccounts, procvirt.AccountFormat("/"))
 	if err != nil {
 		return err
 	}
-	loads, err := table(fileLoads, procvirt.LoadFormat())
+	loads, err := keptTable(w, log, fileLoads, procvirt.LoadFormat())
 	if err != nil {
 		return err
 	}
 	src.views.Keep(procvirt.Kept{Accounts: accounts, Loads: loads})
 	return nil
+}
+
+// keptTable is a table that the holder has, or gets. What cannot be used is made
+// anew: without it counters go back, but without a worker there are none at all.
+func keptTable(w *supervise.Worker, log *slog.Logger, name string, f shm.Format) (*shm.Table, error) {
+	if fd, ok := w.Files[name]; ok {
+		t, err := shm.Open(fd, f)
+		if err == nil {
+			return t, nil
+		}
+		log.Error("what a former worker has left cannot be used", "name", name, "err", err)
+	}
+	t, err := shm.New(name, f)
+	if err != nil {
+		return nil, err
+	}
+	return t, w.Keep(name, t.FD())
 }
 
 // selfTest makes every file, as this process sees it, with a source of its own: the
