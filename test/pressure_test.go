@@ -474,8 +474,7 @@ func TestADeadDaemonsPressureIsReplacedToo(t *testing.T) {
 	dir := t.TempDir()
 	d := startDaemon(t, dir, nil, "serve", dir)
 	d.line(t)
-	d.cmd.Process.Kill()
-	d.cmd.Wait()
+	killDaemon(d.cmd)
 	if _, err := os.ReadFile(dir + "/proc/pressure/cpu"); err == nil {
 		t.Fatal("a killed daemon answers")
 	}

@@ -52,8 +52,8 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 		if err == nil {
 			err = keepPressure(w, src, log, o.mount, path)
 		}
-		if err != nil {
-			// The other files matter more.
+		// The other files matter more. Where it is unmounted already there are none.
+		if dev, gone := fs.DevOf(path); err != nil && gone == nil && dev != 0 {
 			log.Error("no "+pressureDir, "err", err)
 		}
 	}
