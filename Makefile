@@ -9,7 +9,10 @@ FUZZTIME    ?= 20s
 # A static binary: it runs on any distribution and in an empty image.
 export CGO_ENABLED := 0
 
-.PHONY: build run test test-survival test-vm bench bench-scale bench-units lint fuzz clean help root tools
+# What depends on the kernel and the cgroup layout most.
+VM_CORE := NoCounter|Runtimes|Podman|ProgramsShow|ProgramsCount|Readers|Languages|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile
+
+.PHONY: build run test test-survival test-vm test-vm-gate bench bench-scale bench-units lint fuzz clean help root tools
 
 build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
@@ -26,6 +29,11 @@ test-survival: root tools ## kill the worker 1000 times and upgrade it 100 times
 test-vm: root ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m
 	$(GO) run ./test/vm -matrix -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
+
+test-vm-gate: root ## the same in less time: all tests on the oldest and the newest kernel, the core of them between
+	$(GO) run ./test/vm -hosts bullseye-security:v2,trixie-backports:v2 -tests -swap 256 -timeout 30m
+	$(GO) run ./test/vm -hosts bookworm:v2,bookworm:hybrid,trixie:v2 -tests -swap 256 -timeout 30m -run '$(VM_CORE)' test
+	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 
 bench: root tools build ## compare with the kernel's files, the floor and LXCFS; writes docs/benchmarks.md
 	$(GO) run ./test/bench --out docs/benchmarks.md

@@ -55,6 +55,18 @@ func matrix() []host {
 	}
 }
 
+// parseHosts reads a list of SUITE:LAYOUT.
+func parseHosts(list string) (hosts []host, err error) {
+	for s := range strings.SplitSeq(list, ",") {
+		suite, layout, _ := strings.Cut(s, ":")
+		if suite == "" || layout != "v1" && layout != "v2" && layout != "hybrid" {
+			return nil, fmt.Errorf("%q is not SUITE:v1, SUITE:v2 or SUITE:hybrid", s)
+		}
+		hosts = append(hosts, host{suite, layout})
+	}
+	return hosts, nil
+}
+
 // config is a run: the host, what the guest gets and what it runs.
 type config struct {
 	host
@@ -99,7 +111,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.StringVar(&c.suite, "suite", "trixie", "Debian `suite` of the kernel")
 	fs.StringVar(&c.cgroup, "cgroup", "v2", "cgroup `layout`: v1, v2 or hybrid")
 	all := fs.Bool("matrix", false, "run on every kernel and layout of the matrix, instead of -suite and -cgroup")
-	jobs := fs.Int("jobs", 2, "guests at once with -matrix")
+	list := fs.String("hosts", "", "run on these hosts, `SUITE:LAYOUT,...`, instead of -suite and -cgroup")
+	jobs := fs.Int("jobs", 2, "guests at once with -matrix or -hosts")
 	fs.StringVar(&c.kernels, "kernels", "build/kernels", "`directory` that caches the kernels; remove it to fetch newer ones")
 	fs.StringVar(&c.mirror, "mirror", "", "Debian mirror `URL` that ends in /debian (default: the one apt uses)")
 	fs.IntVar(&c.cpus, "cpus", 2, "CPUs of the guest")
@@ -140,6 +153,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	hosts := []host{c.host}
 	if *all {
 		hosts = matrix()
+	} else if *list != "" {
+		var err error
+		if hosts, err = parseHosts(*list); err != nil {
+			fmt.Fprintf(stderr, "vm: -hosts %s: %v\n", *list, err)
+			return exitUsage
+		}
 	}
 	if *tests {
 		return runTests(ctx, c, hosts, *jobs, *pattern, stdout, stderr)
@@ -151,7 +170,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return exitFailed
 		}
 	}
-	if *all {
+	if len(hosts) > 1 {
 		return runMatrix(ctx, c, hosts, *jobs, stdout, stderr)
 	}
 	return report(stderr, c.host)(boot(ctx, c, stdout))

@@ -246,3 +246,15 @@ func write(t *testing.T, name, content string, mode os.FileMode) {
 		t.Fatal(err)
 	}
 }
+
+func TestHostsAreAList(t *testing.T) {
+	got, err := parseHosts("bookworm:v2,bookworm:hybrid,trixie:v2")
+	if want := []host{{"bookworm", "v2"}, {"bookworm", "hybrid"}, {"trixie", "v2"}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	for _, list := range []string{"", "bookworm", "bookworm:", ":v2", "bookworm:v3", "bookworm:v2,"} {
+		if got, err := parseHosts(list); err == nil {
+			t.Errorf("%q: %v and no error", list, got)
+		}
+	}
+}
