@@ -61,6 +61,7 @@ type Holder struct {
 	worker  *process // nil while there is none
 	next    *process // the candidate of an upgrade
 	upgrade *upgrade // nil while there is none
+	waiting *upgrade // one that waits for a worker
 	stored  bool     // the files are with systemd
 	probed  bool     // what is served was probed once
 	toggled bool
@@ -281,6 +282,7 @@ func (h *Holder) said(p *process, m message) {
 			if !h.probed || h.upgrade != nil {
 				h.probe(p)
 			}
+			h.takeUpgrade()
 		}
 	case msgPong:
 		if p == h.worker {
@@ -395,6 +397,7 @@ func (h *Holder) probeEnded(e event) (done bool, err error) {
 	h.probed = true
 	h.cfg.Serving(h.worker.pid)
 	h.tell("READY=1\nMAINPID=" + fmt.Sprint(os.Getpid()))
+	h.takeUpgrade()
 	return false, nil
 }
 

@@ -24,12 +24,17 @@ type upgrade struct {
 	promoted time.Time
 }
 
-// beginUpgrade starts the candidate.
+// beginUpgrade starts the candidate, as soon as there is a worker that it can
+// replace.
 func (h *Holder) beginUpgrade(r *replyTo) {
-	if h.upgrade != nil || h.worker == nil || h.worker.serving.IsZero() {
-		err := errors.New("there is an upgrade already, or no worker at work")
+	if h.upgrade != nil || h.waiting != nil {
+		err := errors.New("another upgrade is under way")
 		h.cfg.Log.Error("not upgraded", "err", err)
 		r.say(err)
+		return
+	}
+	if h.worker == nil || h.worker.serving.IsZero() || !h.probed {
+		h.waiting = &upgrade{reply: r}
 		return
 	}
 	h.cfg.Log.Info("upgrading", "program", h.cfg.Program)
@@ -40,6 +45,14 @@ func (h *Holder) beginUpgrade(r *replyTo) {
 		return
 	}
 	h.next = p
+}
+
+// takeUpgrade begins an upgrade that waits for the worker to be at work.
+func (h *Holder) takeUpgrade() {
+	if w := h.waiting; w != nil && h.probed {
+		h.waiting = nil
+		h.beginUpgrade(w.reply)
+	}
 }
 
 // replaceWorker ends the worker; the candidate is ready.

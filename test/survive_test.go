@@ -219,6 +219,19 @@ func TestUpgradeKeepsThePidAndTheMount(t *testing.T) {
 	d.stop(t)
 }
 
+func TestAnUpgradeWaitsForTheWorkerToBeAtWork(t *testing.T) {
+	path, dir := program(t), t.TempDir()
+	d := startProgram(t, path, dir)
+	for range 5 {
+		unix.Kill(d.worker(t), unix.SIGKILL)
+		if _, stderr, status := vprocfs(t, "upgrade", dir); status != 0 {
+			t.Fatalf("exit status %d: %s", status, stderr)
+		}
+		checkUptime(t, dir)
+	}
+	d.stop(t)
+}
+
 func TestABinaryThatIsNoGoodLeavesTheOldOneInCharge(t *testing.T) {
 	path, dir := program(t), t.TempDir()
 	d := startProgram(t, path, dir)
@@ -252,4 +265,31 @@ func TestABinaryThatIsNoGoodLeavesTheOldOneInCharge(t *testing.T) {
 		t.Errorf("the good one again: exit status %d: %s", status, stderr)
 	}
 	d.stop(t)
+}
+
+// TestWhoWaitsForPressureWaitsOn has programs wait for events while the worker is
+// killed, and upgraded: they get those that come afterwards.
+func TestWhoWaitsForPressureWaitsOn(t *testing.T) {
+	needTriggers(t)
+	for _, mode := range []string{"poll", "epoll"} {
+		t.Run(mode, func(t *testing.T) {
+			dir := t.TempDir()
+			d := startDaemon(t, dir, nil, "serve", dir)
+			d.line(t)
+			w := watchStalls(t, []string{"--mount", dir}, mode, "/proc/pressure/cpu", documented(t), "3")
+			for range 3 {
+				unix.Kill(d.worker(t), unix.SIGKILL)
+				checkUptime(t, dir)
+			}
+			if _, stderr, status := vprocfs(t, "upgrade", dir); status != 0 {
+				t.Fatalf("upgrade: %s", stderr)
+			}
+			burnOn(t, v2Dir(t, w.init))
+			w.expect(t, "event triggered!")
+			unix.Kill(d.worker(t), unix.SIGKILL)
+			for range 2 {
+				w.expect(t, "event triggered!")
+			}
+		})
+	}
 }
