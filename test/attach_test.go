@@ -55,9 +55,14 @@ func runtimeContainer(t *testing.T, runtime, dir string) *container {
 		command = hidingV2(command...)
 	}
 	c := startSubject(t, exec.Command(command[0], command[1:]...), "ready")
-	if c.init, err = strconv.Atoi(readFile(t, pidFile)); err != nil {
-		t.Fatal(err)
-	}
+	// runc writes it after the container has begun.
+	waitFor(t, "the pid file", func() bool {
+		text, err := os.ReadFile(pidFile)
+		if err == nil {
+			c.init, err = strconv.Atoi(string(text))
+		}
+		return err == nil
+	})
 	return c
 }
 
