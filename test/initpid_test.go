@@ -24,16 +24,14 @@ func kernelIs(t testing.TB, major, minor int) bool {
 
 // TestTheInitIsFoundInEveryWayThatTheKernelHas has the daemon use each way, or
 // refuse it with the reason. That a kernel has the ioctl is told by its release,
-// so that a probe that fails to find it fails the test.
+// so that a probe that fails to find it fails the test. (Which way auto takes is
+// initpid's to test.)
 func TestTheInitIsFoundInEveryWayThatTheKernelHas(t *testing.T) {
-	hasIoctl, auto := kernelIs(t, 6, 11), "fork"
-	if hasIoctl {
-		auto = "ioctl"
-	}
-	for flag, way := range map[string]string{"fork": "fork", "ioctl": "ioctl", "auto": auto} {
+	hasIoctl := kernelIs(t, 6, 11)
+	for _, flag := range []string{"fork", "ioctl", "auto"} {
 		t.Run(flag, func(t *testing.T) {
 			dir := t.TempDir()
-			if way == "ioctl" && !hasIoctl {
+			if flag == "ioctl" && !hasIoctl {
 				_, stderr, status := vprocfs(t, "serve", "--init-pid", flag, dir)
 				if status != 1 || !strings.Contains(stderr, "needs Linux 6.11 or newer") || strings.Count(stderr, "\n") != 1 {
 					t.Errorf("exit status %d: %s", status, stderr)
@@ -41,9 +39,7 @@ func TestTheInitIsFoundInEveryWayThatTheKernelHas(t *testing.T) {
 				return
 			}
 			d := startDaemon(t, dir, nil, "serve", "--init-pid", flag, dir)
-			if line := d.line(t); !strings.Contains(line, "init-pid="+way) {
-				t.Errorf("want %s; the log says %s", way, line)
-			}
+			d.line(t)
 			for i := range 2 { // the second is not found in a cache
 				c := startContainer(t, "--mount", dir, "--memory", fmt.Sprintf("%dM", 100+i))
 				if got := memTotal(t, c.sh(t, "cat /proc/meminfo")); got != 100+i {
