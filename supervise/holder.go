@@ -62,7 +62,6 @@ type Holder struct {
 	next    *process // the candidate of an upgrade
 	upgrade *upgrade // nil while there is none
 	waiting *upgrade // one that waits for a worker
-	stored  bool     // the files are with systemd
 	probed  bool     // what is served was probed once
 	toggled bool
 	over    bool // the worker has said that there is nothing left to do

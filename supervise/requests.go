@@ -55,7 +55,7 @@ func AskUpgrade(name string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // only read from
 	b := make([]byte, maxMessage)
 	n, err := c.Read(b)
 	switch {

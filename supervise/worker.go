@@ -185,8 +185,8 @@ func (w *Worker) newHolder() (pid int, err error) {
 		return 0, errors.Join(err, ours.conn.Close())
 	}
 	old := w.control.Swap(ours)
-	_ = old.conn.Close() // the other end is gone
-	go cmd.Wait()
+	_ = old.conn.Close()           // the other end is gone
+	go func() { _ = cmd.Wait() }() // no zombie
 	return cmd.Process.Pid, nil
 }
 

@@ -374,10 +374,9 @@ func TestCountersGoOnAfterTheWorker(t *testing.T) {
 		}
 		return numbers
 	}
-	last := row()
 	for range 5 {
 		c.sh(t, "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done")
-		last = row()
+		last := row()
 		unix.Kill(d.worker(t), unix.SIGKILL)
 		now := row()
 		for i := range last {
