@@ -31,16 +31,19 @@ func daemonSize(t testing.TB, pid int) (rssKiB uint64, descriptors, threads int)
 	return rssKiB, descriptors, threads
 }
 
-// uptimeAndMemTotal fails unless the container's uptime and MemTotal are its own.
-func uptimeAndMemTotal(t testing.TB, c *container, mib int) {
+// bystander is the size in MiB of the container that nothing is to happen to.
+const bystander = 64
+
+// seesItself fails unless the bystander's uptime and MemTotal are its own.
+func seesItself(t testing.TB, c *container) {
 	t.Helper()
 	out := c.sh(t, "cat /proc/uptime /proc/meminfo")
 	first, rest, _ := strings.Cut(out, "\n")
 	if up := floats(t, first)[0]; up < 0 || up > boottime(t)-1 {
 		t.Errorf("uptime %v is the host's", up)
 	}
-	if got := memTotal(t, rest); got != mib {
-		t.Errorf("MemTotal %d MiB, want %d", got, mib)
+	if got := memTotal(t, rest); got != bystander {
+		t.Errorf("MemTotal %d MiB, want %d", got, bystander)
 	}
 }
 
@@ -50,7 +53,7 @@ func TestTenThousandOpenHandlesAreCheap(t *testing.T) {
 	dir, pid := serve(t)
 	hoarder := startCommand(t, []string{"--mount", dir, "--memory", "1G"}, toolCommand(t, "hoard")...)
 	other := startContainer(t, "--mount", dir, "--memory", "64M")
-	uptimeAndMemTotal(t, other, 64)
+	seesItself(t, other)
 	for _, tt := range []struct {
 		file string
 		most float64 // KiB of the daemon for each handle
@@ -69,7 +72,7 @@ func TestTenThousandOpenHandlesAreCheap(t *testing.T) {
 		if fds > 200 {
 			t.Errorf("%s: the daemon has %d descriptors", tt.file, fds)
 		}
-		uptimeAndMemTotal(t, other, 64)
+		seesItself(t, other)
 	}
 }
 
@@ -147,7 +150,7 @@ func crowdRead(t *testing.T, crowd, other *container, command string) error {
 			}
 			return nil
 		default:
-			uptimeAndMemTotal(t, other, 64)
+			seesItself(t, other)
 		}
 	}
 }
@@ -183,7 +186,7 @@ func readByteByByte(path string) error {
 func TestOpensMayRaceWithTheEndOfTheirContainer(t *testing.T) {
 	dir, pid := serve(t, "--cache-ttl", "1s")
 	other := startContainer(t, "--mount", dir, "--memory", "64M")
-	uptimeAndMemTotal(t, other, 64)
+	seesItself(t, other)
 	const rounds = 15
 	for i := range rounds {
 		c := startContainer(t, "--mount", dir, "--memory", "128M")
@@ -193,7 +196,7 @@ func TestOpensMayRaceWithTheEndOfTheirContainer(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.cmd.Wait()
-		uptimeAndMemTotal(t, other, 64)
+		seesItself(t, other)
 	}
 	_, before, _ := daemonSize(t, pid)
 	waitFor(t, "the containers to be forgotten", func() bool {

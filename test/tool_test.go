@@ -49,17 +49,17 @@ func runTool(tool string) int {
 	case "orphans":
 		err = orphans()
 	case "hoard":
-		err = eachLine(new(hoarder).obey)
+		eachLine(new(hoarder).obey)
 	case "crowd":
-		err = eachLine(crowdOf)
+		eachLine(crowdOf)
 	case "hammer":
-		err = eachLine(new(hammerer).obey)
+		eachLine(new(hammerer).obey)
 	case "latency":
-		err = eachLine(latencies)
+		eachLine(latencies)
 	case "syscalls-child":
 		err = fuzzChild(os.Args[2:])
 	case "syscalls":
-		err = eachLine(fuzzSystemCalls)
+		eachLine(fuzzSystemCalls)
 	default:
 		err = runReader(tool, os.Args[1:], fmt.Errorf("no such tool"))
 	}
@@ -72,14 +72,13 @@ func runTool(tool string) int {
 
 // eachLine obeys each line of the input, and prints a line "." behind what that
 // prints.
-func eachLine(obey func(line string) error) error {
+func eachLine(obey func(line string) error) {
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		if err := obey(in.Text()); err != nil {
 			fmt.Println("error:", err)
 		}
 		fmt.Println(".")
 	}
-	return nil
 }
 
 // reread opens path once, and prints what pread(2) at offset 0 gives for each

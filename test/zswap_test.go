@@ -54,8 +54,9 @@ func TestZswapIsTheGroups(t *testing.T) {
 		}
 		defer os.Remove(file.Name())
 		defer file.Close()
-		// Half of it random, so that it neither vanishes nor is refused.
-		c.sh(t, "i=0; while [ $i -lt 7000 ]; do head -c 2048 /dev/urandom; head -c 2048 /dev/zero; i=$((i+1)); done > "+file.Name())
+		// 32 MiB of pages that are half random, so that they neither vanish nor are refused.
+		c.sh(t, "a="+file.Name()+"; { head -c 2048 /dev/urandom; head -c 2048 /dev/zero; } > $a; "+
+			"for i in 1 2 3 4 5 6 7 8 9 10 11 12 13; do cat $a $a > $a.2; mv $a.2 $a; done")
 		g.limitMemory(t, 16)
 		waitFor(t, "memory to go to zswap", func() bool { _, stored := counted(); return stored > 1<<10 })
 	}

@@ -62,7 +62,7 @@ func startAgent(dirs []string) (*container, error) {
 
 // stop ends the container. It is safe to call twice, and beside a command.
 func (c *container) stop() {
-	c.in.Close()
+	_ = c.in.Close()         // its end says the same
 	_ = c.cmd.Process.Kill() // an error says that it has ended
 	_ = c.cmd.Wait()         // says that it was killed
 }
