@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,7 +23,9 @@ func (d *daemon) killWholly(t *testing.T) {
 		unix.Kill(all[i], unix.SIGSTOP) // it starts no more
 		all = append(all, children(all[i])...)
 	}
-	for _, pid := range all {
+	// The children first: when their parent ends the kernel lets them go on, for
+	// it continues what is stopped in a process group that is orphaned.
+	for _, pid := range slices.Backward(all) {
 		unix.Kill(pid, unix.SIGKILL)
 	}
 	d.cmd.Wait()
