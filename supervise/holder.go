@@ -44,9 +44,10 @@ const (
 	// startTimeout is how long a worker may take to begin. It is for busy
 	// machines.
 	startTimeout = 20 * time.Second
-	// pingEvery is how often a worker is asked whether it works, and pingTimeout
-	// how long it may take to answer.
-	pingEvery   = 20 * time.Second
+	// pingEvery is how often a worker is asked whether it works, where systemd does
+	// not want to know more often, and pingTimeout how long it may take to answer.
+	// Each ping wakes some threads of an idle daemon.
+	pingEvery   = time.Minute
 	pingTimeout = 10 * time.Second
 	// stopTimeout is how long a worker may take to end.
 	stopTimeout = 5 * time.Second
@@ -74,7 +75,8 @@ type Holder struct {
 	restart *time.Timer
 	outage  *time.Timer
 	ping    *time.Ticker
-	asked   time.Time // when a ping was sent that is not answered; 0 none
+	pong    *time.Timer // when it must have come
+	asked   time.Time   // when a ping was sent that is not answered; 0 none
 
 	listener *net.UnixListener
 	asking   chan *replyTo // nil without a listener
@@ -119,7 +121,8 @@ type process struct {
 func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h := &Holder{cfg: cfg, files: files, signals: s, events: make(chan event), backoff: 0}
 	h.restart, h.outage = time.NewTimer(0), time.NewTimer(cfg.MaxOutage)
-	h.ping = time.NewTicker(pingEvery)
+	h.ping, h.pong = time.NewTicker(pingEvery), time.NewTimer(pingTimeout)
+	h.pong.Stop()
 	if every := watchdog() / 3; every > 0 {
 		h.ping.Reset(min(every, pingEvery))
 	}
@@ -147,6 +150,10 @@ func (h *Holder) Run(adopted *Adopted) error {
 			}
 		case <-h.ping.C:
 			h.askWorker()
+		case <-h.pong.C:
+			if p := h.worker; p != nil && !h.asked.IsZero() {
+				h.kill(p, fmt.Sprintf("no answer for %s", pingTimeout))
+			}
 		case <-h.signals.Toggle:
 			h.toggled = !h.toggled
 			if h.worker != nil {
@@ -278,6 +285,7 @@ func (h *Holder) said(p *process, m message) {
 			h.outage.Stop()
 			h.down = time.Time{}
 			h.asked = time.Time{}
+			h.pong.Stop()
 			if !h.probed || h.upgrade != nil {
 				h.probe(p)
 			}
@@ -286,6 +294,7 @@ func (h *Holder) said(p *process, m message) {
 	case msgPong:
 		if p == h.worker {
 			h.asked = time.Time{}
+			h.pong.Stop()
 			h.tell("WATCHDOG=1")
 		}
 	case msgKeep:
@@ -359,19 +368,15 @@ func (h *Holder) kill(p *process, why string) {
 	}
 }
 
-// askWorker sends a ping, and ends a worker that has not answered the last one.
+// askWorker sends a ping, unless one is not answered yet.
 func (h *Holder) askWorker() {
 	p := h.worker
-	switch {
-	case p == nil || p.serving.IsZero() || p.killed != "":
-	case !h.asked.IsZero():
-		if since := time.Since(h.asked); since > pingTimeout {
-			h.kill(p, fmt.Sprintf("no answer for %s", since.Round(time.Second)))
-		}
-	default:
-		h.asked = time.Now()
-		_ = p.control.send(msgPing, "") // gone: an event will tell
+	if p == nil || p.serving.IsZero() || p.killed != "" || !h.asked.IsZero() {
+		return
 	}
+	h.asked = time.Now()
+	h.pong.Reset(pingTimeout)
+	_ = p.control.send(msgPing, "") // gone: an event will tell
 }
 
 // probe tries what p serves.

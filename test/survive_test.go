@@ -75,6 +75,20 @@ func TestAWorkerThatDiesIsReplaced(t *testing.T) {
 	}
 }
 
+func TestAWorkerThatHangsIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, []string{"WATCHDOG_USEC=3000000"}, "serve", dir)
+	d.line(t)
+	worker := d.worker(t)
+	sleep(3000) // it answers, and stays
+	if now := d.worker(t); now != worker {
+		t.Fatalf("worker %d was replaced", worker)
+	}
+	unix.Kill(worker, unix.SIGSTOP)
+	checkUptime(t, dir) // which waits for the next worker
+	d.until(t, "the worker has ended", "no answer for 10s")
+}
+
 func TestAHolderThatIsKilledIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	d := startDaemon(t, dir, nil, "serve", dir)
