@@ -207,16 +207,21 @@ func number(t testing.TB, path string) uint64 {
 	return n
 }
 
-// write writes to a cgroup's file in one write(2), as they want it.
+// write writes to a cgroup's file in one write(2), as they want it. Not with os,
+// which makes descriptors non-blocking that epoll(7) takes: since Linux 6.16 a new
+// memory.max is then set without making what is over it go.
 func write(t testing.TB, path, text string) {
 	t.Helper()
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("open %s: %v", path, err)
 	}
-	defer f.Close()
-	if _, err := f.WriteString(text); err != nil {
-		t.Fatalf("write %q: %v", text, err)
+	defer unix.Close(fd)
+	for err = unix.EINTR; err == unix.EINTR; {
+		_, err = unix.Write(fd, []byte(text))
+	}
+	if err != nil {
+		t.Fatalf("write %q: write %s: %v", text, path, err)
 	}
 }
 
