@@ -20,6 +20,10 @@ const workerPing = 5 * time.Second
 // work serves the connection that the holder has, in the worker.
 func work(o serveOptions, dir string, w *supervise.Worker) error {
 	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+	// In /proc/self/exe's place, which the kernel has made "exe" of.
+	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
+		return err
+	}
 	src, err := newSource(o.source, log)
 	if err != nil {
 		return err
