@@ -162,7 +162,7 @@ func TestAnOutageThatLastsIsEnded(t *testing.T) {
 	close(stop)
 	<-killed
 	if status != 1 || !strings.Contains(log, "gave up") {
-		t.Errorf("exit status %d\n%s", status, log)
+		t.Errorf("%v, who waited got %q, log %q", d.cmd.ProcessState, out, log)
 	}
 	// And the next one replaces the mount.
 	startDaemon(t, dir, nil, "serve", dir).line(t)

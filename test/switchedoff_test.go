@@ -48,11 +48,11 @@ func TestSIGUSR2GivesTheHostsPressure(t *testing.T) {
 		}
 		// The trigger is kept, and outlives the next signal. What was read stays
 		// open too.
-		open := pressureFilesOf(t, d.cmd.Process.Pid)
+		open := pressureFilesOf(t, d.worker(t))
 		if got := c.py(t, fmt.Sprintf(`kept%d = setnew(b"some 1000 2000000\0"); print(kept%d[0])`, i, i)); got != "18" {
 			t.Fatalf("after %d signals a trigger: %s", i, got)
 		}
-		now := pressureFilesOf(t, d.cmd.Process.Pid)
+		now := pressureFilesOf(t, d.worker(t))
 		if count(now, file) != count(open, file)+1 || len(now) != len(open)+1 {
 			t.Errorf("after %d signals the daemon watches %q, before %q; want one more of %s", i, now, open, file)
 		}
