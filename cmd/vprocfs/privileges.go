@@ -22,19 +22,16 @@ func caps(numbers ...uint) capSet {
 
 func (s capSet) has(n uint) bool { return s>>n&1 != 0 }
 
-// servingCaps are the capabilities that a serving process needs. Fork says that it
-// enters pid namespaces, which Linux 6.11 has made needless; mounts says that the
-// same process unmounts at the end.
-func servingCaps(fork, mounts bool) capSet {
-	s := caps(
+// servingCaps are the capabilities that a serving process needs.
+func servingCaps() capSet {
+	return caps(
 		unix.CAP_SYS_PTRACE,   // to follow /proc/PID/ns of processes of other users
 		unix.CAP_DAC_OVERRIDE, // cgroups belong to the root of a user namespace, if it may manage them
 		unix.CAP_SYS_RESOURCE, // pressure triggers with windows of any length (kernel/sched/psi.c)
+		// To mount proc/pressure, to enter pid namespaces where the kernel is older
+		// than 6.11, and to unmount in the end.
+		unix.CAP_SYS_ADMIN,
 	)
-	if fork || mounts {
-		s |= caps(unix.CAP_SYS_ADMIN)
-	}
-	return s
 }
 
 // dropPrivileges has this process, and all that it will execute, give up every

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"vprocfs/fs"
-	"vprocfs/initpid"
 	"vprocfs/procvirt"
 	"vprocfs/shm"
 	"vprocfs/supervise"
@@ -46,6 +45,13 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 	if err := keep(w, src, log); err != nil {
 		return err
 	}
+	// Before any thread waits in read(2) on /dev/fuse. To change the privileges of
+	// all threads Go stops them all, some forty times over, and with readers parked
+	// that did not come to an end in one of thirty starts (Go 1.26, Linux 6.18 and
+	// 7.3). CAP_SYS_ADMIN stays: proc/pressure is yet to be mounted.
+	if err := dropPrivileges(servingCaps()); err != nil {
+		log.Warn("all privileges are kept", "err", err) // better than no /proc
+	}
 	so := src.serverOptions()
 	so.Journal, so.Crashed = journal, w.Crashed
 	server := fs.NewServer(journal.Conn(w.Files[fileFuse]), src, so)
@@ -60,12 +66,6 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 		if dev, gone := fs.DevOf(path); err != nil && gone == nil && dev != 0 {
 			log.Error("no "+pressureDir, "err", err)
 		}
-	}
-	// Where systemd does not do it, this process may have to start a holder, which
-	// unmounts.
-	fork, alone := src.resolver.Method() == initpid.Fork, os.Getenv("NOTIFY_SOCKET") == ""
-	if err := dropPrivileges(servingCaps(fork, alone)); err != nil {
-		log.Warn("all privileges are kept", "err", err) // better than no /proc
 	}
 	stop := make(chan struct{})
 	w.Serving(log, supervise.Orders{
