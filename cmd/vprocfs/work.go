@@ -23,6 +23,13 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
 		return err
 	}
+	// Before there are threads that wait in system calls. To change the privileges of
+	// all threads Go stops them some forty times over, and in one of thirty starts
+	// that did not come to an end where one of them was just about to wait (Go
+	// 1.26.8). CAP_SYS_ADMIN stays: proc/pressure is yet to be mounted.
+	if err := dropPrivileges(servingCaps()); err != nil {
+		log.Warn("all privileges are kept", "err", err) // better than no /proc
+	}
 	src, err := newSource(o.source, log)
 	if err != nil {
 		return err
@@ -44,13 +51,6 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 	}
 	if err := keep(w, src, log); err != nil {
 		return err
-	}
-	// Before any thread waits in read(2) on /dev/fuse. To change the privileges of
-	// all threads Go stops them all, some forty times over, and with readers parked
-	// that did not come to an end in one of thirty starts (Go 1.26, Linux 6.18 and
-	// 7.3). CAP_SYS_ADMIN stays: proc/pressure is yet to be mounted.
-	if err := dropPrivileges(servingCaps()); err != nil {
-		log.Warn("all privileges are kept", "err", err) // better than no /proc
 	}
 	so := src.serverOptions()
 	so.Journal, so.Crashed = journal, w.Crashed
