@@ -111,23 +111,6 @@ func New(cfg Config) (*Views, error) {
 	return v, nil
 }
 
-// Reload looks anew for what New found out about the host, and closes all files of
-// control groups, to be opened again when they are read. What was shown is kept: a
-// container in the same groups goes on counting. Where the host cannot be looked at,
-// all stays as it was.
-func (v *Views) Reload() error {
-	mounts, err := cgroup.Discover(v.cfg.Root)
-	if err != nil {
-		return err
-	}
-	v.mounts.Store(mounts)
-	v.callers.Close()
-	for _, sp := range v.all() {
-		sp.release()
-	}
-	return nil
-}
-
 // all returns the spaces there are now, by their namespaces.
 func (v *Views) all() map[uint64]*space {
 	v.mu.RLock()

@@ -42,8 +42,8 @@ func lxcfsCommand(stderr io.Writer) *command {
 are those of LXCFS, and so are the defaults, the type of the file system
 (fuse.lxcfs), the pid file, and the exit status 1 for a wrong command line. It
 stays in the foreground and logs to stderr. SIGTERM, SIGINT and SIGHUP unmount and
-end it, with exit status 0; SIGUSR1 makes it look at the host anew, SIGUSR2
-switches to the host's own files and back.
+end it, with exit status 0; SIGUSR1 has it become the binary that is on disk now,
+SIGUSR2 switches to the host's own files and back.
 `,
 		flags:      fl,
 		usageFails: true,
