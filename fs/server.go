@@ -81,6 +81,7 @@ type Server struct {
 	err    atomic.Pointer[error] // why the reader ended, nil when stopped
 	active sync.WaitGroup        // the reader and the workers
 	pings  pings
+	pulse  *pulse
 }
 
 // NewServer makes a server for a connection. The connection may have been served
@@ -105,6 +106,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		cpus:      o.CPUs,
 		hostReads: newSlow(hostReaders),
 		triggers:  o.Triggers,
+		pulse:     newPulse(),
 	}
 	if s.journal == nil {
 		s.journal = anonymousJournal()
@@ -172,6 +174,7 @@ func (s *Server) readLoop() {
 		}
 		switch errno {
 		case 0:
+			s.pulse.beat()
 			if handedOn := s.handle(w, in[:n]); handedOn {
 				return
 			}

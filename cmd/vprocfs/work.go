@@ -23,10 +23,10 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
 		return err
 	}
-	// Before there are threads that wait in system calls. To change the privileges of
-	// all threads Go stops them some forty times over, and in one of thirty starts
-	// that did not come to an end where one of them was just about to wait (Go
-	// 1.26.8). CAP_SYS_ADMIN stays: proc/pressure is yet to be mounted.
+	// Before there are goroutines that block in system calls. To change the privileges
+	// of all threads Go stops the world some forty times, and that takes a minute where
+	// one of them is just about to block (fs/pulse.go). CAP_SYS_ADMIN stays:
+	// proc/pressure is yet to be mounted.
 	if err := dropPrivileges(servingCaps()); err != nil {
 		log.Warn("all privileges are kept", "err", err) // better than no /proc
 	}
