@@ -1,6 +1,7 @@
 package initpid
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -14,6 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// pidLost is what startWithPID says where it cannot go on.
+const pidLost = "a thread of this test has got the pid"
+
 // runInside runs the test that calls it again, as the init of a new pid
 // namespace with its own /proc, where it may choose pids. It returns true where
 // that has been done, false inside.
@@ -22,26 +26,36 @@ func runInside(t *testing.T) bool {
 	if os.Getenv(insideEnv) != "" {
 		return false
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("inside: %v\n%s", err, out)
+	for tries := 10; ; tries-- {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), insideEnv+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			return true
+		}
+		if tries == 1 || !bytes.Contains(out, []byte(pidLost)) {
+			t.Errorf("inside: %v\n%s", err, out)
+			return true
+		}
 	}
-	return true
 }
 
 // startWithPID starts a container whose init has the given pid. Only inside.
 func startWithPID(t *testing.T, pid int) *container {
 	t.Helper()
 	for range 1000 {
-		// A thread that starts in between takes the pid: try again then.
+		// A process that starts in between takes the pid: try again then. A
+		// thread of Go's that does so keeps it.
 		must(os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(pid-1)), 0))
 		c := startContainer(t, "init", newPIDNS)
 		if c.pid == pid {
 			return c
 		}
 		c.end()
+		if _, err := os.Stat("/proc/self/task/" + strconv.Itoa(pid)); err == nil {
+			t.Fatalf("%s %d", pidLost, pid)
+		}
 	}
 	t.Fatalf("no process got pid %d", pid)
 	return nil

@@ -260,6 +260,30 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+func TestZswap(t *testing.T) {
+	h := load(t, "backports-v2")
+	stat := filepath.Join(h.Root, "sys/fs/cgroup/machine/ct1/memory.stat")
+	text, err := os.ReadFile(stat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := bytes.Replace(text, []byte("\nzswap 0\nzswapped 0\n"), []byte("\nzswap 5242880\nzswapped 11534336\n"), 1)
+	if bytes.Equal(counted, text) {
+		t.Fatalf("%s has no zswap", stat)
+	}
+	if err := os.WriteFile(stat, counted, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := subject(t, h, h.Roles["child"])
+	for off, want := range map[bool][2]uint64{false: {5 << 10, 11 << 10}, true: {0, 0}} {
+		v := fixtureViews(t, h, func(c *Config) { c.NoZswap = off })
+		m, _ := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+		if m.Zswap == nil || m.Zswapped == nil || [2]uint64{*m.Zswap, *m.Zswapped} != want {
+			t.Errorf("NoZswap %t: %v, %v, want %v", off, m.Zswap, m.Zswapped, want)
+		}
+	}
+}
+
 // TestUsageAboveTheLimit guards against wrap-around: a limit can be lowered below
 // the usage.
 func TestUsageAboveTheLimit(t *testing.T) {

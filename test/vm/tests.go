@@ -66,6 +66,9 @@ func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern str
 	if c.files, err = buildTests(ctx, c.work, packages, c.files); err != nil {
 		return fail(err)
 	}
+	if c.swap != 0 {
+		c.append += " zswap.enabled=1" // of the kernels, the newest has it
+	}
 	c.debian = true
 	if c.disk, err = debianImage(ctx, c.work, c.mirror); err != nil {
 		return fail(fmt.Errorf("root of Debian: %w", err))
