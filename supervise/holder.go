@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,8 +23,8 @@ type Config struct {
 	// Abort ends what the callers wait for, when that time is over.
 	Abort func()
 	// Probe uses what is served, as a user would, from a process of its own. An
-	// error, or the lack of an answer, says that it is not served.
-	Probe func() error
+	// error, or no answer until the context ends, says that it is not served.
+	Probe func(context.Context) error
 	// Serving is called once, when the first worker has been probed.
 	Serving func(worker int)
 	// Stop is called before the worker is told to end.
@@ -49,6 +50,11 @@ const (
 	// Each ping wakes some threads of an idle daemon.
 	pingEvery   = time.Minute
 	pingTimeout = 10 * time.Second
+	// probeTimeout is how long the first worker may take to answer. It is for busy
+	// machines. upgradeTimeout is that of one that has replaced a worker which
+	// did: callers wait meanwhile.
+	probeTimeout   = 20 * time.Second
+	upgradeTimeout = 5 * time.Second
 	// stopTimeout is how long a worker may take to end.
 	stopTimeout = 5 * time.Second
 )
@@ -381,7 +387,15 @@ func (h *Holder) askWorker() {
 
 // probe tries what p serves.
 func (h *Holder) probe(p *process) {
-	go func() { h.events <- event{from: p, probe: true, err: h.cfg.Probe()} }()
+	timeout := probeTimeout
+	if h.upgrade != nil {
+		timeout = upgradeTimeout
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		h.events <- event{from: p, probe: true, err: h.cfg.Probe(ctx)}
+	}()
 }
 
 func (h *Holder) probeEnded(e event) (done bool, err error) {

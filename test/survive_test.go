@@ -281,6 +281,41 @@ func TestABinaryThatIsNoGoodLeavesTheOldOneInCharge(t *testing.T) {
 	d.stop(t)
 }
 
+// TestAWorkerThatAnswersNothingIsTakenBack upgrades to one that starts, says that it
+// serves, and does not.
+func TestAWorkerThatAnswersNothingIsTakenBack(t *testing.T) {
+	path, dir := program(t), t.TempDir()
+	d := startProgram(t, path, dir)
+	replaceFile(t, path, "#!/bin/sh\nexec "+strings.Join(toolCommand(t, "deaf"), " ")+"\n")
+	_, stderr, status := vprocfs(t, "upgrade", dir)
+	if status != 1 || !strings.Contains(stderr, "failed the probe") {
+		t.Errorf("exit status %d: %s", status, stderr)
+	}
+	if got := readFile(t, fmt.Sprintf("/proc/%d/comm", d.worker(t))); got != "vprocfs\n" {
+		t.Errorf("the worker is %q", got)
+	}
+	checkUptime(t, dir)
+	d.stop(t)
+}
+
+// deaf is a worker that serves nothing: it only says what workers say to holders.
+func deaf() error {
+	const control = 3
+	if err := unix.SetNonblock(control, false); err != nil {
+		return err
+	}
+	for _, word := range []string{"ready", "serving"} {
+		if _, err := unix.Write(control, []byte(word)); err != nil {
+			return err
+		}
+		// "go", and the next ping, if there is one before it is killed.
+		if _, err := unix.Read(control, make([]byte, 100)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // TestWhoWaitsForPressureWaitsOn has programs wait for events while the worker is
 // killed, and upgraded: they get those that come afterwards.
 func TestWhoWaitsForPressureWaitsOn(t *testing.T) {

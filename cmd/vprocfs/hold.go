@@ -215,15 +215,10 @@ func (m *held) abort() {
 	_ = os.WriteFile(path, []byte("1"), 0)
 }
 
-// probeTimeout is how long the first look through the mount may take. It is
-// generous, for busy machines.
-const probeTimeout = 20 * time.Second
-
 // probe reads a file of the mount in a process of its own. A thread of this one
 // that waited for an answer could not be killed.
-func (m *held) probe() error {
-	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
-	defer cancel()
+func (m *held) probe(ctx context.Context) error {
+	start := time.Now()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", probeName, m.dir)
 	cmd.Args[0] = "vprocfs"
 	done := make(chan error, 1)
@@ -238,7 +233,7 @@ func (m *held) probe() error {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("read a file of %s: no answer in %s", m.dir, probeTimeout)
+		return fmt.Errorf("read a file of %s: no answer in %s", m.dir, time.Since(start).Round(time.Second))
 	}
 }
 
