@@ -44,6 +44,9 @@ func testPackages() []testPackage {
 			"TestUnitIsHardened", "TestUnitMakesNoMountNamespace",
 			"TestAWarmCatCostsTheDaemonFewSystemCalls", // with the guest's clock, hpet, each look at the time is one more
 			"TestAnIdleDaemonSleepsAndIsSmall",         // sleep and size are Go's; it watches for minutes
+			"TestNoContainerStarvesAnother",            // a ratio of times
+			// How much memory and patience a crowd costs is Go's, and takes minutes here.
+			"TestTenThousandOpenHandlesAreCheap", "TestAThousandThreadsMayReadByteByByte",
 		}},
 	}
 }
