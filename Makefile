@@ -12,7 +12,7 @@ export CGO_ENABLED := 0
 # What depends on the kernel and the cgroup layout most.
 VM_CORE := NoCounter|Runtimes|Podman|ProgramsShow|ProgramsCount|Readers|Languages|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile
 
-.PHONY: build run test test-survival test-vm test-vm-gate bench bench-scale bench-units lint fuzz clean help root tools
+.PHONY: build run test test-survival test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root tools
 
 build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
@@ -43,6 +43,13 @@ bench-scale: root tools build ## a thousand containers that read five files ever
 
 bench-units: ## benchmarks of the packages, with their allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./cache ./procvirt/... ./initpid ./fs
+
+profile: root ## CPU and allocation profiles of the daemon under a monitoring agent's reads, in build/profile
+	@mkdir -p build/profile
+	$(GO) test -run '^$$' -bench BenchmarkMix -benchtime 50000x -o build/profile/vprocfs.test -outputdir build/profile \
+	  -cpuprofile cpu.pprof -memprofile allocations.pprof -memprofilerate 1 ./cmd/vprocfs
+	$(GO) tool pprof -top -nodecount 25 build/profile/vprocfs.test build/profile/cpu.pprof
+	$(GO) tool pprof -sample_index alloc_objects -top -nodecount 15 build/profile/vprocfs.test build/profile/allocations.pprof
 
 lint: ## gofmt, go vet, golangci-lint, and the arrows between the packages
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi

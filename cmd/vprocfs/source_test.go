@@ -1,11 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,10 +17,17 @@ import (
 
 func TestMain(m *testing.M) {
 	initpid.RunHelper()
+	if n := os.Getenv(readerEnv); n != "" {
+		if err := readMix(n); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
-func testSource(t *testing.T) *source {
+func testSource(t testing.TB) *source {
 	t.Helper()
 	var o sourceOptions
 	o.addFlags(newFlags("test")) // sets the defaults
@@ -37,28 +44,7 @@ func testSource(t *testing.T) *source {
 func sleeper(t *testing.T) (pid int) {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	hierarchies, err := findHierarchies()
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups, err := makeCgroups(hierarchies, cmd.Process.Pid, limits{memory: 64 << 20, cpus: 1.5})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may be gone
-		_ = cmd.Wait()
-		if err := groups.remove(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := groups.add(cmd.Process.Pid); err != nil {
-		t.Fatal(err)
-	}
+	startReader(t, cmd)
 	return cmd.Process.Pid
 }
 
