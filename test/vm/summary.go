@@ -22,7 +22,11 @@ type summary struct {
 	passed, failed, skipped int            // tests, without subtests
 	verdicts                []verdict      // of tests that did not pass
 	passedOf                map[string]int // by package
+	passedTests             map[string]bool
 }
+
+// failed is the verdict on what did not pass.
+const failed = "FAIL"
 
 // verdict is about a test, or about a whole package where test is empty.
 type verdict struct {
@@ -42,7 +46,38 @@ func (v verdict) String() string {
 // fail counts a failure.
 func (s *summary) fail(dir, test string, why ...string) {
 	s.failed++
-	s.verdicts = append(s.verdicts, verdict{"FAIL", dir, test, why})
+	s.verdicts = append(s.verdicts, verdict{failed, dir, test, why})
+}
+
+// manyFailures is from where on they are no bad luck.
+const manyFailures = 6
+
+// failures returns the tests that failed, and their packages; none where a package failed as a whole, or too many did.
+func (s *summary) failures() (dirs, tests []string) {
+	for _, v := range s.verdicts {
+		switch {
+		case v.what != failed:
+		case v.test == "":
+			return nil, nil
+		default:
+			dirs, tests = append(dirs, v.dir), append(tests, v.test)
+		}
+	}
+	if len(tests) >= manyFailures {
+		return nil, nil
+	}
+	return dirs, tests
+}
+
+// passOver takes the failures back that passed in again.
+func (s *summary) passOver(again *summary) {
+	for i, v := range s.verdicts {
+		if v.what == failed && again.passedTests[v.dir+"."+v.test] {
+			s.verdicts[i].what = "passed the second time"
+			s.failed--
+			s.passed++
+		}
+	}
 }
 
 // wantTests counts a failure for each package that did not pass a test.
@@ -68,7 +103,7 @@ type parser struct {
 // package that ended badly without a failed test.
 func parse(r io.Reader) (*summary, error) {
 	var (
-		p       = parser{summary: &summary{passedOf: map[string]int{}}, said: map[string]string{}}
+		p       = parser{summary: &summary{passedOf: map[string]int{}, passedTests: map[string]bool{}}, said: map[string]string{}}
 		start   = regexp.MustCompile(`^=== (?:RUN|NAME|CONT) +(\S+)`)
 		message = regexp.MustCompile(`^ +(\w+\.go:\d+: .*)`)
 		// testscript tells the whole script in one message, and at its end what went wrong.
@@ -115,7 +150,7 @@ func parse(r io.Reader) (*summary, error) {
 // result takes the PASS, FAIL or SKIP of a test or subtest.
 func (p *parser) result(what, test string) {
 	switch parent, _, sub := strings.Cut(test, "/"); {
-	case sub && what == "FAIL": // comes after the test's own, which often has nothing to say
+	case sub && what == failed: // comes after the test's own, which often has nothing to say
 		if i := len(p.verdicts) - 1; i >= 0 && p.verdicts[i].test == parent && p.verdicts[i].why[0] == "" {
 			p.verdicts[i].why[0] = p.said[test]
 		}
@@ -123,7 +158,8 @@ func (p *parser) result(what, test string) {
 	case what == "PASS":
 		p.passed++
 		p.passedOf[p.dir]++
-	case what == "FAIL":
+		p.passedTests[p.dir+"."+test] = true
+	case what == failed:
 		p.fail(p.dir, test, p.said[test])
 	case what == "SKIP":
 		p.skipped++

@@ -137,3 +137,32 @@ func TestScriptRunsPatternsAsTheyAre(t *testing.T) {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
 }
+
+func TestASecondChanceIsTakenByTheTestsThatFailed(t *testing.T) {
+	first := parsed(t, passing+"@begin test\n=== RUN   TestOne\n--- FAIL: TestOne (1.00s)\n=== RUN   TestTwo\n--- FAIL: TestTwo (1.00s)\n@end test 1\n")
+	dirs, tests := first.failures()
+	if strings.Join(dirs, " ") != "test test" || strings.Join(tests, " ") != "TestOne TestTwo" {
+		t.Fatalf("to run again: %q of %q", tests, dirs)
+	}
+	// That TestTwo of another package passed says nothing.
+	first.passOver(parsed(t, "@begin test\n=== RUN   TestOne\n--- PASS: TestOne (1.00s)\n@end test 0\n@begin fs\n=== RUN   TestTwo\n--- PASS: TestTwo (1.00s)\n@end fs 0\n"))
+	if first.failed != 1 || first.passed != 3 || first.verdicts[0].what == failed || first.verdicts[1].what != failed {
+		t.Errorf("%+v", first)
+	}
+}
+
+func TestNoSecondChance(t *testing.T) {
+	many := ""
+	for range manyFailures {
+		many += "=== RUN   TestX\n--- FAIL: TestX (1.00s)\n"
+	}
+	for name, output := range map[string]string{
+		"a package that did not end": "=== RUN   TestX\n--- FAIL: TestX (1.00s)\n",
+		"many failures":              many + "@end test 1\n",
+		"no failure":                 "=== RUN   TestX\n--- PASS: TestX (1.00s)\n@end test 0\n",
+	} {
+		if _, tests := parsed(t, "@begin test\n"+output).failures(); tests != nil {
+			t.Errorf("%s: %q", name, tests)
+		}
+	}
+}
