@@ -195,3 +195,33 @@ func TestTheDaemonLeavesNoDescriptorBehind(t *testing.T) {
 	}
 	waitFor(t, "ten containers to be forgotten", func() bool { return open() <= before })
 }
+
+// TestTheDaemonHasNoFileOfItsOwnMountOpen guards against a deadlock: a process that
+// starts others closes its files for them, which for a file of a FUSE mount waits for
+// an answer (FLUSH), with a lock held that the reads of /proc/PID of half the machine
+// wait for.
+func TestTheDaemonHasNoFileOfItsOwnMountOpen(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, nil, "serve", dir)
+	d.line(t)
+	checkUptime(t, dir)
+	var served unix.Stat_t
+	if err := unix.Lstat(dir, &served); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []int{d.cmd.Process.Pid, d.worker(t)} {
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		if err != nil || len(fds) < 3 {
+			t.Fatalf("%q, %v", fds, err)
+		}
+		for _, fd := range fds {
+			var st unix.Stat_t
+			// An error: it has been closed since.
+			if err := unix.Stat(fd, &st); err == nil && st.Dev == served.Dev {
+				path, _ := os.Readlink(fd)
+				t.Errorf("process %d has %s open", pid, path)
+			}
+		}
+	}
+	d.stop(t)
+}
