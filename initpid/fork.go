@@ -24,7 +24,13 @@ type forker struct {
 	arg   string        // its argv[0]
 	null  int           // /dev/null
 	slots chan struct{} // bounds the helpers that run
+	turn  time.Duration // how long to wait for a slot: turnTimeout, or less in tests
 }
+
+// turnTimeout bounds the wait for a slot, which is long only where very many
+// namespaces are new at once, as after a restart: who gives up gets the host's
+// numbers, and that is worse than to wait.
+const turnTimeout = 20 * time.Second
 
 func newForker(most int) (*forker, error) {
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -37,14 +43,15 @@ func newForker(most int) (*forker, error) {
 		arg:   helperArg,
 		null:  null,
 		slots: make(chan struct{}, max(most, 1)),
+		turn:  turnTimeout,
 	}, nil
 }
 
 func (f *forker) close() { unix.Close(f.null) }
 
 // find is the finder of Method Fork.
-func (f *forker) find(nsfd int, deadline time.Time) (int, error) {
-	turn := time.NewTimer(time.Until(deadline))
+func (f *forker) find(nsfd int, timeout time.Duration) (int, error) {
+	turn := time.NewTimer(f.turn)
 	defer turn.Stop()
 	select {
 	case f.slots <- struct{}{}:
@@ -62,7 +69,7 @@ func (f *forker) find(nsfd int, deadline time.Time) (int, error) {
 		return 0, err
 	}
 	defer h.end()
-	return h.answer(deadline)
+	return h.answer(time.Now().Add(timeout))
 }
 
 // socketpair makes the two ends of the road from the helper to us.

@@ -81,16 +81,24 @@ func answerInside() (step, uint32) {
 	}
 	var status unix.WaitStatus
 	for {
-		_, err := unix.Wait4(int(pid), &status, 0, nil)
-		if err == nil {
-			break
-		}
-		if err != unix.EINTR {
+		_, err := unix.Wait4(int(pid), &status, unix.WUNTRACED, nil)
+		switch {
+		case err == nil && status.Stopped():
+			// By the container's root, who could keep us waiting so.
+			_ = unix.Kill(int(pid), unix.SIGKILL)
+			continue
+		case err == nil:
+			return childEnded(status)
+		case err != unix.EINTR:
 			// Somebody made us ignore SIGCHLD: the child is reaped already,
 			// and if it failed, the end of the file tells.
 			return stepDone, 0
 		}
 	}
+}
+
+// childEnded tells how the child ended as answerInside does.
+func childEnded(status unix.WaitStatus) (step, uint32) {
 	switch {
 	case status.Signaled():
 		return stepKilled, uint32(status.Signal())

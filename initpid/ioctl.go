@@ -10,9 +10,9 @@ import (
 )
 
 // finder asks for the init of the pid namespace nsfd. The answer, a thread
-// group id in our own pid namespace, is still to be verified. It gives up at
-// the deadline.
-type finder func(nsfd int, deadline time.Time) (int, error)
+// group id in our own pid namespace, is still to be verified. Whoever is asked
+// may take timeout to answer.
+type finder func(nsfd int, timeout time.Duration) (int, error)
 
 // tgidFromPIDNS translates pid 1 of the namespace into our own. The argument
 // goes by value and the pid is the return value, although the number is made
@@ -23,7 +23,7 @@ func tgidFromPIDNS(nsfd int) (int, unix.Errno) {
 }
 
 // findIoctl is the finder of Method Ioctl. It never blocks.
-func findIoctl(nsfd int, _ time.Time) (int, error) {
+func findIoctl(nsfd int, _ time.Duration) (int, error) {
 	pid, errno := tgidFromPIDNS(nsfd)
 	switch errno {
 	case 0:

@@ -96,9 +96,9 @@ func TestPIDRecycledDuringResolutionIsNotMixedUp(t *testing.T) {
 		r := newResolver(t, Config{Method: m})
 		a := startContainer(t, "init", newPIDNS)
 		find, asked := r.find, 0
-		r.find = func(nsfd int, deadline time.Time) (int, error) {
+		r.find = func(nsfd int, timeout time.Duration) (int, error) {
 			asked++
-			pid, err := find(nsfd, deadline)
+			pid, err := find(nsfd, timeout)
 			if asked == 1 {
 				a.end()
 				startWithPID(t, a.pid)
@@ -119,7 +119,7 @@ func TestPIDThatKeepsChangingIsGivenUp(t *testing.T) {
 	r := newResolver(t, Config{})
 	a, b := startContainer(t, "init", newPIDNS), startContainer(t, "init", newPIDNS)
 	asked := 0
-	r.find = func(int, time.Time) (int, error) { asked++; return b.pid, nil }
+	r.find = func(int, time.Duration) (int, error) { asked++; return b.pid, nil }
 	_, err := r.Resolve(a.pid)
 	wantErr(t, "Resolve", err, ErrNoInit)
 	if asked != maxTries {

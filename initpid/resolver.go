@@ -19,8 +19,9 @@ const (
 	defaultMax      = 4096
 	defaultForks    = 4
 
-	// resolveTimeout bounds one resolution, the wait for a helper's turn included.
-	resolveTimeout = 2 * time.Second
+	// helperTimeout is how long a helper may take, which needs some milliseconds.
+	// A container's root can keep one from its work.
+	helperTimeout = 2 * time.Second
 
 	// maxTries bounds how often a pid that was recycled under our hands makes
 	// us ask again. More than one in a row takes an attacker.
@@ -62,7 +63,7 @@ type Resolver struct {
 	log    *slog.Logger
 	closed atomic.Bool
 
-	timeout time.Duration // resolveTimeout; longer in tests
+	timeout time.Duration // helperTimeout; longer in tests
 }
 
 // New makes a Resolver. It probes the kernel: an error that is ErrUnsupported
@@ -75,7 +76,7 @@ func New(conf Config) (_ *Resolver, err error) {
 	if conf.Proc == "" {
 		conf.Proc = "/proc"
 	}
-	r := &Resolver{log: conf.Log, gone: conf.Gone, idle: conf.Idle, timeout: resolveTimeout}
+	r := &Resolver{log: conf.Log, gone: conf.Gone, idle: conf.Idle, timeout: helperTimeout}
 	var undo []func()
 	defer func() {
 		if err != nil {
@@ -250,9 +251,8 @@ func (r *Resolver) Resolve(pid int) (Init, error) {
 // fill resolves namespace nsfd, which it takes over. The entry is never nil.
 func (r *Resolver) fill(nsfd int, ns uint64) (*entry, error) {
 	e := &entry{nsfd: nsfd, pidfd: -1}
-	deadline := time.Now().Add(r.timeout)
 	for try := 1; ; try++ {
-		pid, err := r.find(nsfd, deadline)
+		pid, err := r.find(nsfd, r.timeout)
 		if err != nil {
 			return e, err
 		}

@@ -160,7 +160,7 @@ func waitGone(t *testing.T, gone <-chan uint64, ns uint64) {
 func TestOwnNamespaceIsHost(t *testing.T) {
 	bothMethods(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
-		r.find = func(int, time.Time) (int, error) { return 0, errors.New("asked for our own namespace") }
+		r.find = func(int, time.Duration) (int, error) { return 0, errors.New("asked for our own namespace") }
 		c := startContainer(t, "init", 0)
 		for _, pid := range []int{os.Getpid(), unix.Gettid(), c.pid} {
 			for _, ask := range []func(int) (Init, error){r.Cached, r.Resolve} {
@@ -234,8 +234,8 @@ func TestInitThatDiesDuringResolutionIsNoInit(t *testing.T) {
 		r := newResolver(t, Config{Method: m})
 		find := r.find
 		c := startContainer(t, "init", newPIDNS)
-		r.find = func(nsfd int, deadline time.Time) (int, error) {
-			pid, err := find(nsfd, deadline)
+		r.find = func(nsfd int, timeout time.Duration) (int, error) {
+			pid, err := find(nsfd, timeout)
 			c.end()
 			return pid, err
 		}
@@ -249,7 +249,7 @@ func TestFailureIsKeptBriefly(t *testing.T) {
 	var asked atomic.Int32
 	broken := errors.New("broken")
 	find := r.find
-	r.find = func(int, time.Time) (int, error) { asked.Add(1); return 0, broken }
+	r.find = func(int, time.Duration) (int, error) { asked.Add(1); return 0, broken }
 	c := startContainer(t, "init", newPIDNS)
 	start := time.Now()
 	for range 50 {
@@ -268,7 +268,7 @@ func TestColdNamespaceIsResolvedOnceForManyAskers(t *testing.T) {
 		r := newResolver(t, Config{Method: m})
 		var asked atomic.Int32
 		find := r.find
-		r.find = func(nsfd int, deadline time.Time) (int, error) { asked.Add(1); return find(nsfd, deadline) }
+		r.find = func(nsfd int, timeout time.Duration) (int, error) { asked.Add(1); return find(nsfd, timeout) }
 		c := startContainer(t, "init", newPIDNS)
 		var wg sync.WaitGroup
 		for range 200 {
@@ -292,7 +292,7 @@ func TestExpiredAnswerIsRenewedWithoutFinding(t *testing.T) {
 	r := newResolver(t, Config{TTL: 1, Gone: func(uint64) { gone.Add(1) }})
 	c := startContainer(t, "init", newPIDNS)
 	resolve(t, r, c.pid, c.pid)
-	r.find = func(int, time.Time) (int, error) { return 0, errors.New("asked again") }
+	r.find = func(int, time.Duration) (int, error) { return 0, errors.New("asked again") }
 	before := len(openFiles())
 	for range 20 {
 		_, err := r.Cached(c.pid)
