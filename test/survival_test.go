@@ -250,8 +250,17 @@ func holdingsOf(t *testing.T, pid int) holdings {
 func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	kills, upgrades := survivalCounts(t)
 	path, dir := program(t), t.TempDir()
-	d := startProgram(t, path, dir)
 	log := make(chan string, 1)
+	t.Cleanup(func() { // after the daemon's end
+		if t.Failed() {
+			select {
+			case text := <-log:
+				t.Logf("the daemon's log:\n%s", text)
+			case <-time.After(patience):
+			}
+		}
+	})
+	d := startProgram(t, path, dir)
 	go func() {
 		var b bytes.Buffer
 		_, _ = d.log.WriteTo(&b)
