@@ -291,10 +291,10 @@ func TestAWorkerThatAnswersNothingIsTakenBack(t *testing.T) {
 	if status != 1 || !strings.Contains(stderr, "failed the probe") {
 		t.Errorf("exit status %d: %s", status, stderr)
 	}
+	checkUptime(t, dir)
 	if got := readFile(t, fmt.Sprintf("/proc/%d/comm", d.worker(t))); got != "vprocfs\n" {
 		t.Errorf("the worker is %q", got)
 	}
-	checkUptime(t, dir)
 	d.stop(t)
 }
 
