@@ -54,7 +54,7 @@ const (
 	// machines. upgradeTimeout is that of one that has replaced a worker which
 	// did: callers wait meanwhile.
 	probeTimeout   = 20 * time.Second
-	upgradeTimeout = 5 * time.Second
+	upgradeTimeout = 10 * time.Second
 	// stopTimeout is how long a worker may take to end.
 	stopTimeout = 5 * time.Second
 )

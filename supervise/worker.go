@@ -76,17 +76,32 @@ func NewWorker() (*Worker, error) {
 
 // Ready says that this process could work, and waits until it is to begin.
 // Nobody else works with the descriptors then.
+//
+// A holder that dies meanwhile is no error, unless this is a candidate: there is no
+// other worker, and what would become of the descriptors? Serving finds out too.
 func (w *Worker) Ready() error {
+	err := w.ready()
+	if errors.Is(err, errHolderGone) && !w.Candidate {
+		return nil
+	}
+	return err
+}
+
+// errHolderGone says that nobody is at the other end of the control socket.
+var errHolderGone = errors.New("the holder is gone")
+
+func (w *Worker) ready() error {
 	c := w.control.Load()
 	if err := c.send(msgReady, ""); err != nil {
-		return fmt.Errorf("tell the holder: %w", err)
+		return fmt.Errorf("%w: %w", errHolderGone, err)
 	}
-	m, err := c.receive()
-	if err == nil && m.word != msgGo {
-		err = fmt.Errorf("%q instead of %q", m.word, msgGo)
-	}
-	if err != nil {
-		return fmt.Errorf("wait for the holder: %w", err)
+	switch m, err := c.receive(); {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errHolderGone, err)
+	case m.word == msgStop:
+		return errors.New("told to end before it began")
+	case m.word != msgGo:
+		return fmt.Errorf("the holder says %q instead of %q", m.word, msgGo)
 	}
 	return nil
 }
@@ -140,12 +155,9 @@ func (w *Worker) follow(o Orders) {
 
 // Keep gives the holder a descriptor, which later workers find in Files under the
 // name. It must be called before Serving.
-func (w *Worker) Keep(name string, fd int) error {
-	if err := w.control.Load().sendFile(msgKeep, name, fd); err != nil {
-		return fmt.Errorf("give %s to the holder: %w", name, err)
-	}
+func (w *Worker) Keep(name string, fd int) {
+	_ = w.control.Load().sendFile(msgKeep, name, fd) // gone: the next holder gets all Files
 	w.Files[name] = fd
-	return nil
 }
 
 // Over tells the holder that there is nothing left to do, because of err where

@@ -246,7 +246,8 @@ func holdingsOf(t *testing.T, pid int) holdings {
 
 // TestNobodyNoticesThatWorkersDie is the proof of survival: readers in containers
 // read every file and check each, while the worker is killed at random moments and
-// the binary is upgraded; others of their kind are killed, and containers stopped.
+// the binary is upgraded; others of their kind are killed, containers stopped, or
+// short of memory, and so is the daemon.
 func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	kills, upgrades := survivalCounts(t)
 	path, dir := program(t), t.TempDir()
@@ -260,7 +261,14 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 			}
 		}
 	})
+	group := newGroup(t) // ends after the daemon
 	d := startProgram(t, path, dir)
+	// They share what memory they have with one who takes all of it, again and again.
+	group.limitMemory(t, 32)
+	workIn(t, group.dirs["memory"], "echo 1000 > /proc/self/oom_score_adj; while :; do tail /dev/zero; sleep 0.3; done")
+	for _, pid := range []int{d.cmd.Process.Pid, d.worker(t)} {
+		write(t, filepath.Join(group.dirs["memory"], "cgroup.procs"), strconv.Itoa(pid))
+	}
 	go func() {
 		var b bytes.Buffer
 		_, _ = d.log.WriteTo(&b)
@@ -278,7 +286,7 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	var wg sync.WaitGroup
 	over := make(chan struct{})
 	wg.Go(func() {
-		for {
+		for end := "sleep 0.03; kill -9 -1"; ; {
 			select {
 			case <-over:
 				return
@@ -286,7 +294,8 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 			}
 			// It ends by itself, after some reads that it does not end.
 			_, _, _ = vprocfs(t, "run", "--mount", dir, "--memory", "32M", "--",
-				"sh", "-c", "for i in 1 2 3; do cat /proc/stat /proc/meminfo >/dev/null & done; sleep 0.03; kill -9 -1")
+				"sh", "-c", "for i in 1 2 3; do cat /proc/stat /proc/meminfo >/dev/null & done; "+end)
+			end = "exec tail /dev/zero" // for want of memory
 		}
 	})
 
@@ -342,6 +351,11 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	}
 	t.Logf("%d files read whole over %d kills and %d upgrades; the longest system call took %v",
 		total, kills, replaced, time.Duration(longest)*time.Microsecond)
+	short := filepath.Join(group.dirs["memory"], "memory.failcnt")
+	if group.v2["memory"] {
+		short = filepath.Join(group.dirs["memory"], "memory.events")
+	}
+	t.Logf("the daemon was short of memory: %s", strings.Join(strings.Fields(readFile(t, short)), " "))
 	t.Logf("worker: %v, at last %v; holder: %v, at last %v", first, last, holderFirst, holderLast)
 	for _, r := range [][2]holdings{{first, last}, {holderFirst, holderLast}} {
 		// Threads of Go come and go; what leaks does so with each kill.

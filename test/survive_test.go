@@ -104,6 +104,40 @@ func TestAHolderThatIsKilledIsReplaced(t *testing.T) {
 	unix.Kill(worker, unix.SIGKILL)
 	d.until(t, "the worker has ended")
 	checkUptime(t, dir)
+	endHolder(t, d, dir, line)
+}
+
+// TestAWorkerBeginsWithoutItsHolder kills the holder while the worker that it has just
+// started is on its way: nobody else has the descriptors then.
+func TestAWorkerBeginsWithoutItsHolder(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, nil, "serve", dir)
+	d.line(t)
+	first := d.worker(t)
+	unix.Kill(first, unix.SIGKILL)
+	var second int
+	for second == 0 {
+		for _, pid := range children(d.cmd.Process.Pid) {
+			if pid != first {
+				second = pid
+				unix.Kill(pid, unix.SIGSTOP)
+			}
+		}
+	}
+	d.cmd.Process.Kill()
+	unix.Kill(second, unix.SIGCONT)
+	checkUptime(t, dir)
+	line := d.until(t, "msg=serving")
+	if got := workerOf(t, line); got != second {
+		t.Errorf("worker %d, was %d", got, second)
+	}
+	checkUptime(t, dir)
+	endHolder(t, d, dir, line)
+}
+
+// endHolder ends the holder that line of the log is of, which is no child of ours.
+func endHolder(t *testing.T, d *daemon, dir, line string) {
+	t.Helper()
 	var holder int
 	if _, err := fmt.Sscanf(line[strings.Index(line, " pid="):], " pid=%d", &holder); err != nil {
 		t.Fatal(err)

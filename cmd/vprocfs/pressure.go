@@ -92,9 +92,8 @@ func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.Mount
 		return err
 	}
 	j.SetConn(conn, 0)
-	if err := errors.Join(w.Keep(filePressure, conn.FD()), w.Keep(filePressureJournal, j.FD())); err != nil {
-		return err
-	}
+	w.Keep(filePressure, conn.FD())
+	w.Keep(filePressureJournal, j.FD())
 	servePressureOn(conn, src, log, kept, fs.ServerOptions{Journal: j})
 	return attachMount(mount, path)
 }

@@ -117,7 +117,8 @@ func keptTable(w *supervise.Worker, log *slog.Logger, name string, f shm.Format)
 	if err != nil {
 		return nil, err
 	}
-	return t, w.Keep(name, t.FD())
+	w.Keep(name, t.FD())
+	return t, nil
 }
 
 // selfTest makes every file, as this process sees it, with a source of its own: the
