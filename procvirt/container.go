@@ -44,7 +44,9 @@ type container struct {
 
 // defaultSlowAfter is how long gathering may hold up the other containers' readers. It
 // takes microseconds where the kernel has the numbers at hand; but memory.stat of
-// a group with thousands of descendants has to be summed up first.
+// a group with many descendants has to be summed up first: 0.4 to 1.4 ms after 1,000
+// below it were active, and 8 us else (6.18, v1). Whoever asks for that pays for it,
+// so it is not kept for the next one.
 const defaultSlowAfter = 2 * time.Millisecond
 
 // gather fills w with what f needs, from open files. Without wait it answers
