@@ -62,6 +62,12 @@ type ServerOptions struct {
 // kernel wakes the one that has slept longest, which has no processor of the Go
 // scheduler and waits for one (56 instead of 24 us for open, read, read, close
 // with 4 readers; 6.18, same CPU).
+//
+// FUSE over io_uring (Linux 6.14, where the administrator allows it) would answer
+// 62,000 to 78,000 instead of 37,000 to 43,000 uptimes a second, on two CPUs. But what
+// is in flight when the server dies stays stuck until the unmount: a new ring fetches
+// nothing that was queued, and NOTIFY_RESEND knows the queues of /dev/fuse only (tried
+// on 6.18). So there is none.
 type Server struct {
 	conn    *Conn
 	journal *Journal
