@@ -1,0 +1,158 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// scaleFiles are what the containers of the part scale read each second.
+func (b *bench) scaleFiles() []string {
+	files := []string{"uptime", "loadavg", "meminfo", "stat", "diskstats"}
+	served := b.served()
+	for i, f := range files {
+		if !slices.Contains(served, f) {
+			files[i] = "cpuinfo"
+		}
+	}
+	return files
+}
+
+// scales lets many containers read five files every second.
+func (b *bench) scales() error {
+	p, fl := b.find(vprocfs), b.find(floor)
+	b.section("Many containers", fmt.Sprintf("%d containers read %s every second for %d s.", b.scale, strings.Join(b.scaleFiles(), ", "), b.period))
+	beforeRSS, beforeFDs := p.status("VmRSS"), p.descriptors()
+	probe, err := b.container("probe", 2)
+	if err != nil {
+		return err
+	}
+	defer probe.stop()
+	deep, err := b.container("deep", 8)
+	if err != nil {
+		return err
+	}
+	defer deep.stop()
+	var cs []*container
+	stop := func() {
+		for _, c := range cs {
+			c.stop()
+		}
+	}
+	defer stop()
+	grow := func(n int) error {
+		for len(cs) < n {
+			c, err := b.container("scale-"+strconv.Itoa(len(cs)), 2)
+			if err != nil {
+				return err
+			}
+			cs = append(cs, c)
+			for _, f := range b.scaleFiles() {
+				if _, err := c.ask("cycle", 1, p.path(f)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	cost := newTable("what", "file", "us", "in floors")
+	measure := func(what string, c *container) error {
+		for _, f := range b.scaleFiles() {
+			view, constant, err := b.against(c, p.path(f), fl.path(f))
+			if err != nil {
+				return err
+			}
+			cost.row(what, f, fmt.Sprintf("%.1f", view), fmt.Sprintf("%.3f", view/constant))
+		}
+		return nil
+	}
+	pinned := []*peer{p, fl}
+	for _, q := range pinned {
+		if err := q.pin(false); err != nil {
+			return err
+		}
+	}
+	for _, c := range []*container{probe, deep} {
+		if _, err := c.ask("pin", 0); err != nil {
+			return err
+		}
+	}
+	for _, n := range []int{b.scale / 10, b.scale} {
+		if err := grow(n); err != nil {
+			return err
+		}
+		if err := measure(fmt.Sprintf("%d containers known", n), probe); err != nil {
+			return err
+		}
+	}
+	if err := measure("the group 8 levels deep, not 2", deep); err != nil {
+		return err
+	}
+	for _, q := range pinned {
+		if err := q.pin(true); err != nil {
+			return err
+		}
+	}
+	cpu := p.cpu()
+	for _, c := range cs {
+		command := []any{"every", 1000, b.period}
+		for _, f := range b.scaleFiles() {
+			command = append(command, p.path(f))
+		}
+		if err := c.tell(command...); err != nil {
+			return err
+		}
+		time.Sleep(time.Second / time.Duration(b.scale))
+	}
+	rss, fds := 0, 0
+	start := time.Now()
+	for time.Since(start) < time.Duration(b.period-2)*time.Second {
+		time.Sleep(time.Second)
+		rss, fds = max(rss, p.status("VmRSS")), max(fds, p.descriptors())
+	}
+	var reads, worst int64
+	var tails []float64
+	for _, c := range cs {
+		v, err := c.hear()
+		if err != nil {
+			return err
+		}
+		reads += v[0]
+		worst = max(worst, v[3])
+		tails = append(tails, float64(v[2])/1e3)
+	}
+	cpu = p.cpu() - cpu
+	took := time.Since(start)
+	stop()
+	cs = nil
+	afterRSS, afterFDs := p.status("VmRSS"), p.descriptors()
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end) && afterFDs > beforeFDs; time.Sleep(time.Second) {
+		afterRSS, afterFDs = p.status("VmRSS"), p.descriptors()
+	}
+	t := newTable("what", "value")
+	t.row("reads", strconv.FormatInt(reads, 10))
+	t.row("longest read, ms", fmt.Sprintf("%.1f", float64(worst)/1e6))
+	t.row("99th percentile, median of the containers', us", fmt.Sprintf("%.0f", median(tails)))
+	t.row("daemon's CPU, % of one", fmt.Sprintf("%.1f", 100*cpu.Seconds()/took.Seconds()))
+	t.row("daemon's RSS before, at most, after, KiB", fmt.Sprintf("%d, %d, %d", beforeRSS, rss, afterRSS))
+	t.row("daemon's descriptors before, at most, after", fmt.Sprintf("%d, %d, %d", beforeFDs, fds, afterFDs))
+	b.report.WriteString(t.String() + "\n" + cost.String())
+	return nil
+}
+
+// against measures two paths in turns: medians, in microseconds.
+func (b *bench) against(c *container, one, two string) (float64, float64, error) {
+	var v [2][]float64
+	for range b.rounds {
+		for i, path := range []string{one, two} {
+			n, err := c.ask("cycle", b.each, path)
+			if err != nil {
+				return 0, 0, err
+			}
+			v[i] = append(v[i], float64(n[0])/1e3)
+		}
+	}
+	return median(v[0]), median(v[1]), nil
+}
