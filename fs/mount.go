@@ -138,6 +138,17 @@ func MountDetached(o MountOptions) (conn *Conn, mountfd int, err error) {
 	return conn, mountfd, nil
 }
 
+// Remount makes another mount, attached nowhere, of the connection fd, which must be
+// one that is mounted somewhere: it has the same files, device number and server. It
+// needs Linux 5.15; EINVAL is the answer of an older one.
+func Remount(fd int, o MountOptions) (mountfd int, err error) {
+	mountfd, err = detachedMount(fd, o.withDefaults())
+	if err != nil {
+		return -1, fmt.Errorf("mount again: %w", err)
+	}
+	return mountfd, nil
+}
+
 // detachedMount does what Mount does by mount(2), with the same flags for the
 // same reasons.
 func detachedMount(fd int, o MountOptions) (int, error) {

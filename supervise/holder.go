@@ -292,6 +292,9 @@ func (h *Holder) said(p *process, m message) {
 			h.down = time.Time{}
 			h.asked = time.Time{}
 			h.pong.Stop()
+			// One that is new is as good as an answer. The time it took to find out that the
+			// last one hung is systemd's too.
+			h.tell(fmt.Sprintf("WATCHDOG=1\nSTATUS=serving, worker %d", p.pid))
 			if !h.probed || h.upgrade != nil {
 				h.probe(p)
 			}
@@ -307,6 +310,7 @@ func (h *Holder) said(p *process, m message) {
 		if m.file != nil {
 			if old := h.files[m.rest]; old != nil {
 				old.Close()
+				h.drop(m.rest)
 			}
 			h.files[m.rest] = m.file
 			h.store(m.rest, m.file)
@@ -450,7 +454,7 @@ func (h *Holder) stop() error {
 func (h *Holder) giveUp() error {
 	h.tell("STATUS=no worker for too long")
 	for name := range h.files {
-		h.tell("FDSTOREREMOVE=1\nFDNAME=" + name)
+		h.drop(name)
 	}
 	h.cfg.Abort()
 	if h.worker != nil {
@@ -475,6 +479,12 @@ func (h *Holder) storeAll() {
 func (h *Holder) store(name string, f *os.File) {
 	if err := storeFile(name, int(f.Fd())); err != nil {
 		h.cfg.Log.Warn("descriptor not stored with systemd", "name", name, "err", err)
+	}
+}
+
+func (h *Holder) drop(name string) {
+	if err := dropFile(name); err != nil {
+		h.cfg.Log.Warn("descriptor not removed from systemd's store", "name", name, "err", err)
 	}
 }
 

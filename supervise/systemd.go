@@ -49,6 +49,10 @@ func storeFile(name string, fd int) error {
 	return notify("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, fd)
 }
 
+// dropFile has systemd close the descriptors that it keeps under the name. A new one
+// of the same name does not take their place.
+func dropFile(name string) error { return notify("FDSTOREREMOVE=1\nFDNAME=" + name) }
+
 // watchdog is how long systemd waits for a sign of life, 0 for ever.
 func watchdog() time.Duration {
 	usec, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)

@@ -180,6 +180,17 @@ type Adopted struct {
 // Working tells whether there is a worker at work.
 func (a *Adopted) Working() bool { return a != nil && a.control != nil }
 
+// Drop gives up the descriptors of Files, in systemd's store too: a connection of
+// which one is left is never over, and whoever uses it waits for ever.
+func (a *Adopted) Drop() error {
+	var errs []error
+	for name, f := range a.Files {
+		errs = append(errs, dropFile(name), f.Close())
+	}
+	a.Files = nil
+	return errors.Join(errs...)
+}
+
 // Adopt returns nil where this process begins anew.
 func Adopt() (*Adopted, error) {
 	var s holderState

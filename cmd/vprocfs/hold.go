@@ -50,6 +50,10 @@ func hold(o serveOptions, dir string) (err error) {
 	signal.Ignore(unix.SIGPIPE)
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(25)
+	// A crash of Go is exit status 2, and so is a wrong command line, after which
+	// systemd does not start us again (RestartPreventExitStatus=). So let a crash, and
+	// the watchdog's SIGABRT, end in a signal.
+	debug.SetTraceback("crash")
 	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
 
 	// Before the mount, so that no signal can leave it behind.
@@ -103,9 +107,9 @@ func hold(o serveOptions, dir string) (err error) {
 	}
 	defer h.Unlisten()
 	err = h.Run(adopted)
-	if exit, ok := errors.AsType[*supervise.ExitError](err); ok {
-		// The worker has said why.
-		return errors.Join(&exitError{status: exit.Status}, fs.Unmount(m.dir))
+	if _, ok := errors.AsType[*supervise.ExitError](err); ok {
+		// The worker has said why. Its own status may be that of a crash.
+		return errors.Join(&exitError{status: statusFailure}, fs.Unmount(m.dir))
 	}
 	return err
 }
@@ -131,13 +135,13 @@ type held struct {
 // connect mounts the view, unless it has the mount from a former process.
 func connect(o serveOptions, dir string, a *supervise.Adopted, log *slog.Logger) (*held, error) {
 	if a != nil {
-		m, err := adoptMount(dir, a)
+		m, err := adoptMount(dir, o.mount, a, log)
 		if err == nil {
 			return m, nil
 		}
 		log.Warn("what a former process has left is not of use: mounting anew", "err", err)
-		for _, f := range a.Files {
-			f.Close()
+		if err := a.Drop(); err != nil {
+			log.Warn("systemd may keep some of it", "err", err)
 		}
 	}
 	conn, err := fs.Mount(dir, o.mount)
@@ -172,8 +176,8 @@ func (m *held) addJournal(conn *fs.Conn) error {
 	return err
 }
 
-// adoptMount takes over a mount that is still there.
-func adoptMount(dir string, a *supervise.Adopted) (*held, error) {
+// adoptMount takes over a mount that is still there, at dir or elsewhere.
+func adoptMount(dir string, o fs.MountOptions, a *supervise.Adopted, log *slog.Logger) (*held, error) {
 	for _, name := range []string{fileFuse, fileJournal} {
 		if a.Files[name] == nil {
 			return nil, fmt.Errorf("no descriptor %s", name)
@@ -190,16 +194,34 @@ func adoptMount(dir string, a *supervise.Adopted) (*held, error) {
 	if a.Working() {
 		return m, nil
 	}
+	fuse := int(a.Files[fileFuse].Fd())
 	dev, err := fs.DevOf(path)
 	switch {
 	case err != nil:
 		return nil, err
+	case !fs.Connected(fuse):
+		return nil, errors.New("the fuse connection is over")
+	case dev == 0:
+		return m, m.mountAgain(fuse, o, log)
 	case dev != m.dev:
 		return nil, fmt.Errorf("it is not mounted at %s", path)
-	case !fs.Connected(int(a.Files[fileFuse].Fd())):
-		return nil, errors.New("the fuse connection is over")
 	}
 	return m, nil
+}
+
+// mountAgain mounts the view where it was unmounted while containers have kept it
+// alive, as a soft reboot does.
+func (m *held) mountAgain(fuse int, o fs.MountOptions, log *slog.Logger) error {
+	mount, err := fs.Remount(fuse, o)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mount)
+	if err := unix.MoveMount(mount, "", unix.AT_FDCWD, m.dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount to %s: %w", m.dir, err)
+	}
+	log.Info("mounted again: it was unmounted, and containers use it", "mountpoint", m.dir)
+	return nil
 }
 
 // socket is the name of the holder's socket.

@@ -71,16 +71,32 @@ func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.Mount
 	path := filepath.Join(dir, pressureDir)
 	fuse, ok := w.Files[filePressure]
 	journal, ok2 := w.Files[filePressureJournal]
-	// Not there where a worker died before it could attach it.
-	if dev, err := fs.DevOf(path); ok && ok2 && err == nil && dev != 0 && fs.Connected(fuse) {
-		j, err := fs.OpenJournal(journal)
-		if err != nil {
-			return err
-		}
-		servePressureOn(j.Conn(fuse), src, log, kept, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
-		return nil
-	}
 	o.Writable = true
+	// Over where a worker died before it could attach it.
+	if dev, err := fs.DevOf(path); ok && ok2 && err == nil && fs.Connected(fuse) {
+		again := -1
+		if dev == 0 {
+			// Unmounted here, and used by containers.
+			again, err = fs.Remount(fuse, o)
+		}
+		if err == nil {
+			j, err := fs.OpenJournal(journal)
+			if err != nil {
+				return err
+			}
+			servePressureOn(j.Conn(fuse), src, log, kept, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
+			if dev != 0 {
+				return nil
+			}
+			mount := os.NewFile(uintptr(again), pressureDir)
+			defer mount.Close()
+			return attachMount(mount, path)
+		}
+		log.Warn("the former "+pressureDir+" is not of use: mounting anew", "err", err)
+	}
+	if ok {
+		unix.Close(fuse) // or who waits for an answer there waits as long as we live
+	}
 	conn, fd, err := fs.MountDetached(o)
 	if err != nil {
 		return err
