@@ -249,7 +249,9 @@ func TestNoSystemCallMovesTheDaemon(t *testing.T) {
 	fuzz(12)
 	rssAfter, fdsAfter, threadsAfter := daemonSize(t, pid)
 	t.Logf("RSS %d then %d KiB, descriptors %d then %d, threads %d then %d", rss, rssAfter, fds, fdsAfter, threads, threadsAfter)
-	if rssAfter > rss+16<<10 || fdsAfter > fds+50 || threadsAfter > threads+70 {
+	// A file is kept open for each of 256 callers that come again, whoever they are. Were
+	// one lost with each system call, it would be thousands.
+	if rssAfter > rss+16<<10 || fdsAfter > fds+256 || threadsAfter > threads+70 {
 		t.Error("the daemon has grown")
 	}
 }
