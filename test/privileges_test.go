@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -36,7 +37,9 @@ func TestServeGivesUpWhatItDoesNotNeed(t *testing.T) {
 	}
 	for _, method := range []string{"auto", "fork"} {
 		t.Run(method, func(t *testing.T) {
-			dir, pid := serve(t, "--init-pid", method)
+			dir := t.TempDir()
+			d := startDaemon(t, dir, nil, "serve", "--init-pid", method, dir)
+			d.line(t)
 			c := startContainer(t, "--mount", dir, "--memory", "64M", "--cpus", "0.5")
 			wantView(t, c)
 			for _, name := range servedFiles(t, dir) {
@@ -44,9 +47,13 @@ func TestServeGivesUpWhatItDoesNotNeed(t *testing.T) {
 					c.sh(t, "cat /proc/"+name+" >/dev/null || echo failed")
 				}
 			}
-			threads, err := filepath.Glob("/proc/" + strconv.Itoa(servingProcess(pid)) + "/task/*/status")
-			if err != nil || len(threads) < 2 {
-				t.Fatalf("threads %v, %v", threads, err)
+			var threads []string
+			for _, pid := range []int{d.cmd.Process.Pid, d.worker(t)} {
+				of, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+				if err != nil || len(of) < 2 {
+					t.Fatalf("threads %v, %v", of, err)
+				}
+				threads = append(threads, of...)
 			}
 			for _, path := range threads {
 				status := readFile(t, path)
@@ -71,16 +78,5 @@ func TestServeGivesUpWhatItDoesNotNeed(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// servingProcess is the process of a daemon that serves: the last in line.
-func servingProcess(pid int) int {
-	for {
-		kids := children(pid)
-		if len(kids) == 0 {
-			return pid
-		}
-		pid = kids[0]
 	}
 }

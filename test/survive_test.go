@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -110,6 +111,9 @@ func TestAHolderThatIsKilledIsReplaced(t *testing.T) {
 // TestAWorkerBeginsWithoutItsHolder kills the holder while the worker that it has just
 // started is on its way: nobody else has the descriptors then.
 func TestAWorkerBeginsWithoutItsHolder(t *testing.T) {
+	// The kernel sends it to a stopped process that becomes an orphan.
+	signal.Ignore(unix.SIGHUP)
+	defer signal.Reset(unix.SIGHUP)
 	dir := t.TempDir()
 	d := startDaemon(t, dir, nil, "serve", dir)
 	d.line(t)

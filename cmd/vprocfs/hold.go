@@ -82,6 +82,10 @@ func hold(o serveOptions, dir string) (err error) {
 	if err != nil {
 		return err
 	}
+	// What it starts inherits that.
+	if err := dropPrivileges(servingCaps()); err != nil {
+		log.Warn("all privileges are kept", "err", err) // better than no /proc
+	}
 	h := supervise.NewHolder(supervise.Config{
 		Log:       log,
 		Program:   program,
