@@ -31,6 +31,7 @@ test-survival: root tools ## kill the worker 1000 times and upgrade it 100 times
 test-vm: root ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m
 	$(GO) run ./test/vm -matrix -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
+	$(GO) run ./test/vm -systemd -tests -timeout 20m
 
 test-vm-gate: root ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
 	$(GO) run ./test/vm -hosts $(VM_HOSTS) -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_LIFE)' test
@@ -55,7 +56,7 @@ profile: root ## CPU and allocation profiles of the daemon under a monitoring ag
 
 lint: ## gofmt, go vet, golangci-lint, and the arrows between the packages
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
-	$(GO) vet ./...
+	$(GO) vet -tags systemd ./...
 	$(GO) run $(LINT) run ./...
 	$(GO) test -count=1 -run 'TestPackagesImportOnly|TestBrokenArrows' ./test
 

@@ -21,8 +21,9 @@ const debianSuite = "trixie"
 func debianPackages() []string {
 	return []string{
 		"procps", "util-linux", "mount", "busybox-static", "htop", "sysstat", "strace", "python3", "nodejs",
-		"runc", "crun", "podman", "lxcfs",
-		"lxcfs", // for LXC's mount hook
+		"runc", "crun", "podman",
+		"lxcfs",           // for LXC's mount hook
+		"systemd", "dbus", // for guests that systemd runs
 	}
 }
 

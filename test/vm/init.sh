@@ -1,10 +1,49 @@
 #!/bin/sh
 # The guest's init. It makes a machine out of the initramfs, or of the Debian root on the disk, runs /command with its
 # output on the second serial line, reports the exit status on the console and powers off. /env holds what the runner chose.
+# With SYSTEMD, Debian's systemd makes the machine, and this is a service that comes last.
 export PATH=/t:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
 . /env
 fail() { echo "<1>$TOKEN failed: $*" >/dev/kmsg; poweroff -f; }
-if [ "$1" != stage2 ]; then
+command() {
+  stty -F /dev/ttyS1 raw -echo
+  cd /t
+  setsid /command </dev/null >/dev/ttyS1 2>&1
+  status=$?
+  cd /
+  [ -z "$OUT" ] || tar -C /out -cf "$OUT" . || fail "/out does not fit"
+  sync
+  stty -F /dev/ttyS1 raw # waits until all output has left
+  echo "<1>$TOKEN status $status" >/dev/kmsg
+  poweroff -f
+}
+# units are those of a guest that systemd runs. The service survives a soft reboot, with all that it has started in its own
+# cgroup (systemd-soft-reboot.service(8)). Nobody logs in, there is no udev to wait for devices with, the kernel's modules
+# are loaded, and what is done once after an update was done.
+units() { # ETC
+  echo 0123456789abcdef0123456789abcdef >"$1/machine-id" # else it asks questions on the console
+  touch "$1/.updated" "$1/../var/.updated"
+  for u in getty.target timers.target systemd-modules-load.service sysstat.service netavark-dhcp-proxy.service; do
+    ln -sf /dev/null "$1/systemd/system/$u"
+  done
+  ln -sf /usr/lib/systemd/system/multi-user.target "$1/systemd/system/default.target"
+  ln -sf ../vm.service "$1/systemd/system/multi-user.target.wants/vm.service"
+  cat >"$1/systemd/system/vm.service" <<END
+[Unit]
+DefaultDependencies=no
+After=multi-user.target
+SurviveFinalKillSignal=yes
+IgnoreOnIsolate=yes
+FailureAction=poweroff-force
+[Service]
+Type=exec
+ExecStart=/bin/busybox sh /init command
+Delegate=yes
+END
+}
+if [ "$1" = command ]; then
+  command
+elif [ "$1" != stage2 ]; then
   mount -t devtmpfs dev /dev && mount -t proc proc /proc || poweroff -f
   for m in $MODULES; do insmod /modules/$m.ko || fail "insmod $m"; done
   # On the bare initramfs pivot_root(2) is EINVAL, which runtimes need: make a root that is a mount of its own. A chroot into
@@ -18,6 +57,7 @@ if [ "$1" != stage2 ]; then
   mount --move /dev /newroot/dev && mount --move /proc /newroot/proc
   cd /newroot
   mount --move . /
+  [ -z "$SYSTEMD" ] || { units etc; exec chroot . /usr/lib/systemd/systemd; }
   # busybox sh has all applets by /proc, also those that Debian's root has no program for.
   exec chroot . /bin/busybox sh /init stage2
 fi
@@ -57,13 +97,4 @@ esac
 [ "$SWAP" = 0 ] || { echo $((SWAP * 1048576)) >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null && swapon /dev/zram0; } || fail swap
 [ -z "$DISK" ] || mount -t ext4 "$DISK" /data || fail "mount $DISK"
 
-stty -F /dev/ttyS1 raw -echo
-cd /t
-setsid /command </dev/null >/dev/ttyS1 2>&1
-status=$?
-cd /
-[ -z "$OUT" ] || tar -C /out -cf "$OUT" . || fail "/out does not fit"
-sync
-stty -F /dev/ttyS1 raw # waits until all output has left
-echo "<1>$TOKEN status $status" >/dev/kmsg
-poweroff -f
+command

@@ -126,6 +126,9 @@ func buildTree(ctx context.Context, c config, k *kernel, token string) (tree, er
 		names = append(names, "crc32c_generic", "ext4") // ext4 asks for crc32c by name, not by dependency
 		if c.debian {
 			env.WriteString("ROOT=/dev/vda\n")
+			if c.systemd {
+				env.WriteString("SYSTEMD=1\n")
+			}
 		} else {
 			env.WriteString("DISK=/dev/vda\n")
 		}

@@ -79,6 +79,7 @@ type config struct {
 	files   []string      // HOST[:GUEST] files and directories to carry
 	disk    string        // ext4 image to mount on /data, or the root with debian; writes to it are lost
 	debian  bool          // the guest's root is Debian's, and not busybox alone
+	systemd bool          // and its PID 1 is systemd
 	out     string        // directory that gets the guest's /out
 	modules string        // further kernel modules to load
 	append  string        // more kernel command line
@@ -120,6 +121,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.IntVar(&c.swap, "swap", 0, "swap of the guest, on zram, in `MiB`")
 	fs.Var((*files)(&c.files), "file", "`HOST[:GUEST]` file or directory to carry to /t, or to GUEST; may be given more than once")
 	fs.BoolVar(&c.debian, "debian", false, "give the guest a Debian root with the programs of debian.go; the first time this makes an image, as root")
+	fs.BoolVar(&c.systemd, "systemd", false, "with a Debian root whose PID 1 is systemd; with -tests, run the packages of tests.go that are about it")
 	fs.StringVar(&c.work, "work", "build/vm", "`directory` for the image of the Debian root, and for binaries and logs of -tests")
 	tests := fs.Bool("tests", false, "run the project's tests on a Debian root; arguments name packages of tests.go (default: all)")
 	pattern := fs.String("run", "", "with -tests, run only tests that match the `regexp`")
@@ -136,6 +138,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	c.command = fs.Args()
+	c.debian = c.debian || c.systemd || *tests
 	switch {
 	case len(c.command) == 0 && !*tests:
 		fmt.Fprintln(stderr, "vm: no program to run (see -help)")
@@ -146,7 +149,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case *jobs < 1 || c.cpus < 1 || c.memory < 1 || c.swap < 0:
 		fmt.Fprintln(stderr, "vm: -jobs, -cpus and -memory must be at least 1, -swap at least 0")
 		return exitUsage
-	case c.disk != "" && (c.debian || *tests):
+	case c.systemd && c.cgroup != "v2":
+		fmt.Fprintln(stderr, "vm: -systemd: it makes its own cgroup layout, v2")
+		return exitUsage
+	case c.disk != "" && c.debian:
 		fmt.Fprintln(stderr, "vm: -disk: the Debian root is the disk")
 		return exitUsage
 	}

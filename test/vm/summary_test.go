@@ -94,12 +94,18 @@ func TestAPackageWithoutATestThatPassedFails(t *testing.T) {
 }
 
 func TestUnknownPackagesAreRefused(t *testing.T) {
-	if _, err := choose([]string{"initpid", "nosuch"}); err == nil || !strings.Contains(err.Error(), "nosuch") {
+	if _, err := choose([]string{"initpid", "nosuch"}, false); err == nil || !strings.Contains(err.Error(), "nosuch") {
 		t.Errorf("got %v", err)
 	}
-	got, err := choose([]string{"fs"})
+	got, err := choose([]string{"fs"}, false)
 	if err != nil || len(got) != 1 || got[0].dir != "fs" {
 		t.Errorf("got %+v, %v", got, err)
+	}
+	for _, systemd := range []bool{false, true} {
+		got, err := choose([]string{"test"}, systemd)
+		if err != nil || len(got) != 1 || got[0].tag == systemdTag != systemd {
+			t.Errorf("systemd %t: got %+v, %v", systemd, got, err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,13 @@ type testPackage struct {
 	dir  string   // relative to the root of the repository
 	data []string // directories that its tests read, also relative to the root
 	skip []string // tests that are left to the machine itself, with the reason beside them
+	tag  string   // build tag of tests that are no others' business, empty for none
+	run  string   // regexp of the tests to run, empty for all
 }
+
+// systemdTag marks tests of guests that systemd runs. They install units, restart them, and restart the guest; without the
+// tag they are not there, so that on a machine of one's own none is run, and none is skipped.
+const systemdTag = "systemd"
 
 // testPackages are the packages that deal with the kernel, and what a guest leaves out of them: only what says nothing
 // about a kernel, or measures what QEMU does not keep in proportion. Fuzz tests are left out everywhere.
@@ -48,11 +55,14 @@ func testPackages() []testPackage {
 			// How much memory and patience a crowd costs is Go's, and takes minutes here.
 			"TestTenThousandOpenHandlesAreCheap", "TestAThousandThreadsMayReadByteByByte",
 		}},
+		{dir: "test", data: []string{"test/testdata", "deploy/systemd", "README.md"}, tag: systemdTag, run: "^TestSystemd"},
 	}
 }
 
 // name is the package's in names of files.
-func (p testPackage) name() string { return strings.ReplaceAll(p.dir, "/", "-") }
+func (p testPackage) name() string {
+	return strings.TrimSuffix(strings.ReplaceAll(p.dir, "/", "-")+"-"+p.tag, "-")
+}
 
 // runTests runs the project's tests on each host, jobs at a time; packages are directories of testPackages, none for all.
 // It prints a line for each test that fails or is skipped, and a summary of each guest. The status is 0 when all went well.
@@ -64,7 +74,7 @@ func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern str
 		fmt.Fprintf(stderr, "vm: %v\n", err)
 		return exitFailed
 	}
-	packages, err := choose(c.command)
+	packages, err := choose(c.command, c.systemd)
 	if err != nil {
 		fmt.Fprintf(stderr, "vm: %v\n", err)
 		return exitUsage
@@ -75,14 +85,17 @@ func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern str
 	if c.swap != 0 {
 		c.append += " zswap.enabled=1" // of the kernels, the newest has it
 	}
-	c.debian = true
 	if c.disk, err = debianImage(ctx, c.work, c.mirror); err != nil {
 		return fail(fmt.Errorf("root of Debian: %w", err))
 	}
 	return eachHost(hosts, jobs, func(h host, print *sync.Mutex) int {
 		c := c
 		c.host = h
-		log := filepath.Join(c.work, h.name()+".log")
+		name := h.name()
+		if c.systemd {
+			name += "-" + systemdTag
+		}
+		log := filepath.Join(c.work, name+".log")
 		start := time.Now()
 		c.command = []string{"sh", "-c", testScript(packages, pattern)}
 		s, err := testGuest(ctx, c, log)
@@ -93,7 +106,7 @@ func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern str
 		if err == nil {
 			if dirs, names := s.failures(); len(names) > 0 {
 				c.command = []string{"sh", "-c", testScript(only(packages, dirs), "^("+strings.Join(names, "|")+")$")}
-				again, err = testGuest(ctx, c, filepath.Join(c.work, h.name()+"-again.log"))
+				again, err = testGuest(ctx, c, filepath.Join(c.work, name+"-again.log"))
 				s.passOver(again)
 			}
 		}
@@ -125,9 +138,9 @@ func only(packages []testPackage, dirs []string) (chosen []testPackage) {
 	return chosen
 }
 
-// choose returns the packages of these directories, or all.
-func choose(dirs []string) ([]testPackage, error) {
-	all := testPackages()
+// choose returns the packages of these directories, or all: those with tests for a guest that systemd runs, or the others.
+func choose(dirs []string, systemd bool) ([]testPackage, error) {
+	all := slices.DeleteFunc(testPackages(), func(p testPackage) bool { return systemd != (p.tag == systemdTag) })
 	if len(dirs) == 0 {
 		return all, nil
 	}
@@ -157,7 +170,7 @@ func buildTests(ctx context.Context, work string, packages []testPackage, files 
 	files = append(slices.Clone(files), vprocfs)
 	for _, p := range packages {
 		binary := filepath.Join(work, "bin", p.name()+".test")
-		if err := build("test", "-c", "-trimpath", "-o", binary, "./"+p.dir); err != nil {
+		if err := build("test", "-c", "-trimpath", "-tags", p.tag, "-o", binary, "./"+p.dir); err != nil {
 			return nil, err
 		}
 		files = append(files, binary)
@@ -177,7 +190,7 @@ func testScript(packages []testPackage, pattern string) string {
 		fmt.Fprintf(&b, "echo '%s%s'; mkdir -p /t/%s; cd /t/%s\n", markBegin, p.dir, p.dir, p.dir)
 		// The runner's own limit ends a guest that hangs; this one says first which test it was.
 		fmt.Fprintf(&b, "/t/%s.test -test.v -test.timeout=30m -test.run=%s -test.skip=%s\n",
-			p.name(), quote(pattern), quote("^("+strings.Join(append([]string{"Fuzz.*"}, p.skip...), "|")+")$"))
+			p.name(), quote(cmp.Or(pattern, p.run)), quote("^("+strings.Join(append([]string{"Fuzz.*"}, p.skip...), "|")+")$"))
 		fmt.Fprintf(&b, "echo \"%s%s $?\"\n", markEnd, p.dir)
 	}
 	return b.String()

@@ -198,6 +198,8 @@ func TestBadUsageExitsWithTwoAndOneLine(t *testing.T) {
 		{"-cpus", "0", "--", "true"},
 		{"-matrix", "-jobs", "0", "--", "true"},
 		{"-debian", "-disk", "image", "--", "true"},
+		{"-systemd", "-cgroup", "v1", "--", "true"},
+		{"-systemd", "-tests", "fs"},
 		{"-tests", "nosuch"},
 	} {
 		var stderr bytes.Buffer
