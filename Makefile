@@ -14,6 +14,9 @@ VM_CORE := NoCounter|Runtimes|Podman|ProgramsShow|ProgramsCount|Readers|Language
 VM_HOSTS := bullseye-security:v2,bookworm:v2,bookworm:hybrid,trixie:v2,trixie-backports:v2
 VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook
 
+# Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
+VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart)/(restart|reload|holder_killed)
+
 .PHONY: build run test test-survival test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root tools
 
 build: ## build build/vprocfs
@@ -37,6 +40,7 @@ test-vm-gate: root ## the same in less time, for .ci/run: what depends most on k
 	$(GO) run ./test/vm -hosts $(VM_HOSTS) -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_LIFE)' test
 	$(GO) run ./test/vm -hosts bullseye-security:v2,trixie-backports:v2 -tests -timeout 10m initpid fs procvirt/cgroup procvirt/host
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
+	$(GO) run ./test/vm -systemd -tests -timeout 10m -run '$(VM_SYSTEMD)'
 
 bench: root tools build ## compare with the kernel's files, the floor and LXCFS; writes docs/benchmarks.md
 	$(GO) run ./test/bench --out docs/benchmarks.md
