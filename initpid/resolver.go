@@ -19,9 +19,10 @@ const (
 	defaultMax      = 4096
 	defaultForks    = 4
 
-	// helperTimeout is how long a helper may take, which needs some milliseconds.
-	// A container's root can keep one from its work.
-	helperTimeout = 2 * time.Second
+	// helperTimeout is how long a helper may take. It needs some milliseconds, and
+	// seconds on a machine that is short of CPU and memory (more than two were seen).
+	// Who gives up gets the host's numbers, and that is worse than to wait.
+	helperTimeout = 10 * time.Second
 
 	// maxTries bounds how often a pid that was recycled under our hands makes
 	// us ask again. More than one in a row takes an attacker.
