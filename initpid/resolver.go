@@ -200,7 +200,7 @@ func (r *Resolver) Known(ns uint64) (Init, error) {
 }
 
 // Resolve is Cached, and finds the init where it is not at hand. With method
-// Fork it may wait up to 2 s; goroutines that ask for one namespace at the same
+// Fork it may wait up to 10 s, and 20 s for its turn; goroutines that ask for one namespace at the same
 // time share one resolution.
 func (r *Resolver) Resolve(pid int) (Init, error) {
 	init, err := r.Cached(pid)
