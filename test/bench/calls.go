@@ -87,12 +87,14 @@ func straced(dir string, pids []int, work func() error) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
+	// "strace: Process N attached", one for each, and more than one at a time.
 	buf := make([]byte, 4096)
-	for range pids {
-		// "strace: Process N attached", one for each.
-		if _, err := stderr.Read(buf); err != nil {
+	for attached := 0; attached < len(pids); {
+		n, err := stderr.Read(buf)
+		if err != nil {
 			return 0, fmt.Errorf("strace: %w", err)
 		}
+		attached += strings.Count(string(buf[:n]), " attached")
 	}
 	go func() {
 		for {
