@@ -163,6 +163,7 @@ func inside(args []string) (err error) {
 	select {
 	case err := <-done:
 		if err != nil {
+			fmt.Print(b.report.String()) // what there is
 			return err
 		}
 	case <-interrupted:
