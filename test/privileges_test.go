@@ -70,6 +70,12 @@ func TestServeGivesUpWhatItDoesNotNeed(t *testing.T) {
 						t.Errorf("%s: %s %x", path, set, got)
 					}
 				}
+				stat := readFile(t, strings.TrimSuffix(path, "us"))
+				// The nice value is field 19, and the state, after the name, is 3 (proc_pid_stat(5)).
+				f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+				if nice := f[19-3]; nice != "-10" && own&(1<<unix.CAP_SYS_NICE) != 0 {
+					t.Errorf("%s: nice %s", path, nice)
+				}
 				if got := statusBits(t, status, "NoNewPrivs"); got != 1 {
 					t.Errorf("%s: NoNewPrivs %d", path, got)
 				}

@@ -82,7 +82,10 @@ func hold(o serveOptions, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	// What it starts inherits that.
+	// What it starts inherits both.
+	if err := preferUs(); err != nil {
+		log.Debug("no better priority", "err", err)
+	}
 	if err := dropPrivileges(servingCaps()); err != nil {
 		log.Warn("all privileges are kept", "err", err) // better than no /proc
 	}

@@ -43,7 +43,7 @@ func servingCaps() capSet {
 // calls of the next Go runtime, and a wrong one would break /proc in every
 // container.
 func dropPrivileges(keep capSet) error {
-	if err := onAllThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
+	if err := onAllThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_NO_NEW_PRIVS: %w", err)
 	}
 	for n := uint(0); ; n++ {
@@ -59,7 +59,7 @@ func dropPrivileges(keep capSet) error {
 		}
 		// EPERM: no CAP_SETPCAP. What is executed still gains nothing, by
 		// no_new_privs.
-		if err := onAllThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(n)); err != nil && !errors.Is(err, unix.EPERM) {
+		if err := onAllThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(n), 0); err != nil && !errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("prctl PR_CAPBSET_DROP %d: %w", n, err)
 		}
 	}
@@ -87,9 +87,25 @@ func setCaps(keep capSet) error {
 		left := data[i].Permitted & uint32(keep>>(32*i))
 		data[i] = unix.CapUserData{Effective: left, Permitted: left}
 	}
-	err := onAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])))
+	err := onAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
 	if err != nil {
 		return fmt.Errorf("capset: %w", err)
+	}
+	return nil
+}
+
+// priority is the nice value of a daemon (setpriority(2)), and its unit's Nice=.
+const priority = -10
+
+// preferUs lets this process, and all that it will start, run before others: one
+// container with many busy threads would have all others wait for the daemon to get
+// a CPU. With 64 threads that read in a loop, on two CPUs, the 99th percentile of
+// another container was 10 to 16 ms without it and 0.3 to 8 ms with it (6.18). It
+// needs CAP_SYS_NICE (EACCES).
+func preferUs() error {
+	nice := priority // a variable, for the conversion
+	if err := onAllThreads(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(nice)); err != nil {
+		return fmt.Errorf("setpriority %d: %w", priority, err)
 	}
 	return nil
 }
@@ -98,8 +114,8 @@ func setCaps(keep capSet) error {
 // Those to come inherit from these. A binary built with cgo cannot (ENOTSUP).
 //
 //go:uintptrescapes
-func onAllThreads(trap, a1, a2 uintptr) error {
-	if _, _, errno := syscall.AllThreadsSyscall6(trap, a1, a2, 0, 0, 0, 0); errno != 0 {
+func onAllThreads(trap, a1, a2, a3 uintptr) error {
+	if _, _, errno := syscall.AllThreadsSyscall6(trap, a1, a2, a3, 0, 0, 0); errno != 0 {
 		return errno
 	}
 	return nil
