@@ -265,6 +265,11 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	d := startProgram(t, path, dir)
 	// They share what memory they have with one who takes all of it, again and again.
 	group.limitMemory(t, 32)
+	if swap, _ := group.swapFiles(); group.v2["memory"] {
+		if _, err := os.Stat(swap); err == nil {
+			write(t, swap, "0") // which would take long to fill
+		}
+	}
 	workIn(t, group.dirs["memory"], "echo 1000 > /proc/self/oom_score_adj; while :; do tail /dev/zero; sleep 0.3; done")
 	for _, pid := range []int{d.cmd.Process.Pid, d.worker(t)} {
 		write(t, filepath.Join(group.dirs["memory"], "cgroup.procs"), strconv.Itoa(pid))
