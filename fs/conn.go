@@ -80,6 +80,7 @@ func answerInit(request []byte) ([]byte, error) {
 	out.Flags2 = uint32(flags >> 32)
 	out.MaxWrite = maxWrite
 	out.MaxPages = maxPages
+	out.MaxBackground = maxBackground
 	out.TimeGran = 1
 	return answer[:putHeader(answer, in.Unique, size, 0)], nil
 }

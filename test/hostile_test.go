@@ -288,6 +288,45 @@ func TestNoContainerStarvesAnother(t *testing.T) {
 	}
 }
 
+// TestWhatIsClosedIsReleased has more threads open, read and close than the daemon
+// keeps up with. The kernel queues the RELEASE of each, which nobody waits for, and
+// goes on: the queue must not grow with what has been closed.
+func TestWhatIsClosedIsReleased(t *testing.T) {
+	const threads = 600
+	dir, pid := serve(t)
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	control := filepath.Join(t.TempDir(), "control")
+	if err := os.Mkdir(control, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", control, "fusectl", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(control, unix.MNT_DETACH) })
+	queue := filepath.Join(control, fmt.Sprint(unix.Minor(st.Dev)), "waiting")
+	hammer := startCommand(t, []string{"--mount", dir, "--memory", "512M"}, toolCommand(t, "hammer")...)
+	before, _, _ := daemonSize(t, pid)
+	hammer.answer(t, fmt.Sprintf("start %d /proc/meminfo", threads), ".")
+	longest := 0
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		n, err := strconv.Atoi(strings.TrimSpace(readFile(t, queue)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		longest = max(longest, n)
+	}
+	hammer.answer(t, "stop", ".")
+	after, _, _ := daemonSize(t, pid)
+	t.Logf("at most %d requests in the queue; the daemon's RSS %d KiB, before %d", longest, after, before)
+	// What each thread waits for, and the RELEASE of what it had open before.
+	if longest > 2*threads {
+		t.Errorf("%d requests in the queue, of %d threads", longest, threads)
+	}
+}
+
 // hammerer lets threads read a file without a pause.
 type hammerer struct {
 	stop  atomic.Bool
