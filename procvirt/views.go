@@ -334,7 +334,9 @@ func (v *Views) sweep() {
 	}
 }
 
-// trim closes files of other containers where too many are open.
+// trim closes files of other containers where too many are open: of a few, taken at
+// random. Where all of them read in turn, those that have not read for longest would
+// be just those that read next.
 func (v *Views) trim(keep *space) {
 	if v.opener.Count() <= v.cfg.MaxFiles {
 		return
@@ -348,7 +350,7 @@ func (v *Views) trim(keep *space) {
 	}
 	v.mu.RUnlock()
 	for _, sp := range all {
-		if v.opener.Count() <= v.cfg.MaxFiles*3/4 {
+		if v.opener.Count() <= v.cfg.MaxFiles*15/16 {
 			return
 		}
 		if sp.mu.TryLock() {

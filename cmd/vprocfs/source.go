@@ -122,7 +122,7 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 		NoZswap:     o.zswap.String() == "off",
 		HostLoad:    o.loadavg.String() == "host",
 		Recheck:     o.ttl,
-		MaxFiles:    files / 2,
+		MaxFiles:    files * 3 / 4,
 		Now:         host.NewClock().Now,
 		Steady:      host.Monotonic(),
 		Log:         log,
@@ -133,7 +133,7 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 	s.resolver, err = initpid.New(initpid.Config{
 		Method: o.initPID,
 		TTL:    o.ttl,
-		Max:    min(files/8, 8192), // each takes two descriptors
+		Max:    min(files/16, 8192), // each takes two descriptors
 		Proc:   proc,
 		Gone:   s.views.Drop,
 		Idle:   s.views.Release,

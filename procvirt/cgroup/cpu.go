@@ -88,9 +88,9 @@ func (c *CPUFiles) openQuotas(o *held.Opener, p Place) error {
 		var q quotaFiles
 		var err error
 		if p.V2 {
-			q.max, err = openOptional(o, dir+"/cpu.max")
-		} else if q.quota, err = openOptional(o, dir+"/cpu.cfs_quota_us"); err == nil && q.quota != nil {
-			q.period, err = o.Open(dir + "/cpu.cfs_period_us")
+			q.max, err = openOptionalAt(o, i, dir+"/cpu.max")
+		} else if q.quota, err = openOptionalAt(o, i, dir+"/cpu.cfs_quota_us"); err == nil && q.quota != nil {
+			q.period, err = openAt(o, i, dir+"/cpu.cfs_period_us")
 		}
 		if q.max != nil || q.quota != nil {
 			c.quotas = append(c.quotas, q)
@@ -118,8 +118,8 @@ func (c *CPUFiles) openSet(o *held.Opener, p Place) error {
 		// controller is enabled nowhere below.
 		dirs = append(dirs[:len(dirs):len(dirs)], p.Top)
 	}
-	for _, dir := range dirs {
-		f, err := openOptional(o, dir+name)
+	for i, dir := range dirs {
+		f, err := openOptionalAt(o, i, dir+name)
 		if f != nil || err != nil {
 			c.set = f
 			c.Incomplete = c.Incomplete || dir != p.Dirs[0]

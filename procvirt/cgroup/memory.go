@@ -306,8 +306,8 @@ func v1Limit(v uint64) uint64 {
 
 // openNearest opens file in the first of dirs that has it.
 func openNearest(o *held.Opener, dirs []string, file string) (*held.File, string, error) {
-	for _, d := range dirs {
-		f, err := openOptional(o, d+"/"+file)
+	for i, d := range dirs {
+		f, err := openOptionalAt(o, i, d+"/"+file)
 		if f != nil || err != nil {
 			return f, d, err
 		}
@@ -323,8 +323,8 @@ func openNearest(o *held.Opener, dirs []string, file string) (*held.File, string
 
 // openLevels opens file in every one of dirs that has it.
 func openLevels(o *held.Opener, dirs []string, file string) (fs []*held.File, err error) {
-	for _, d := range dirs {
-		f, err := openOptional(o, d+"/"+file)
+	for i, d := range dirs {
+		f, err := openOptionalAt(o, i, d+"/"+file)
 		if err != nil {
 			for _, f := range fs {
 				f.Close()
@@ -341,11 +341,25 @@ func openLevels(o *held.Opener, dirs []string, file string) (fs []*held.File, er
 // openOptional opens path, and returns nil without an error where there is no
 // such file: the controller is not enabled there, or the kernel is older.
 func openOptional(o *held.Opener, path string) (*held.File, error) {
-	f, err := o.Open(path)
+	return openOptionalAt(o, 0, path)
+}
+
+// openOptionalAt is openOptional with openAt.
+func openOptionalAt(o *held.Opener, level int, path string) (*held.File, error) {
+	f, err := openAt(o, level, path)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	return f, err
+}
+
+// openAt opens a file of the group that is so many levels above the container's
+// own. Other containers are in that group too, and share the file.
+func openAt(o *held.Opener, level int, path string) (*held.File, error) {
+	if level == 0 {
+		return o.Open(path)
+	}
+	return o.OpenShared(path)
 }
 
 // readUint reads a file of one number.

@@ -22,17 +22,24 @@ const maxSize = 16 << 20
 // File is an open kernel file. It is safe for concurrent reads; Close must not
 // run beside a Read: the number could by then belong to another file.
 type File struct {
-	fd    int
-	path  string
-	count *atomic.Int64
+	fd     int
+	path   string
+	opener *Opener
 	// records is held while ReadRecords goes through the file.
 	records sync.Mutex
+	// Of OpenShared: the file's numbers, and how many have it open, which the
+	// opener's mu guards.
+	shared   bool
+	dev, ino uint64
+	users    int
 }
 
 // Opener opens files and counts those that are open. It is safe for concurrent
 // use; the zero value is ready.
 type Opener struct {
-	open atomic.Int64
+	open   atomic.Int64
+	mu     sync.Mutex
+	shared map[string]*File
 }
 
 // Count tells how many files of this opener are open.
@@ -46,7 +53,50 @@ func (o *Opener) Open(path string) (*File, error) {
 		return nil, err
 	}
 	o.open.Add(1)
-	return &File{fd: fd, path: path, count: &o.open}, nil
+	return &File{fd: fd, path: path, opener: o}, nil
+}
+
+// OpenShared is Open for what many ask for, such as the limits of a group that
+// others are in: who asks for a path that is open already gets the same File,
+// unless the path is another file by now. It wants one Close for each OpenShared.
+func (o *Opener) OpenShared(path string) (*File, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if f := o.shared[path]; f != nil {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err == nil && st.Dev == f.dev && st.Ino == f.ino {
+			f.users++
+			return f, nil
+		}
+	}
+	f, err := o.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("fstat %s: %w", path, err)
+	}
+	f.shared, f.dev, f.ino, f.users = true, st.Dev, st.Ino, 1
+	if o.shared == nil {
+		o.shared = make(map[string]*File)
+	}
+	o.shared[path] = f
+	return f, nil
+}
+
+// leave takes one user of a shared file away, and tells whether others are left.
+func (o *Opener) leave(f *File) (others bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if f.users--; f.users > 0 {
+		return true
+	}
+	if o.shared[f.path] == f {
+		delete(o.shared, f.path)
+	}
+	return false
 }
 
 func open(path string) (fd int, err error) {
@@ -65,14 +115,15 @@ func open(path string) (fd int, err error) {
 // Path is the name the file was opened by.
 func (f *File) Path() string { return f.path }
 
-// Close closes the file. Closing nil or twice does nothing.
+// Close closes the file, unless others share it. Closing nil or twice does
+// nothing, but to one that is shared.
 func (f *File) Close() {
-	if f == nil || f.fd < 0 {
+	if f == nil || f.fd < 0 || f.shared && f.opener.leave(f) {
 		return
 	}
 	unix.Close(f.fd)
 	f.fd = -1
-	f.count.Add(-1)
+	f.opener.open.Add(-1)
 }
 
 // Read returns the whole text of the file as it is now, in buf's memory where

@@ -2,6 +2,7 @@ package held
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -128,6 +129,68 @@ func TestReadersAtTheSameTimeSeeWholeRecords(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestASharedFileIsOpenUntilTheLastHasClosedIt(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "cpu.max")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("first")
+	before := descriptors(t)
+	var o Opener
+	open := func() *File {
+		t.Helper()
+		f, err := o.OpenShared(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	text := func(f *File) string {
+		t.Helper()
+		b, err := f.Read(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	a, b := open(), open()
+	if o.Count() != 1 || descriptors(t) != before+1 {
+		t.Errorf("%d open, %d descriptors more", o.Count(), descriptors(t)-before)
+	}
+	a.Close()
+	if got := text(b); got != "first" {
+		t.Errorf("%q", got)
+	}
+	// The group is made anew while one has the old one's file open.
+	if err := os.Rename(path, filepath.Join(dir, "old")); err != nil {
+		t.Fatal(err)
+	}
+	write("second")
+	c := open()
+	d := open()
+	if text(b) != "first" || text(c) != "second" || c != d {
+		t.Errorf("old %q, new %q", text(b), text(c))
+	}
+	b.Close()
+	if e := open(); e != c {
+		t.Error("closing the old one has forgotten the new one")
+	} else {
+		e.Close()
+	}
+	c.Close()
+	d.Close()
+	if o.Count() != 0 || descriptors(t) != before || len(o.shared) != 0 {
+		t.Errorf("%d open, %d descriptors more, %d shared", o.Count(), descriptors(t)-before, len(o.shared))
+	}
+	if _, err := o.OpenShared(filepath.Join(dir, "none")); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no such file: %v", err)
+	}
 }
 
 func TestErrorsNameTheFile(t *testing.T) {
