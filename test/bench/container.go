@@ -2,10 +2,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	_ "embed"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,21 +27,45 @@ type container struct {
 
 // container starts one at depth levels below the run's own groups.
 func (b *bench) container(name string, depth int) (*container, error) {
+	return b.containerWith(agentCommand(), name, depth)
+}
+
+// containerWith is container with another agent.
+func (b *bench) containerWith(agent *exec.Cmd, name string, depth int) (*container, error) {
 	dirs, err := b.groups.add(name, depth)
 	if err != nil {
 		return nil, err
 	}
-	c, err := startAgent(dirs)
+	c, err := startAgent(agent, dirs)
 	if err == nil {
 		b.agents.Store(c, nil)
 	}
 	return c, err
 }
 
-// startAgent starts an agent and moves it into groups.
-func startAgent(dirs []string) (*container, error) {
+// agentCommand is what obeys all commands of agent.
+func agentCommand() *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), roleEnv+"=agent", "GOMAXPROCS=1")
+	return cmd
+}
+
+//go:embed reader/reader.c
+var readerSource []byte
+
+// buildReader compiles the agent of a container of which there are many.
+func (b *bench) buildReader() (path string, err error) {
+	path = filepath.Join(b.dir, "reader")
+	cmd := exec.Command("gcc", "-O2", "-static", "-x", "c", "-o", path, "-")
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(readerSource), os.Stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w", cmd, err)
+	}
+	return path, nil
+}
+
+// startAgent starts an agent and moves it into groups.
+func startAgent(cmd *exec.Cmd, dirs []string) (*container, error) {
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
 	in, err := cmd.StdinPipe()

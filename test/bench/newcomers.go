@@ -128,7 +128,7 @@ func storm(p *peer, files []string, dirs [][]string) (time.Duration, error) {
 		slots <- struct{}{}
 		group.Go(func() {
 			defer func() { <-slots }()
-			c, err := startAgent(d)
+			c, err := startAgent(agentCommand(), d)
 			if err != nil {
 				errs <- err
 				return

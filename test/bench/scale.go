@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,15 @@ func (b *bench) scaleFiles() []string {
 	return files
 }
 
+// scaleSlack is how many descriptors may stay when the containers are gone: those
+// that the daemon has opened for itself meanwhile.
+const scaleSlack = 16
+
+// scalePatience is how long the daemon may take to give memory and descriptors
+// back. Go collects garbage at least every two minutes, and returns what is free to
+// the kernel bit by bit.
+const scalePatience = 6 * time.Minute
+
 // scales lets many containers read five files every second.
 func (b *bench) scales() error {
 	p, fl := b.find(vprocfs), b.find(floor)
@@ -35,6 +45,10 @@ func (b *bench) scales() error {
 		return err
 	}
 	defer deep.stop()
+	reader, err := b.buildReader()
+	if err != nil {
+		return err
+	}
 	var cs []*container
 	stop := func() {
 		for _, c := range cs {
@@ -44,7 +58,7 @@ func (b *bench) scales() error {
 	defer stop()
 	grow := func(n int) error {
 		for len(cs) < n {
-			c, err := b.container("scale-"+strconv.Itoa(len(cs)), 2)
+			c, err := b.containerWith(exec.Command(reader), "scale-"+strconv.Itoa(len(cs)), 2)
 			if err != nil {
 				return err
 			}
@@ -127,10 +141,13 @@ func (b *bench) scales() error {
 	took := time.Since(start)
 	stop()
 	cs = nil
+	gone := time.Now()
 	afterRSS, afterFDs := p.status("VmRSS"), p.descriptors()
-	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end) && afterFDs > beforeFDs; time.Sleep(time.Second) {
+	for time.Since(gone) < scalePatience && (afterFDs > beforeFDs+scaleSlack || afterRSS > beforeRSS+rss/8) {
+		time.Sleep(time.Second)
 		afterRSS, afterFDs = p.status("VmRSS"), p.descriptors()
 	}
+	back := time.Since(gone)
 	t := newTable("what", "value")
 	t.row("reads", strconv.FormatInt(reads, 10))
 	t.row("longest read, ms", fmt.Sprintf("%.1f", float64(worst)/1e6))
@@ -138,6 +155,7 @@ func (b *bench) scales() error {
 	t.row("daemon's CPU, % of one", fmt.Sprintf("%.1f", 100*cpu.Seconds()/took.Seconds()))
 	t.row("daemon's RSS before, at most, after, KiB", fmt.Sprintf("%d, %d, %d", beforeRSS, rss, afterRSS))
 	t.row("daemon's descriptors before, at most, after", fmt.Sprintf("%d, %d, %d", beforeFDs, fds, afterFDs))
+	t.row("which they were after, s", fmt.Sprintf("%.0f", back.Seconds()))
 	b.report.WriteString(t.String() + "\n" + cost.String())
 	return nil
 }
