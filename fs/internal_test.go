@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -188,5 +189,49 @@ short line
 		if got, _ := findMount(text, path); got != want {
 			t.Errorf("%q: %q, want %q", path, got, want)
 		}
+	}
+}
+
+// Owners take turns, the one that has waited longest first; within an owner it is
+// first come, first served.
+func TestOwnersTakeTurns(t *testing.T) {
+	l := newSlow(2, 2)
+	unique := uint64(0)
+	add := func(owner uint64) (request, bool) {
+		unique++
+		r := request{unique: unique, owner: owner, node: &node{}}
+		return r, l.begin(r)
+	}
+	var running []request
+	for range 2 {
+		r, ok := add('a')
+		if !ok {
+			t.Fatal("a free worker is not used")
+		}
+		running = append(running, r)
+	}
+	for _, o := range "aaabbcc" {
+		if _, ok := add(uint64(o)); ok {
+			t.Fatal("a third worker")
+		}
+	}
+	if _, ok := l.claim(unique); !ok { // the last one's caller got a signal
+		t.Error("a request in the queue cannot be claimed")
+	}
+	var order []rune
+	var uniques []uint64
+	for len(running) > 0 {
+		r, ok := l.next(running[0])
+		running = running[1:]
+		if ok {
+			order, uniques = append(order, rune(r.owner)), append(uniques, r.unique)
+			running = append(running, r)
+		}
+	}
+	if string(order) != "abcaba" || !slices.Equal(uniques, []uint64{3, 6, 8, 4, 7, 5}) {
+		t.Errorf("%s %v", string(order), uniques)
+	}
+	if len(l.owners) != 0 || l.turns.Len() != 0 || l.running != 0 {
+		t.Errorf("left: %d owners, %d turns, %d running", len(l.owners), l.turns.Len(), l.running)
 	}
 }

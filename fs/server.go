@@ -33,6 +33,11 @@ type ServerOptions struct {
 	// the number of threads that wait for an answer. Default
 	// DefaultWorkers.
 	Workers int
+	// Owner tells callers apart that take turns where they make slow requests:
+	// one owner never has more than an eighth of the workers. It is called for
+	// slow requests only, by the goroutine that all requests wait for. nil: all
+	// are one.
+	Owner func(Caller) uint64
 	// CPUs is what sys/devices/system/cpu shows; nil leaves sys out of the
 	// tree. It stays the caller's, and may be closed when Serve has returned.
 	CPUs *CPUTree
@@ -73,6 +78,7 @@ type Server struct {
 	journal *Journal
 	crashed bool
 	src     Source
+	owner   func(Caller) uint64 // nil: all callers are one
 	log     *slog.Logger
 	tree    *tree
 	handles *handles
@@ -102,17 +108,21 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		o.Workers = DefaultWorkers
 	}
 	s := &Server{
-		conn:      c,
-		journal:   o.Journal,
-		crashed:   o.Crashed,
-		src:       src,
-		log:       o.Log,
-		tree:      newTree(o.table()),
-		slow:      newSlow(o.Workers),
-		cpus:      o.CPUs,
-		hostReads: newSlow(hostReaders),
-		triggers:  o.Triggers,
-		pulse:     newPulse(),
+		conn:     c,
+		journal:  o.Journal,
+		crashed:  o.Crashed,
+		src:      src,
+		owner:    o.Owner,
+		log:      o.Log,
+		tree:     newTree(o.table()),
+		cpus:     o.CPUs,
+		triggers: o.Triggers,
+		pulse:    newPulse(),
+	}
+	if o.Owner == nil {
+		s.slow, s.hostReads = newSlow(o.Workers, o.Workers), newSlow(hostReaders, hostReaders)
+	} else {
+		s.slow, s.hostReads = newSlow(o.Workers, shareOf(o.Workers)), newSlow(hostReaders, shareOf(hostReaders))
 	}
 	if s.journal == nil {
 		s.journal = anonymousJournal()

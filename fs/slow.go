@@ -22,6 +22,8 @@ type request struct {
 	size   int
 	mask   uint32 // ACCESS only
 	name   string // LOOKUP only
+	// owner is whom it belongs to, while it is slow.
+	owner uint64
 	// record is where the journal has it, while it is slow.
 	record int32
 	// replayed says that a process that died may have answered it already.
@@ -41,30 +43,48 @@ func (r *request) key() NodeID {
 // keepWorkers is how many workers' buffers are kept for the next slow requests.
 const keepWorkers = 4
 
-// slow is the bookkeeping of slow requests. It is safe for concurrent use, and
-// nothing is waited for while its lock is held.
+// shareOf is how many of limit workers one owner's requests may have, where there
+// are several owners: what one makes us do must not take all workers nor, where it
+// takes CPU time, all CPUs.
+func shareOf(limit int) int { return max(limit/8, 1) }
+
+// slow is the bookkeeping of slow requests. Owners take turns. It is safe for
+// concurrent use, and nothing is waited for while its lock is held.
 type slow struct {
-	mu    sync.Mutex
-	limit int
+	mu           sync.Mutex
+	limit, share int // of workers: all together, and each owner's
 	// running is the number of goroutines that do slow requests.
 	running int
 	// pending has each slow request that is not answered yet, by its unique.
 	pending map[uint64]pending
-	queue   list.List // of request
-	// busy has the keys that are worked on. Unless all workers run, each
-	// request in the queue waits for one of them.
+	// owners are those that have a request here, and turns those of them that
+	// have one in their queue. Where one waits, each thing that it waits for, a
+	// worker, its owner's share or its key, is some worker's, who looks through
+	// the queues when it is done.
+	owners map[uint64]*owner
+	turns  list.List // of *owner
+	// busy has the keys that are worked on.
 	busy  map[NodeID]bool
 	spare []*worker
 }
 
+// owner is whom requests belong to.
+type owner struct {
+	id      uint64
+	running int
+	queue   list.List     // of request
+	turn    *list.Element // its place among the turns, nil while queue is empty
+}
+
 // pending is a slow request that is not answered yet.
 type pending struct {
-	queued *list.Element // its place in the queue, nil while a worker has it
+	queued *list.Element // its place in its owner's queue, nil while a worker has it
+	owner  *owner
 	record int32
 }
 
-func newSlow(limit int) slow {
-	return slow{limit: limit, pending: make(map[uint64]pending), busy: make(map[NodeID]bool)}
+func newSlow(limit, share int) slow {
+	return slow{limit: limit, share: share, pending: make(map[uint64]pending), owners: make(map[uint64]*owner), busy: make(map[NodeID]bool)}
 }
 
 // begin notes that r is pending. It returns true where the calling goroutine is
@@ -72,13 +92,21 @@ func newSlow(limit int) slow {
 func (l *slow) begin(r request) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	o := l.owners[r.owner]
+	if o == nil {
+		o = &owner{id: r.owner}
+		l.owners[r.owner] = o
+	}
 	// What is found in the journal is queued first and worked on later.
-	if l.running == l.limit || l.busy[r.key()] || r.replayed {
-		l.pending[r.unique] = pending{l.queue.PushBack(r), r.record}
+	if l.running == l.limit || o.running >= l.share || l.busy[r.key()] || r.replayed {
+		l.pending[r.unique] = pending{o.queue.PushBack(r), o, r.record}
+		if o.turn == nil {
+			o.turn = l.turns.PushBack(o)
+		}
 		return false
 	}
 	l.running++
-	l.take(r)
+	l.take(o, r)
 	return true
 }
 
@@ -95,8 +123,9 @@ func (l *slow) hire() (request, bool) {
 }
 
 // take notes that a worker has r.
-func (l *slow) take(r request) {
-	l.pending[r.unique] = pending{nil, r.record}
+func (l *slow) take(o *owner, r request) {
+	l.pending[r.unique] = pending{nil, o, r.record}
+	o.running++
 	if key := r.key(); key != 0 {
 		l.busy[key] = true
 	}
@@ -108,19 +137,51 @@ func (l *slow) next(done request) (request, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.busy, done.key())
+	if o := l.owners[done.owner]; o != nil { // else the connection has ended
+		o.running--
+		l.forget(o)
+	}
 	return l.nextLocked()
 }
 
+// nextLocked takes the first request that may be worked on of the first owner that
+// has one. That owner's next turn comes after those of all others.
 func (l *slow) nextLocked() (request, bool) {
-	for e := l.queue.Front(); e != nil; e = e.Next() {
-		if r := e.Value.(request); !l.busy[r.key()] {
-			l.queue.Remove(e)
-			l.take(r)
+	for t := l.turns.Front(); t != nil; t = t.Next() {
+		o := t.Value.(*owner)
+		if o.running >= l.share {
+			continue
+		}
+		for e := o.queue.Front(); e != nil; e = e.Next() {
+			r := e.Value.(request)
+			if l.busy[r.key()] {
+				continue
+			}
+			l.turns.MoveToBack(t)
+			l.take(o, r)
+			l.unqueue(o, e)
 			return r, true
 		}
 	}
 	l.running--
 	return request{}, false
+}
+
+// unqueue takes e out of o's queue.
+func (l *slow) unqueue(o *owner, e *list.Element) {
+	o.queue.Remove(e)
+	if o.queue.Len() == 0 && o.turn != nil {
+		l.turns.Remove(o.turn)
+		o.turn = nil
+	}
+	l.forget(o)
+}
+
+// forget drops an owner that has no requests.
+func (l *slow) forget(o *owner) {
+	if o.running == 0 && o.queue.Len() == 0 {
+		delete(l.owners, o.id)
+	}
 }
 
 // isPending tells whether the request is not answered yet.
@@ -142,7 +203,7 @@ func (l *slow) claim(unique uint64) (record int32, ok bool) {
 	}
 	delete(l.pending, unique)
 	if p.queued != nil {
-		l.queue.Remove(p.queued)
+		l.unqueue(p.owner, p.queued)
 	}
 	return p.record, true
 }
@@ -152,7 +213,8 @@ func (l *slow) claim(unique uint64) (record int32, ok bool) {
 func (l *slow) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queue.Init()
+	l.turns.Init()
+	clear(l.owners)
 	clear(l.pending)
 }
 
@@ -203,6 +265,9 @@ func (s *Server) answer(w *worker, r request) (handedOn bool) {
 		n, err := s.doSlowly(w, r)
 		s.reply(w, r.unique, n, err)
 		return false
+	}
+	if s.owner != nil {
+		r.owner = s.owner(r.caller)
 	}
 	l := s.queueFor(&r)
 	if !l.begin(r) {

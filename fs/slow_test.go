@@ -127,6 +127,46 @@ func TestSlowRequestsBeyondTheWorkersQueueAndAllAreAnswered(t *testing.T) {
 	}
 }
 
+// One owner's slow requests, however many and however slow, leave workers for those
+// of others.
+func TestOwnersShareTheWorkers(t *testing.T) {
+	const workers, share = 16, 2
+	const ours, theirs = 1, 2
+	owner := func(c fs.Caller) uint64 {
+		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", c.PID)); err == nil {
+			return ours
+		}
+		return theirs
+	}
+	g := newGate()
+	src := sourceFunc(func(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte, error) {
+		switch {
+		case owner(c) == ours:
+			return g.Append(dst, n, c, wait)
+		case !wait:
+			return dst, fs.ErrCold
+		}
+		time.Sleep(time.Millisecond)
+		return append(dst, "content\n"...), nil
+	})
+	m := serve(t, src, fs.ServerOptions{Workers: workers, Owner: owner})
+	results := readers(100, m.path("meminfo"))
+	eventually(t, "100 slow reads wait", func() bool { return g.cold.Load() == 100 })
+	if running := g.running.Load(); running != share {
+		t.Errorf("one owner has %d workers, want %d", running, share)
+	}
+	helperNanoseconds(t, "cycle", m.path("meminfo"), 20)
+	close(g.open)
+	for range 100 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if most := g.most.Load(); most != share {
+		t.Errorf("one owner had %d workers, want %d", most, share)
+	}
+}
+
 func TestSlowGetattrIsAnsweredToo(t *testing.T) {
 	src := sourceFunc(func(dst []byte, _ fs.NodeID, _ fs.Caller, wait bool) ([]byte, error) {
 		if !wait {

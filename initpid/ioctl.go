@@ -60,6 +60,22 @@ func namespaceID(nsfd int) uint64 {
 	return id
 }
 
+// parent opens the parent of the pid namespace nsfd, and returns its inode number
+// with it (NS_GET_PARENT, Linux 4.9; EPERM above our own).
+func parent(nsfd int) (fd int, ns uint64, err error) {
+	up, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(nsfd), unix.NS_GET_PARENT, 0)
+	if errno != 0 {
+		return -1, 0, fmt.Errorf("ioctl NS_GET_PARENT: %w", errno)
+	}
+	fd = int(up) // close-on-exec (ns_ioctl, fs/nsfs.c)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, 0, fmt.Errorf("fstat of a pid namespace: %w", err)
+	}
+	return fd, st.Ino, nil
+}
+
 // probePidfd says whether the kernel has pidfds that can be polled.
 func probePidfd(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)

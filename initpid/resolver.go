@@ -249,6 +249,31 @@ func (r *Resolver) Resolve(pid int) (Init, error) {
 	return init, nil
 }
 
+// Outermost returns the inode number of the outermost pid namespace below our own
+// that pid is in, and of our own where it is in that one: whatever namespaces a
+// container makes for itself, this one is the same. It takes three system calls and
+// two for each level, and does not block.
+func (r *Resolver) Outermost(pid int) (ns uint64, err error) {
+	fd, ns, err := r.proc.open(pid)
+	if err != nil {
+		return 0, err
+	}
+	for ns != r.host.NS {
+		up, above, err := parent(fd)
+		if err == nil && above == r.host.NS {
+			unix.Close(up)
+			break
+		}
+		unix.Close(fd)
+		if err != nil {
+			return 0, fmt.Errorf("parent of pid namespace %d: %w", ns, err)
+		}
+		fd, ns = up, above
+	}
+	unix.Close(fd)
+	return ns, nil
+}
+
 // fill resolves namespace nsfd, which it takes over. The entry is never nil.
 func (r *Resolver) fill(nsfd int, ns uint64) (*entry, error) {
 	e := &entry{nsfd: nsfd, pidfd: -1}

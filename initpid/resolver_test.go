@@ -77,6 +77,29 @@ func TestInnermostNamespaceWins(t *testing.T) {
 	})
 }
 
+func TestOutermostNamespaceIsTheSameForAllThatIsInIt(t *testing.T) {
+	r := newResolver(t, Config{})
+	outer := startContainer(t, "nested", newPIDNS)
+	inner := childrenOf(outer.pid)
+	if len(inner) != 1 {
+		t.Fatalf("children of the outer init: %v, want one", inner)
+	}
+	before := len(openFiles())
+	for _, tt := range []struct {
+		pid  int
+		want uint64
+	}{{outer.pid, nsOf(t, outer.pid)}, {inner[0], nsOf(t, outer.pid)}, {os.Getpid(), nsOf(t, os.Getpid())}} {
+		if ns, err := r.Outermost(tt.pid); ns != tt.want || err != nil {
+			t.Errorf("process %d: %d, %v; want %d", tt.pid, ns, err, tt.want)
+		}
+	}
+	_, err := r.Outermost(1 << 22)
+	wantErr(t, "a pid that is nobody's", err, ErrCallerGone)
+	if after := len(openFiles()); after != before {
+		t.Errorf("%d open files, %d before", after, before)
+	}
+}
+
 // joined starts a process in the pid namespace of pid, as nsenter does.
 func joined(t *testing.T, pid int) *container {
 	t.Helper()

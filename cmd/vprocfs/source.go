@@ -78,6 +78,7 @@ type source struct {
 	still    func(pid int) (ns uint64, ok bool)
 	requests sync.Pool   // of *request
 	cpus     *fs.CPUTree // nil where it cannot be had
+	tidy     *tidier
 	log      *slog.Logger
 	// off says that everybody gets the host's files.
 	off atomic.Bool
@@ -112,7 +113,7 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &source{log: log}
+	s := &source{log: log, tidy: newTidier()}
 	s.requests.New = func() any { return &request{groups: make([]byte, 0, 1024)} }
 	if s.views, err = procvirt.New(procvirt.Config{
 		Root:        "/",
@@ -135,7 +136,7 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 		TTL:    o.ttl,
 		Max:    min(files/16, 8192), // each takes two descriptors
 		Proc:   proc,
-		Gone:   s.views.Drop,
+		Gone:   s.ended,
 		Idle:   s.views.Release,
 		Log:    log,
 	})
@@ -173,7 +174,23 @@ func (s *source) Close() {
 
 // serverOptions are those of every server of the main tree with content from s.
 func (s *source) serverOptions() fs.ServerOptions {
-	return fs.ServerOptions{Log: s.log, CPUs: s.cpus, Pressure: s.views.HasPressure()}
+	return fs.ServerOptions{Log: s.log, Owner: s.owner, CPUs: s.cpus, Pressure: s.views.HasPressure()}
+}
+
+// ended forgets a pid namespace whose init has died.
+func (s *source) ended(ns uint64) {
+	s.views.Drop(ns)
+	s.tidy.gone()
+}
+
+// owner is whom c's slow requests are counted for: the outermost container. Those of
+// callers that cannot be led to one are one.
+func (s *source) owner(c fs.Caller) uint64 {
+	ns, err := s.resolver.Outermost(c.PID)
+	if err != nil {
+		return 0
+	}
+	return ns
 }
 
 // toggle switches virtualisation off, which gives everybody the host's files, and
