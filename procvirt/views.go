@@ -54,6 +54,9 @@ type Config struct {
 // they end; this is for those whose end was missed.
 const maxSpaces = 16384
 
+// maxThreads bounds the threads that are remembered, each with a file.
+const maxThreads = 4096
+
 // Views makes the files of all containers. It is safe for concurrent use.
 type Views struct {
 	cfg       Config
@@ -99,7 +102,7 @@ func New(cfg Config) (*Views, error) {
 	if !cfg.HostLoad {
 		v.loads = loadavg.NewSampler(cfg.Steady)
 	}
-	v.callers = cgroup.NewCallers(&v.opener, v.proc)
+	v.callers = cgroup.NewCallers(&v.opener, v.proc, min(max(cfg.MaxFiles/16, 1), maxThreads))
 	mounts, err := cgroup.Discover(cfg.Root)
 	if err != nil {
 		return nil, err

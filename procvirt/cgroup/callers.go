@@ -17,15 +17,12 @@ import (
 // if another thread has got its number (proc_single_show, fs/proc/base.c). So what
 // never changes in the life of a thread, its pid namespace, can be kept beside it.
 //
-// It is safe for concurrent use. It never holds more than callerSlots files open.
+// It is safe for concurrent use. It holds no more files open than it has slots.
 type Callers struct {
 	opener *held.Opener
 	proc   string
-	slots  [callerSlots]callerSlot
+	slots  []callerSlot
 }
-
-// callerSlots is how many threads are remembered at most.
-const callerSlots = 256
 
 // callerSlot is for the threads whose id has the slot's number as its remainder.
 type callerSlot struct {
@@ -38,17 +35,20 @@ type callerSlot struct {
 	candidate int
 }
 
-// NewCallers makes a Callers that reads below proc and counts its files in o.
-func NewCallers(o *held.Opener, proc string) *Callers {
-	return &Callers{opener: o, proc: proc}
+// NewCallers makes a Callers that remembers at most so many threads, which must be
+// at least one. It reads below proc and counts its files in o.
+func NewCallers(o *held.Opener, proc string, slots int) *Callers {
+	return &Callers{opener: o, proc: proc, slots: make([]callerSlot, slots)}
 }
+
+func (c *Callers) slot(pid int) *callerSlot { return &c.slots[uint(pid)%uint(len(c.slots))] }
 
 // Read returns what /proc/PID/cgroup of a remembered thread says now, in buf's
 // memory where that is large enough, and the pid namespace that Learn was told. It
 // answers false for a thread that is not remembered, or that is gone. It does not
 // wait and does not allocate.
 func (c *Callers) Read(pid int, buf []byte) (text []byte, ns uint64, ok bool) {
-	s := &c.slots[uint(pid)%callerSlots]
+	s := c.slot(pid)
 	if !s.mu.TryLock() {
 		return buf, 0, false
 	}
@@ -69,7 +69,7 @@ func (c *Callers) Read(pid int, buf []byte) (text []byte, ns uint64, ok bool) {
 // as one of pid namespace ns, if still tells so: still is asked while the file is
 // open, so that a thread that took over the number meanwhile is not mistaken.
 func (c *Callers) Learn(pid int, ns uint64, still func(pid int) (ns uint64, ok bool), buf []byte) ([]byte, error) {
-	s := &c.slots[uint(pid)%callerSlots]
+	s := c.slot(pid)
 	if !s.mu.TryLock() {
 		return ReadMembership(c.proc, pid, buf)
 	}

@@ -10,6 +10,9 @@ import (
 	"vprocfs/procvirt/held"
 )
 
+// slots is how many threads the Callers of the tests remember.
+const slots = 256
+
 // fakeThreads is a /proc of files that tests replace, as threads come and go.
 type fakeThreads struct {
 	t    *testing.T
@@ -31,9 +34,9 @@ func alwaysIn(ns uint64) func(int) (uint64, bool) {
 func TestOnlyThreadsThatComeAgainAreRemembered(t *testing.T) {
 	f := fakeThreads{t, t.TempDir()}
 	f.set(7, "0::/a\n")
-	f.set(7+callerSlots, "0::/b\n")
+	f.set(7+slots, "0::/b\n")
 	var o held.Opener
-	c := NewCallers(&o, f.proc)
+	c := NewCallers(&o, f.proc, slots)
 	learn := func(pid int, want string) {
 		t.Helper()
 		if _, _, ok := c.Read(pid, nil); ok {
@@ -52,11 +55,11 @@ func TestOnlyThreadsThatComeAgainAreRemembered(t *testing.T) {
 		t.Errorf("the third time: %q, %d, %v, %d files", text, ns, ok, o.Count())
 	}
 	// one that comes once does not push it out, one that comes twice does
-	learn(7+callerSlots, "0::/b\n")
+	learn(7+slots, "0::/b\n")
 	if _, _, ok := c.Read(7, nil); !ok {
 		t.Error("pushed out by a thread that came once")
 	}
-	learn(7+callerSlots, "0::/b\n")
+	learn(7+slots, "0::/b\n")
 	if _, _, ok := c.Read(7, nil); ok || o.Count() != 1 {
 		t.Errorf("still known, %d files", o.Count())
 	}
@@ -75,7 +78,7 @@ func TestARecycledNumberIsNotMistaken(t *testing.T) {
 	f := fakeThreads{t, t.TempDir()}
 	f.set(7, "0::/a\n")
 	var o held.Opener
-	c := NewCallers(&o, f.proc)
+	c := NewCallers(&o, f.proc, slots)
 	for _, still := range []func(int) (uint64, bool){
 		alwaysIn(2),
 		func(int) (uint64, bool) { return 0, false },
@@ -94,7 +97,7 @@ func TestARecycledNumberIsNotMistaken(t *testing.T) {
 func TestADeadThreadIsForgotten(t *testing.T) {
 	cmd := startSleeper(t)
 	var o held.Opener
-	c := NewCallers(&o, "/proc")
+	c := NewCallers(&o, "/proc", slots)
 	for range 2 {
 		if _, err := c.Learn(cmd.Process.Pid, 1, alwaysIn(1), nil); err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"vprocfs/procvirt/held"
 )
@@ -173,6 +174,49 @@ func TestLimitsHoldThroughTheHierarchy(t *testing.T) {
 	c.Close()
 	if o.Count() != 0 {
 		t.Errorf("%d files are still open", o.Count())
+	}
+}
+
+// A quota that is set when the files are open counts, and who has none holds no
+// file for its period.
+func TestQuotaOfV1ThatIsSetLater(t *testing.T) {
+	root := t.TempDir()
+	quota := func(text string) { write(t, root, "cpu.cfs_quota_us", text+"\n") }
+	write(t, root, "cpu.cfs_period_us", "50000\n", "cpuacct.usage", "0\n", "cpuacct.usage_percpu", "0\n", "cpuacct.usage_all", "cpu user system\n0 0 0\n")
+	quota("-1")
+	var o held.Opener
+	p := Place{Dirs: []string{root}}
+	c, err := OpenCPU(&o, CPUPlaces{CPU: p, CPUAcct: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if o.Count() != 4 {
+		t.Errorf("%d files are open, want the quota and three of cpuacct", o.Count())
+	}
+	buf := make([]byte, 4096)
+	for _, tt := range []struct {
+		quota string
+		want  int
+	}{{"-1", 0}, {"100000", 2}, {"100001", 3}, {"-1", 0}} {
+		quota(tt.quota)
+		if got, _, err := c.Quota(buf); got != tt.want || err != nil {
+			t.Errorf("quota %s: %d CPUs, %v; want %d", tt.quota, got, err, tt.want)
+		}
+	}
+	quota("100000")
+	if n := testing.AllocsPerRun(20, func() {
+		if _, _, err := c.Quota(buf); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if err := os.Remove(filepath.Join(root, "cpu.cfs_period_us")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.Quota(buf); err != unix.ENODEV {
+		t.Errorf("the group is gone: %v, want ENODEV", err)
 	}
 }
 

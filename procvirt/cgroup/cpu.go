@@ -3,6 +3,9 @@ package cgroup
 import (
 	"bytes"
 	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"vprocfs/procvirt/held"
 	"vprocfs/procvirt/internal/scan"
@@ -34,10 +37,20 @@ type CPUFiles struct {
 	Incomplete bool
 }
 
-// quotaFiles are those of one level: max on v2, quota and period on v1.
+// quotaFiles are those of one level: max on v2, quota and period on v1, where the
+// period is not held open if there was no quota at first.
 type quotaFiles struct {
 	max, quota, period *held.File
 }
+
+// The files of a quota on v1.
+const (
+	quotaFile  = "/cpu.cfs_quota_us"
+	periodFile = "/cpu.cfs_period_us"
+)
+
+// noQuota is how a quotaFile begins where there is none.
+var noQuota = []byte("-1")
 
 // CPUPlaces says where a container's CPU controllers are. On v1 they may be in
 // three hierarchies. A place without Dirs stands for a controller that the host
@@ -89,8 +102,10 @@ func (c *CPUFiles) openQuotas(o *held.Opener, p Place) error {
 		var err error
 		if p.V2 {
 			q.max, err = openOptionalAt(o, i, dir+"/cpu.max")
-		} else if q.quota, err = openOptionalAt(o, i, dir+"/cpu.cfs_quota_us"); err == nil && q.quota != nil {
-			q.period, err = openAt(o, i, dir+"/cpu.cfs_period_us")
+		} else if q.quota, err = openOptionalAt(o, i, dir+quotaFile); err == nil && q.quota != nil {
+			if b, e := q.quota.Read(nil); e != nil || !bytes.HasPrefix(b, noQuota) {
+				q.period, err = openAt(o, i, dir+periodFile)
+			}
 		}
 		if q.max != nil || q.quota != nil {
 			c.quotas = append(c.quotas, q)
@@ -184,7 +199,7 @@ func (q quotaFiles) read(buf []byte) (int, []byte, error) {
 		return 0, buf, err
 	}
 	buf = b
-	if bytes.HasPrefix(b, []byte("-1")) {
+	if bytes.HasPrefix(b, noQuota) {
 		return 0, buf, nil
 	}
 	us, n := scan.Uint(b)
@@ -192,8 +207,28 @@ func (q quotaFiles) read(buf []byte) (int, []byte, error) {
 		return 0, buf, fmt.Errorf("%s: not a quota: %q", q.quota.Path(), b[:min(len(b), 40)])
 	}
 	var period uint64
-	buf, err = readUint(q.period, &period, buf)
+	buf, err = q.readPeriod(&period, buf)
 	return wholeCPUs(us, period), buf, err
+}
+
+func (q quotaFiles) readPeriod(us *uint64, buf []byte) ([]byte, error) {
+	if q.period != nil {
+		return readUint(q.period, us, buf)
+	}
+	var room [256]byte
+	path := append(append(room[:0], strings.TrimSuffix(q.quota.Path(), quotaFile)...), periodFile+"\x00"...)
+	b, err := held.ReadAt(path, buf)
+	switch {
+	case err == unix.ENOENT: // the group was removed just now
+		return buf, unix.ENODEV
+	case err != nil:
+		return buf, fmt.Errorf("read %s: %w", string(path[:len(path)-1]), err)
+	}
+	n := 0
+	if *us, n = scan.Uint(b); n == 0 {
+		return b, fmt.Errorf("%s: not a number: %q", string(path[:len(path)-1]), b[:min(len(b), 40)])
+	}
+	return b, nil
 }
 
 // wholeCPUs is quota divided by period, both in microseconds, rounded up. 0
