@@ -26,29 +26,38 @@ func cold(tb testing.TB, r *Resolver, c *container, n int) time.Duration {
 	return times[n/2]
 }
 
-// coldBoth measures both methods in turns, so that a noisy moment hits both.
-func coldBoth(tb testing.TB) (ioctl, fork time.Duration) {
+// coldBoth measures another method and fork in turns, so that a noisy moment hits
+// both.
+func coldBoth(tb testing.TB, m Method) (other, fork time.Duration) {
 	tb.Helper()
 	c := startContainer(tb, "init", newPIDNS)
-	ri, rf := newResolver(tb, Config{Method: Ioctl}), newResolver(tb, Config{Method: Fork})
-	var is, fs []time.Duration
+	ro, rf := newResolver(tb, Config{Method: m}), newResolver(tb, Config{Method: Fork})
+	var others, forks []time.Duration
 	for range 5 {
-		is = append(is, cold(tb, ri, c, 100))
-		fs = append(fs, cold(tb, rf, c, 10))
+		others = append(others, cold(tb, ro, c, 100))
+		forks = append(forks, cold(tb, rf, c, 10))
 	}
-	slices.Sort(is)
-	slices.Sort(fs)
-	return is[len(is)/2], fs[len(fs)/2]
+	slices.Sort(others)
+	slices.Sort(forks)
+	return others[len(others)/2], forks[len(forks)/2]
 }
 
 func TestColdIoctlIsThirtyTimesFasterThanFork(t *testing.T) {
 	if !hasIoctl(t) {
 		t.Skip("this kernel is older than 6.11 and has no ioctl to compare with")
 	}
-	ioctl, fork := coldBoth(t)
+	ioctl, fork := coldBoth(t, Ioctl)
 	t.Logf("cold: ioctl %v, fork %v, ratio %.0f", ioctl, fork, float64(fork)/float64(ioctl))
 	if fork < 30*ioctl {
 		t.Errorf("fork takes %v, ioctl %v: less than 30 times as long", fork, ioctl)
+	}
+}
+
+func TestParentsAreTenTimesFasterThanFork(t *testing.T) {
+	parents, fork := coldBoth(t, Parents)
+	t.Logf("cold: parents %v, fork %v, ratio %.0f", parents, fork, float64(fork)/float64(parents))
+	if fork < 10*parents {
+		t.Errorf("fork takes %v, parents %v: less than 10 times as long", fork, parents)
 	}
 }
 
@@ -58,7 +67,7 @@ func BenchmarkColdForkOverIoctl(b *testing.B) {
 	}
 	var ioctl, fork time.Duration
 	for b.Loop() {
-		ioctl, fork = coldBoth(b)
+		ioctl, fork = coldBoth(b, Ioctl)
 	}
 	b.ReportMetric(float64(ioctl), "ioctl-ns")
 	b.ReportMetric(float64(fork), "fork-ns")

@@ -49,7 +49,7 @@ func newForker(most int) (*forker, error) {
 
 func (f *forker) close() { unix.Close(f.null) }
 
-// find is the finder of Method Fork.
+// find asks a helper for the init of the pid namespace nsfd.
 func (f *forker) find(nsfd int, timeout time.Duration) (int, error) {
 	turn := time.NewTimer(f.turn)
 	defer turn.Stop()

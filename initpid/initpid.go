@@ -1,9 +1,10 @@
 // Package initpid finds, for a pid, the init of its pid namespace: the process
 // that is pid 1 there, by its pid here.
 //
-// From Linux 6.11 one ioctl on the namespace tells. On older kernels a helper
-// process enters the namespace and lets the kernel translate pid 1 for it: see
-// fork.go. Both answers are verified the same way, and kept by a Resolver.
+// From Linux 6.11 one ioctl on the namespace tells. On older kernels the init is
+// mostly found among the caller's parents (parents.go). Where it is not, a helper
+// process enters the namespace and lets the kernel translate pid 1 for it (fork.go).
+// All answers are verified the same way, and kept by a Resolver.
 package initpid
 
 import "fmt"
@@ -11,17 +12,17 @@ import "fmt"
 // Method is a way to find an init.
 type Method uint8
 
-// Auto, Ioctl and Fork can be asked for; Ioctl, Fork, Cache and Host say how an
-// Init was found.
+// Auto to Fork can be asked for; Ioctl to Host say how an Init was found.
 const (
-	Auto  Method = iota // Ioctl where the kernel has it, else Fork
-	Ioctl               // NS_GET_TGID_FROM_PIDNS, Linux 6.11
-	Fork                // a helper process in the namespace, any kernel
-	Cache               // an earlier answer that still holds
-	Host                // the caller is in our own namespace: nothing to find
+	Auto    Method = iota // Ioctl where the kernel has it, else Parents
+	Ioctl                 // NS_GET_TGID_FROM_PIDNS, Linux 6.11
+	Parents               // the caller's parents, any kernel; asked for, Fork where they are of no use
+	Fork                  // a helper process in the namespace, any kernel
+	Cache                 // an earlier answer that still holds
+	Host                  // the caller is in our own namespace: nothing to find
 )
 
-var methodNames = [...]string{"auto", "ioctl", "fork", "cache", "host"}
+var methodNames = [...]string{"auto", "ioctl", "parents", "fork", "cache", "host"}
 
 func (m Method) String() string {
 	if int(m) < len(methodNames) {
@@ -30,19 +31,19 @@ func (m Method) String() string {
 	return fmt.Sprintf("method %d", uint8(m))
 }
 
-// Set takes auto, ioctl or fork. With String and Type it makes *Method a pflag.Value.
+// Set takes auto, ioctl, parents or fork. With String and Type it makes *Method a pflag.Value.
 func (m *Method) Set(s string) error {
-	for _, may := range []Method{Auto, Ioctl, Fork} {
+	for _, may := range []Method{Auto, Ioctl, Parents, Fork} {
 		if s == may.String() {
 			*m = may
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is not one of auto, ioctl, fork", s)
+	return fmt.Errorf("%q is not one of auto, ioctl, parents, fork", s)
 }
 
 // Type is the name of the value in a usage message.
-func (*Method) Type() string { return "auto|ioctl|fork" }
+func (*Method) Type() string { return "auto|ioctl|parents|fork" }
 
 // Init is the init of a pid namespace.
 type Init struct {
@@ -62,7 +63,7 @@ type Init struct {
 	// an older kernel.
 	ID uint64
 
-	By Method // Ioctl, Fork, Cache or Host
+	By Method // not Auto
 
 	// Host is true if the namespace is our own. PID is 1 then, whichever
 	// namespace that is.

@@ -9,10 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// finder asks for the init of the pid namespace nsfd. The answer, a thread
-// group id in our own pid namespace, is still to be verified. Whoever is asked
-// may take timeout to answer.
-type finder func(nsfd int, timeout time.Duration) (int, error)
+// question is what a finder is asked: for the init of the pid namespace nsfd, whose
+// inode number is ns and that the thread caller is in. Whoever is asked may take
+// timeout to answer.
+type question struct {
+	caller, nsfd int
+	ns           uint64
+	timeout      time.Duration
+}
+
+// finder answers with a thread group id in our own pid namespace, which is still to
+// be verified, and with how it was found.
+type finder func(q question) (pid int, by Method, err error)
 
 // tgidFromPIDNS translates pid 1 of the namespace into our own. The argument
 // goes by value and the pid is the return value, although the number is made
@@ -23,17 +31,17 @@ func tgidFromPIDNS(nsfd int) (int, unix.Errno) {
 }
 
 // findIoctl is the finder of Method Ioctl. It never blocks.
-func findIoctl(nsfd int, _ time.Duration) (int, error) {
-	pid, errno := tgidFromPIDNS(nsfd)
+func findIoctl(q question) (int, Method, error) {
+	pid, errno := tgidFromPIDNS(q.nsfd)
 	switch errno {
 	case 0:
-		return pid, nil
+		return pid, Ioctl, nil
 	case unix.ESRCH:
 		// Also the answer for a namespace out of our sight; but ours was
 		// opened by way of a pid we can see, so it is below our own.
-		return 0, fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w: %w", ErrNoInit, errno)
+		return 0, Ioctl, fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w: %w", ErrNoInit, errno)
 	}
-	return 0, fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w", errno)
+	return 0, Ioctl, fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w", errno)
 }
 
 // probeIoctl says whether the kernel has NS_GET_TGID_FROM_PIDNS, asked of our

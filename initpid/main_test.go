@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +87,17 @@ func play(mode string) {
 		runtime.LockOSThread()
 		must(cmd.Run())
 		return
+	case "family": // an init with a child that has a child, which says its pid on the host
+		child("parent")
+	case "parent":
+		child("disguised")
+	case "disguised":
+		// No more than 15 bytes of it are kept.
+		must(unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(unsafe.StringData("x\nNStgid:\t1\n\x00"))), 0, 0, 0))
+		fmt.Println("ready")
+	case "grouped": // a child of an init, with as many groups as there may be
+		must(unix.Setgroups(manyGroups()))
+		fmt.Println("ready")
 	case "peek":
 		peek()
 		return
@@ -100,6 +112,23 @@ func play(mode string) {
 		panic("unknown mode " + mode)
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// child runs another part as a child process.
+func child(mode string) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{modeEnv + "=" + mode}
+	cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout
+	must(cmd.Run())
+}
+
+// manyGroups are so many that their line is longer than what is read of a status.
+func manyGroups() []int {
+	groups := make([]int, 4096)
+	for i := range groups {
+		groups[i] = 1_000_000_000 + i
+	}
+	return groups
 }
 
 func init() {
@@ -265,10 +294,10 @@ func kernelIs(t testing.TB, major, minor int) bool {
 	return a > major || a == major && b >= minor
 }
 
-// bothMethods runs a test with each method this kernel has. That a new kernel
+// eachMethod runs a test with each method this kernel has. That a new kernel
 // has the ioctl is TestProbeAgreesWithKernelRelease's business.
-func bothMethods(t *testing.T, test func(t *testing.T, m Method)) {
-	methods := []Method{Fork}
+func eachMethod(t *testing.T, test func(t *testing.T, m Method)) {
+	methods := []Method{Fork, Parents}
 	if hasIoctl(t) {
 		methods = append(methods, Ioctl)
 	}

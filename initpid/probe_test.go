@@ -6,7 +6,7 @@ import (
 )
 
 func TestProbeAgreesWithKernelRelease(t *testing.T) {
-	want := Fork
+	want := Parents
 	if hasIoctl(t) {
 		want = Ioctl
 	}
@@ -21,8 +21,8 @@ func TestProbeAgreesWithKernelRelease(t *testing.T) {
 	wantErr(t, "probe", err, ErrUnsupported)
 	r := &Resolver{hostfd: int(null.Fd()), forks: &forker{}, log: newResolver(t, Config{}).log}
 	wantErr(t, "ioctl forced on an old kernel", r.choose(Ioctl), ErrUnsupported)
-	if err := r.choose(Auto); err != nil || r.by != Fork {
-		t.Errorf("auto on an old kernel: %v, %v; want fork", r.by, err)
+	if err := r.choose(Auto); err != nil || r.by != Parents {
+		t.Errorf("auto on an old kernel: %v, %v; want parents", r.by, err)
 	}
 }
 

@@ -65,7 +65,7 @@ func TestRecycledPIDIsNotMixedUp(t *testing.T) {
 	if runInside(t) {
 		return
 	}
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		var gone sync.Map
 		r := newResolver(t, Config{Method: m, Gone: func(ns uint64) { gone.Store(ns, true) }})
 		a := startContainer(t, "init", newPIDNS)
@@ -92,18 +92,18 @@ func TestPIDRecycledDuringResolutionIsNotMixedUp(t *testing.T) {
 	if runInside(t) {
 		return
 	}
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
 		a := startContainer(t, "init", newPIDNS)
 		find, asked := r.find, 0
-		r.find = func(nsfd int, timeout time.Duration) (int, error) {
+		r.find = func(q question) (int, Method, error) {
 			asked++
-			pid, err := find(nsfd, timeout)
+			pid, by, err := find(q)
 			if asked == 1 {
 				a.end()
 				startWithPID(t, a.pid)
 			}
-			return pid, err
+			return pid, by, err
 		}
 		init, err := r.Resolve(a.pid)
 		wantErr(t, "Resolve", err, ErrNoInit)
@@ -119,7 +119,7 @@ func TestPIDThatKeepsChangingIsGivenUp(t *testing.T) {
 	r := newResolver(t, Config{})
 	a, b := startContainer(t, "init", newPIDNS), startContainer(t, "init", newPIDNS)
 	asked := 0
-	r.find = func(int, time.Duration) (int, error) { asked++; return b.pid, nil }
+	r.find = func(question) (int, Method, error) { asked++; return b.pid, Auto, nil }
 	_, err := r.Resolve(a.pid)
 	wantErr(t, "Resolve", err, ErrNoInit)
 	if asked != maxTries {
@@ -147,7 +147,7 @@ func TestFailureIsNotInheritedByANewNamespace(t *testing.T) {
 }
 
 func TestAnswersHoldWhileContainersDie(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		var gone atomic.Int32
 		// Answers must live long enough to be hit, on a slow machine too.
 		first := startContainer(t, "init", newPIDNS)

@@ -31,7 +31,7 @@ const (
 
 // Config is what New needs. The zero value is good.
 type Config struct {
-	Method   Method        // Auto, Ioctl or Fork
+	Method   Method        // Auto, Ioctl, Parents or Fork
 	TTL      time.Duration // how long an answer is used before it is verified again; 0: 1 minute
 	ErrorTTL time.Duration // how long a failure is kept; 0: 1 second
 	Max      int           // most namespaces kept, two descriptors each; 0: 4096
@@ -135,9 +135,12 @@ func (r *Resolver) choose(m Method) error {
 	case m == Ioctl || m == Auto && err == nil:
 		r.find, r.by = findIoctl, Ioctl
 		return err
-	case m == Fork || m == Auto:
-		r.find, r.by = r.forks.find, Fork
-		r.log.Debug("init pids are found by fork", "ioctl", err)
+	case m == Parents || m == Auto:
+		r.find, r.by = r.findParents, Parents
+		r.log.Debug("init pids are found among the parents, and by fork", "ioctl", err)
+		return nil
+	case m == Fork:
+		r.find, r.by = r.findFork, Fork
 		return nil
 	}
 	return fmt.Errorf("method %v cannot be asked for", m)
@@ -156,7 +159,7 @@ func (r *Resolver) room(n int) int {
 	return n
 }
 
-// Method is the method in use: Ioctl or Fork.
+// Method is the method in use: Ioctl, Parents or Fork.
 func (r *Resolver) Method() Method { return r.by }
 
 // Cached returns the init of pid's namespace if it is at hand, and ErrCold if
@@ -199,9 +202,9 @@ func (r *Resolver) Known(ns uint64) (Init, error) {
 	return init, nil
 }
 
-// Resolve is Cached, and finds the init where it is not at hand. With method
-// Fork it may wait up to 10 s, and 20 s for its turn; goroutines that ask for one namespace at the same
-// time share one resolution.
+// Resolve is Cached, and finds the init where it is not at hand. Where a helper is
+// needed it may wait up to 10 s, and 20 s for its turn; goroutines that ask for one
+// namespace at the same time share one resolution.
 func (r *Resolver) Resolve(pid int) (Init, error) {
 	init, err := r.Cached(pid)
 	if !errors.Is(err, ErrCold) {
@@ -230,7 +233,7 @@ func (r *Resolver) Resolve(pid int) (Init, error) {
 			return stale, nil
 		}
 		ours = false
-		return r.fill(nsfd, ns)
+		return r.fill(pid, nsfd, ns)
 	})
 	switch {
 	case errors.Is(err, cache.ErrClosed):
@@ -274,11 +277,12 @@ func (r *Resolver) Outermost(pid int) (ns uint64, err error) {
 	return ns, nil
 }
 
-// fill resolves namespace nsfd, which it takes over. The entry is never nil.
-func (r *Resolver) fill(nsfd int, ns uint64) (*entry, error) {
+// fill resolves namespace nsfd, which it takes over and caller is in. The entry is
+// never nil.
+func (r *Resolver) fill(caller, nsfd int, ns uint64) (*entry, error) {
 	e := &entry{nsfd: nsfd, pidfd: -1}
 	for try := 1; ; try++ {
-		pid, err := r.find(nsfd, r.timeout)
+		pid, by, err := r.find(question{caller, nsfd, ns, r.timeout})
 		if err != nil {
 			return e, err
 		}
@@ -292,7 +296,7 @@ func (r *Resolver) fill(nsfd int, ns uint64) (*entry, error) {
 		if err != nil {
 			return e, err
 		}
-		e.init = Init{PID: pid, NS: ns, ID: namespaceID(nsfd), By: r.by}
+		e.init = Init{PID: pid, NS: ns, ID: namespaceID(nsfd), By: by}
 		e.pidfd = pidfd
 		break
 	}
@@ -300,6 +304,12 @@ func (r *Resolver) fill(nsfd int, ns uint64) (*entry, error) {
 		return e, fmt.Errorf("watch process %d: %w", e.init.PID, err)
 	}
 	return e, nil
+}
+
+// findFork is the finder of Method Fork.
+func (r *Resolver) findFork(q question) (int, Method, error) {
+	pid, err := r.forks.find(q.nsfd, q.timeout)
+	return pid, Fork, err
 }
 
 // died is called by the watcher.

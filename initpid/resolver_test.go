@@ -29,7 +29,7 @@ func resolve(t *testing.T, r *Resolver, pid, wantPID int) Init {
 }
 
 func TestInitIsFoundThenCached(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
 		c := startContainer(t, "init", newPIDNS)
 		_, err := r.Cached(c.pid)
@@ -46,10 +46,10 @@ func TestInitIsFoundThenCached(t *testing.T) {
 	})
 }
 
-func TestBothMethodsGiveTheSameAnswer(t *testing.T) {
+func TestAllMethodsGiveTheSameAnswer(t *testing.T) {
 	c := startContainer(t, "nested", newPIDNS)
 	var answers []Init
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		init, err := newResolver(t, Config{Method: m}).Resolve(c.pid)
 		if err != nil || init.By != m {
 			t.Fatalf("%+v, %v", init, err)
@@ -65,7 +65,7 @@ func TestBothMethodsGiveTheSameAnswer(t *testing.T) {
 }
 
 func TestInnermostNamespaceWins(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
 		outer := startContainer(t, "nested", newPIDNS)
 		inner := childrenOf(outer.pid)
@@ -121,7 +121,7 @@ func joined(t *testing.T, pid int) *container {
 }
 
 func TestProcessThatJoinedHasTheNamespacesInit(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
 		c := startContainer(t, "init", newPIDNS)
 		guest := joined(t, c.pid)
@@ -131,7 +131,7 @@ func TestProcessThatJoinedHasTheNamespacesInit(t *testing.T) {
 }
 
 func TestCallerMayBeAnyThread(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
 		c := startContainer(t, "init", newPIDNS)
 		tasks, err := os.ReadDir("/proc/" + strconv.Itoa(c.pid) + "/task")
@@ -151,7 +151,7 @@ func TestCallerMayBeAnyThread(t *testing.T) {
 }
 
 func TestInitWhoseFirstThreadExitedIsFound(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		gone := make(chan uint64, 1)
 		r := newResolver(t, Config{Method: m, Gone: func(ns uint64) { gone <- ns }})
 		c := startContainer(t, "leaderless", newPIDNS)
@@ -181,9 +181,9 @@ func waitGone(t *testing.T, gone <-chan uint64, ns uint64) {
 }
 
 func TestOwnNamespaceIsHost(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
-		r.find = func(int, time.Duration) (int, error) { return 0, errors.New("asked for our own namespace") }
+		r.find = func(question) (int, Method, error) { return 0, Auto, errors.New("asked for our own namespace") }
 		c := startContainer(t, "init", 0)
 		for _, pid := range []int{os.Getpid(), unix.Gettid(), c.pid} {
 			for _, ask := range []func(int) (Init, error){r.Cached, r.Resolve} {
@@ -221,7 +221,7 @@ func TestDeadCallerIsGone(t *testing.T) {
 }
 
 func TestZombieInitIsNoInit(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
 		c := startContainer(t, "init", newPIDNS)
 		c.kill(t)
@@ -234,7 +234,7 @@ func TestZombieInitIsNoInit(t *testing.T) {
 }
 
 func TestHitIsDroppedWhenInitDies(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		gone := make(chan uint64, 1)
 		r := newResolver(t, Config{Method: m, Gone: func(ns uint64) { gone <- ns }})
 		c := startContainer(t, "init", newPIDNS)
@@ -253,14 +253,14 @@ func TestHitIsDroppedWhenInitDies(t *testing.T) {
 // TestInitThatDiesDuringResolutionIsNoInit kills the init after it was found
 // and before it is verified.
 func TestInitThatDiesDuringResolutionIsNoInit(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
 		find := r.find
 		c := startContainer(t, "init", newPIDNS)
-		r.find = func(nsfd int, timeout time.Duration) (int, error) {
-			pid, err := find(nsfd, timeout)
+		r.find = func(q question) (int, Method, error) {
+			pid, by, err := find(q)
 			c.end()
-			return pid, err
+			return pid, by, err
 		}
 		_, err := r.Resolve(c.pid)
 		wantErr(t, "Resolve", err, ErrNoInit)
@@ -272,7 +272,7 @@ func TestFailureIsKeptBriefly(t *testing.T) {
 	var asked atomic.Int32
 	broken := errors.New("broken")
 	find := r.find
-	r.find = func(int, time.Duration) (int, error) { asked.Add(1); return 0, broken }
+	r.find = func(question) (int, Method, error) { asked.Add(1); return 0, Auto, broken }
 	c := startContainer(t, "init", newPIDNS)
 	start := time.Now()
 	for range 50 {
@@ -287,11 +287,11 @@ func TestFailureIsKeptBriefly(t *testing.T) {
 }
 
 func TestColdNamespaceIsResolvedOnceForManyAskers(t *testing.T) {
-	bothMethods(t, func(t *testing.T, m Method) {
+	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
 		var asked atomic.Int32
 		find := r.find
-		r.find = func(nsfd int, timeout time.Duration) (int, error) { asked.Add(1); return find(nsfd, timeout) }
+		r.find = func(q question) (int, Method, error) { asked.Add(1); return find(q) }
 		c := startContainer(t, "init", newPIDNS)
 		var wg sync.WaitGroup
 		for range 200 {
@@ -315,7 +315,7 @@ func TestExpiredAnswerIsRenewedWithoutFinding(t *testing.T) {
 	r := newResolver(t, Config{TTL: 1, Gone: func(uint64) { gone.Add(1) }})
 	c := startContainer(t, "init", newPIDNS)
 	resolve(t, r, c.pid, c.pid)
-	r.find = func(int, time.Duration) (int, error) { return 0, errors.New("asked again") }
+	r.find = func(question) (int, Method, error) { return 0, Auto, errors.New("asked again") }
 	before := len(openFiles())
 	for range 20 {
 		_, err := r.Cached(c.pid)

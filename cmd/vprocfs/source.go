@@ -37,7 +37,7 @@ func (o *sourceOptions) addFlags(fl *pflag.FlagSet) {
 	o.loadavg = choice{"on", "host"}
 	o.swap = choice{"on", "off"}
 	o.zswap = choice{"on", "off"}
-	fl.Var(&o.initPID, "init-pid", "how the init of a pid namespace is found: auto, ioctl (Linux 6.11) or fork")
+	fl.Var(&o.initPID, "init-pid", "how the init of a pid namespace is found: auto, ioctl (Linux 6.11), parents or fork")
 	fl.DurationVar(&o.ttl, "cache-ttl", time.Minute, "how long a container that was found is taken for found")
 	fl.Var(&o.policy, "cgroup-source", "whose control group is the container: auto, init or caller")
 	fl.Var(&o.cpuView, "cpu-view", "which CPUs are shown: quota (as many as quota and cpuset allow) or cpuset")

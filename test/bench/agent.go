@@ -20,8 +20,8 @@ import (
 // and answers with one line of numbers in nanoseconds, or "error TEXT".
 //
 //	pin CPU                         runs on one CPU from now on
-//	cycle N PATH                    N times open, read to the end, close: median p99
-//	pread N PATH                    N times pread at 0 of one open file: median p99
+//	cycle N PATH...                 N times open, read to the end, close each: median p99
+//	pread N PATH...                 N times pread at 0 of each open file: median p99
 //	load OP THREADS MILLIS PATH...  the same by many threads at once: operations a second, median, p99, max
 //	every MILLIS SECONDS PATH...    reads all paths once in each period: reads, median, p99, max
 func agent(in io.Reader, out io.Writer) error {
@@ -49,15 +49,19 @@ func obey(f []string) ([]int64, error) {
 		return nil, err
 	case f[0] == "pin":
 		return nil, pinThread(n)
-	case f[0] == "cycle" && len(f) == 3:
-		return repeat(n, func(buf []byte) error { return cycle(f[2], buf) })
-	case f[0] == "pread" && len(f) == 3:
-		fd, err := unix.Open(f[2], unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, err
+	case f[0] == "cycle" && len(f) > 2:
+		return repeat(n, func(buf []byte) error { return each(f[2:], buf, cycle) })
+	case f[0] == "pread" && len(f) > 2:
+		var fds []int
+		for _, path := range f[2:] {
+			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return nil, err
+			}
+			defer unix.Close(fd)
+			fds = append(fds, fd)
 		}
-		defer unix.Close(fd)
-		return repeat(n, func(buf []byte) error { return pread(fd, buf) })
+		return repeat(n, func(buf []byte) error { return each(fds, buf, pread) })
 	case f[0] == "every" && len(f) > 3:
 		seconds, err := strconv.Atoi(f[2])
 		if err != nil {
@@ -90,6 +94,15 @@ func cycle(path string, buf []byte) error {
 			return unix.Close(fd)
 		}
 	}
+}
+
+func each[T any](files []T, buf []byte, op func(T, []byte) error) error {
+	for _, f := range files {
+		if err := op(f, buf); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func pread(fd int, buf []byte) error {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -72,52 +73,43 @@ func (b *bench) countCalls(c *container, p *peer, file string) (float64, error) 
 	return best, nil
 }
 
+// sources returns the files that vprocfs reads to make one that has been read before.
+func (b *bench) sources(c *container, file string) ([]string, error) {
+	p := b.find(vprocfs)
+	read := func() error {
+		_, err := c.ask("cycle", 1, p.path(file))
+		return err
+	}
+	for range 3 {
+		if err := read(); err != nil {
+			return nil, err
+		}
+	}
+	text, err := strace(b.dir, p.tree(), []string{"-y", "-e", "trace=pread64"}, read)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for line := range strings.Lines(text) {
+		// 123 pread64(7</proc/meminfo>, "...", 8192, 0) = 1475
+		_, rest, ok := strings.Cut(line, "pread64(")
+		_, rest, ok2 := strings.Cut(rest, "<")
+		path, _, ok3 := strings.Cut(rest, ">")
+		if ok && ok2 && ok3 && filepath.IsAbs(path) && !slices.Contains(paths, path) {
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
+}
+
 // straced counts the system calls of processes while work runs.
 func straced(dir string, pids []int, work func() error) (int, error) {
-	out := filepath.Join(dir, "strace")
-	args := []string{"-f", "-c", "-U", "calls,name", "-o", out}
-	for _, pid := range pids {
-		args = append(args, "-p", strconv.Itoa(pid))
-	}
-	cmd := exec.Command("strace", args...)
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		return 0, err
-	}
-	if err := cmd.Start(); err != nil {
-		return 0, err
-	}
-	// "strace: Process N attached", one for each, and more than one at a time.
-	buf := make([]byte, 4096)
-	for attached := 0; attached < len(pids); {
-		n, err := stderr.Read(buf)
-		if err != nil {
-			return 0, fmt.Errorf("strace: %w", err)
-		}
-		attached += strings.Count(string(buf[:n]), " attached")
-	}
-	go func() {
-		for {
-			if _, err := stderr.Read(buf); err != nil {
-				return
-			}
-		}
-	}()
-	time.Sleep(50 * time.Millisecond)
-	workErr := work()
-	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
-		return 0, err
-	}
-	_ = cmd.Wait() // says that it was interrupted
-	if workErr != nil {
-		return 0, workErr
-	}
-	text, err := os.ReadFile(out)
+	text, err := strace(dir, pids, []string{"-c", "-U", "calls,name"}, work)
 	if err != nil {
 		return 0, err
 	}
 	n := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) != 2 {
 			continue
@@ -131,4 +123,48 @@ func straced(dir string, pids []int, work func() error) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// strace returns what strace(1) writes of processes while work runs.
+func strace(dir string, pids []int, options []string, work func() error) (string, error) {
+	out := filepath.Join(dir, "strace")
+	args := slices.Concat([]string{"-f", "-o", out}, options)
+	for _, pid := range pids {
+		args = append(args, "-p", strconv.Itoa(pid))
+	}
+	cmd := exec.Command("strace", args...)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	// "strace: Process N attached", one for each, and more than one at a time.
+	buf := make([]byte, 4096)
+	for attached := 0; attached < len(pids); {
+		n, err := stderr.Read(buf)
+		if err != nil {
+			return "", fmt.Errorf("strace: %w", err)
+		}
+		attached += strings.Count(string(buf[:n]), " attached")
+	}
+	go func() {
+		for {
+			if _, err := stderr.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	time.Sleep(50 * time.Millisecond)
+	workErr := work()
+	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+		return "", err
+	}
+	_ = cmd.Wait() // says that it was interrupted
+	if workErr != nil {
+		return "", workErr
+	}
+	text, err := os.ReadFile(out)
+	return string(text), err
 }

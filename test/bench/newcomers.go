@@ -28,7 +28,7 @@ func (b *bench) measureNewcomers(t *table, n int) error {
 		repeat = 21 // one at a time, the others gone
 	}
 	first, warm := map[string][]float64{}, map[string][]float64{}
-	peers := []*peer{b.find(vprocfs), b.find(forking)}
+	peers := []*peer{b.find(vprocfs), b.find(walking), b.find(forking)}
 	if p := b.find(lxcfs); p != nil {
 		peers = append(peers, p)
 	}
@@ -88,7 +88,7 @@ func firstReads(c *container, peers []*peer, turn int, first, warm map[string][]
 func (b *bench) storms() error {
 	b.section("A storm of starts", fmt.Sprintf("%d containers, eight at a time, each starts, reads all files once and ends. Seconds; median of five storms, in turns. To make and remove their control groups is not counted.", b.storm))
 	peers := b.main()
-	peers = append(peers, b.find(forking))
+	peers = append(peers, b.find(walking), b.find(forking))
 	peers = slices.DeleteFunc(peers, func(p *peer) bool { return p.name == floor })
 	files := b.served()
 	times := map[string][]float64{}

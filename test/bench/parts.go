@@ -48,10 +48,15 @@ func (b *bench) files() error {
 		if op == "pread" {
 			title = "pread at 0 of an open file"
 		}
-		b.section("One reader, one CPU: "+title, "Microseconds; median and 99th percentile, each the median of the rounds'. The last two columns are what vprocfs's daemon and LXCFS's use of the CPU for one.")
-		t := newTable("file", "kernel", "floor", "vprocfs", "LXCFS", "vprocfs/floor", "LXCFS/vprocfs", "beyond floor, in kernel's", "CPU vprocfs", "CPU LXCFS")
+		b.section("One reader, one CPU: "+title, `Microseconds; median and 99th percentile, each the median of the rounds'. Sources: the same done with each of the files that vprocfs reads for it, the
+kernel's file of the same name mostly among them. The last two columns are what vprocfs's daemon and LXCFS's use of the CPU for one.`)
+		t := newTable("file", "kernel", "sources", "floor", "vprocfs", "LXCFS", "vprocfs/floor", "LXCFS/vprocfs", "beyond floor, in sources", "CPU vprocfs", "CPU LXCFS")
 		for _, file := range b.served() {
-			if err := b.measureFile(t, c, op, file, peers); err != nil {
+			sources, err := b.sources(c, file)
+			if err == nil {
+				err = b.measureFile(t, c, op, file, peers, sources)
+			}
+			if err != nil {
 				return fmt.Errorf("%s %s: %w", op, file, err)
 			}
 		}
@@ -65,9 +70,29 @@ func (b *bench) files() error {
 	return nil
 }
 
-func (b *bench) measureFile(t *table, c *container, op, file string, peers []*peer) error {
+// fromSources stands among the peers for reading what vprocfs reads.
+const fromSources = "sources"
+
+func (b *bench) measureFile(t *table, c *container, op, file string, peers []*peer, sources []string) error {
 	mid, tail, cpu := map[string][]float64{}, map[string][]float64{}, map[string]float64{}
+	note := func(name string, v []int64) {
+		mid[name] = append(mid[name], float64(v[0])/1e3)
+		tail[name] = append(tail[name], float64(v[1])/1e3)
+	}
+	command := []any{op, b.each}
+	for _, path := range sources {
+		command = append(command, path)
+	}
 	for round := range b.rounds + 1 {
+		if len(sources) > 0 {
+			v, err := c.ask(command...)
+			if err != nil {
+				return err
+			}
+			if round > 0 {
+				note(fromSources, v)
+			}
+		}
 		for i := range peers {
 			p := peers[(i+round)%len(peers)]
 			before := p.cpu()
@@ -78,8 +103,7 @@ func (b *bench) measureFile(t *table, c *container, op, file string, peers []*pe
 			if round == 0 {
 				continue // the first is to warm up
 			}
-			mid[p.name] = append(mid[p.name], float64(v[0])/1e3)
-			tail[p.name] = append(tail[p.name], float64(v[1])/1e3)
+			note(p.name, v)
 			cpu[p.name] += float64(p.cpu()-before) / 1e3 / float64(b.rounds*b.each)
 		}
 	}
@@ -91,11 +115,14 @@ func (b *bench) measureFile(t *table, c *container, op, file string, peers []*pe
 		m[name] = median(mid[name])
 		return fmt.Sprintf("%.1f / %.1f", m[name], median(tail[name]))
 	}
-	row := []string{file, cell(native), cell(floor), cell(vprocfs), cell(lxcfs)}
-	row = append(row, fmt.Sprintf("%.2f", m[vprocfs]/m[floor]), "-", fmt.Sprintf("%.2f", (m[vprocfs]-m[floor])/m[native]), fmt.Sprintf("%.1f", cpu[vprocfs]), "-")
+	row := []string{file, cell(native), cell(fromSources), cell(floor), cell(vprocfs), cell(lxcfs)}
+	row = append(row, fmt.Sprintf("%.2f", m[vprocfs]/m[floor]), "-", "-", fmt.Sprintf("%.1f", cpu[vprocfs]), "-")
+	if m[fromSources] > 0 {
+		row[8] = fmt.Sprintf("%.2f", (m[vprocfs]-m[floor])/m[fromSources])
+	}
 	if m[lxcfs] > 0 {
-		row[6] = fmt.Sprintf("%.1f", m[lxcfs]/m[vprocfs])
-		row[9] = fmt.Sprintf("%.1f", cpu[lxcfs])
+		row[7] = fmt.Sprintf("%.1f", m[lxcfs]/m[vprocfs])
+		row[10] = fmt.Sprintf("%.1f", cpu[lxcfs])
 	}
 	t.row(row...)
 	return nil

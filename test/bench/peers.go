@@ -30,6 +30,7 @@ const (
 	native  = "kernel"
 	floor   = "floor"
 	vprocfs = "vprocfs"
+	walking = "vprocfs --init-pid=parents"
 	forking = "vprocfs --init-pid=fork"
 	lxcfs   = "LXCFS"
 )
@@ -66,8 +67,10 @@ func (b *bench) startPeers() error {
 	if err := start(vprocfs, at("vprocfs"), exec.Command(b.binary, "serve", at("vprocfs"))); err != nil {
 		return err
 	}
-	if err := start(forking, at("fork"), exec.Command(b.binary, "serve", "--init-pid=fork", at("fork"))); err != nil {
-		return err
+	for name, method := range map[string]string{walking: "parents", forking: "fork"} {
+		if err := start(name, at(method), exec.Command(b.binary, "serve", "--init-pid="+method, at(method))); err != nil {
+			return err
+		}
 	}
 	bin, err := exec.LookPath("lxcfs")
 	if errors.Is(err, exec.ErrNotFound) {
@@ -124,7 +127,7 @@ func (b *bench) find(name string) *peer {
 // main are the peers that serve files in the ordinary way.
 func (b *bench) main() (peers []*peer) {
 	for _, p := range b.peers {
-		if p.name != forking {
+		if p.name != forking && p.name != walking {
 			peers = append(peers, p)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,8 +45,12 @@ func (t *table) String() string {
 func (b *bench) heading() {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts) // cannot fail
-	fmt.Fprintf(&b.report, "# Benchmarks\n\nMade by `make bench` on %s; do not edit. Times are this machine's, and this minute's: only ratios mean something elsewhere.\n\n",
-		time.Now().UTC().Format("2006-01-02"))
+	command := "make bench"
+	if slices.Equal(b.parts, []string{partScale}) {
+		command = "make bench-scale"
+	}
+	fmt.Fprintf(&b.report, "# Benchmarks\n\nMade by `%s` on %s; do not edit. Times are this machine's, and this minute's: only ratios mean something elsewhere.\n\n",
+		command, time.Now().UTC().Format("2006-01-02"))
 	fmt.Fprintf(&b.report, "- %d CPUs (%s), Linux %s, %s\n", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(uts.Release[:]), runtime.Version())
 	for _, v := range [][]string{{b.binary, "version"}, {"lxcfs", "--version"}} {
 		out, err := exec.Command(v[0], v[1:]...).CombinedOutput()
