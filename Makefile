@@ -17,7 +17,7 @@ VM_ENDS := bullseye-security:v2,trixie-backports:v2
 VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook
 
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
-VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart)/(restart|reload|holder_killed)
+VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
 
 .PHONY: build run test test-survival test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root tools
 

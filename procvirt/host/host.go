@@ -98,6 +98,11 @@ func Open(o *held.Opener, root string) (*Files, error) {
 
 // Read returns the text of f as it is now, in buf's memory where that is large
 // enough. ENOENT is a file that the host does not have.
+//
+// Each request reads afresh. With a thousand containers that read five files every
+// second these reads are 6.6 % of the daemon's CPU time (6.18): that is the most that
+// sharing one among the requests of some milliseconds could save, and its price would
+// be numbers from before the question.
 func (h *Files) Read(f File, buf []byte) ([]byte, error) {
 	switch {
 	case h.files[f] == nil:

@@ -31,10 +31,58 @@ const scaleSlack = 64
 // the kernel bit by bit.
 const scalePatience = 6 * time.Minute
 
+// peersPeriod is how long, in seconds, those read that vprocfs is compared with.
+const peersPeriod = 30
+
+// paced has all containers read the files of a peer for so many seconds, and adds a row
+// to the table. It calls look once a second.
+func (b *bench) paced(t *table, p *peer, cs []*container, seconds int, look func()) error {
+	cpu := p.cpu()
+	before, err := readCPUTimes()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	for _, c := range cs {
+		command := []any{"every", 1000, seconds}
+		for _, f := range b.scaleFiles() {
+			command = append(command, p.path(f))
+		}
+		if err := c.tell(command...); err != nil {
+			return err
+		}
+		time.Sleep(time.Second / time.Duration(b.scale))
+	}
+	for time.Since(start) < time.Duration(seconds-1)*time.Second {
+		time.Sleep(time.Second)
+		look()
+	}
+	var reads, worst int64
+	var tails []float64
+	for _, c := range cs {
+		v, err := c.hear()
+		if err != nil {
+			return err
+		}
+		reads += v[0]
+		worst = max(worst, v[3])
+		tails = append(tails, float64(v[2])/1e6)
+	}
+	took := time.Since(start)
+	after, err := readCPUTimes()
+	if err != nil {
+		return err
+	}
+	idle, stolen := after.shares(before)
+	t.row(p.name, strconv.Itoa(seconds), strconv.FormatInt(reads, 10), fmt.Sprintf("%.2f", median(tails)), fmt.Sprintf("%.1f", float64(worst)/1e6),
+		fmt.Sprintf("%.0f", 100*(p.cpu()-cpu).Seconds()/took.Seconds()), idle, stolen)
+	return nil
+}
+
 // scales lets many containers read five files every second.
 func (b *bench) scales() error {
 	p, fl := b.find(vprocfs), b.find(floor)
-	b.section("Many containers", fmt.Sprintf("%d containers read %s every second for %d s.", b.scale, strings.Join(b.scaleFiles(), ", "), b.period))
+	b.section("Many containers", fmt.Sprintf("%d containers read %s once a second. Milliseconds; the 99th percentile is the median of the containers'. What is stolen the machine's own host has given to others.", b.scale, strings.Join(b.scaleFiles(), ", ")))
 	beforeRSS, beforeFDs := p.status("VmRSS"), p.descriptors()
 	probe, err := b.container("probe", 2)
 	if err != nil {
@@ -110,42 +158,17 @@ func (b *bench) scales() error {
 			return err
 		}
 	}
-	cpu := p.cpu()
-	machine, err := readCPUTimes()
-	if err != nil {
-		return err
-	}
-	for _, c := range cs {
-		command := []any{"every", 1000, b.period}
-		for _, f := range b.scaleFiles() {
-			command = append(command, p.path(f))
+	t := newTable("files of", "seconds", "reads", "99th percentile", "longest", "daemon's CPU, %", "CPUs idle, %", "CPUs stolen, %")
+	for _, q := range b.peers {
+		if q.name == walking || q.name == forking || q == p {
+			continue
 		}
-		if err := c.tell(command...); err != nil {
-			return err
+		if err := b.paced(t, q, cs, min(b.period, peersPeriod), func() {}); err != nil {
+			return fmt.Errorf("%s: %w", q.name, err)
 		}
-		time.Sleep(time.Second / time.Duration(b.scale))
 	}
 	rss, fds := 0, 0
-	start := time.Now()
-	for time.Since(start) < time.Duration(b.period-2)*time.Second {
-		time.Sleep(time.Second)
-		rss, fds = max(rss, p.status("VmRSS")), max(fds, p.descriptors())
-	}
-	var reads, worst int64
-	var tails []float64
-	for _, c := range cs {
-		v, err := c.hear()
-		if err != nil {
-			return err
-		}
-		reads += v[0]
-		worst = max(worst, v[3])
-		tails = append(tails, float64(v[2])/1e3)
-	}
-	cpu = p.cpu() - cpu
-	took := time.Since(start)
-	after, err := readCPUTimes()
-	if err != nil {
+	if err := b.paced(t, p, cs, b.period, func() { rss, fds = max(rss, p.status("VmRSS")), max(fds, p.descriptors()) }); err != nil {
 		return err
 	}
 	stop()
@@ -157,16 +180,14 @@ func (b *bench) scales() error {
 		afterRSS, afterFDs = p.status("VmRSS"), p.descriptors()
 	}
 	back := time.Since(gone)
-	t := newTable("what", "value")
-	t.row("reads", strconv.FormatInt(reads, 10))
-	t.row("longest read, ms", fmt.Sprintf("%.1f", float64(worst)/1e6))
-	t.row("99th percentile, median of the containers', us", fmt.Sprintf("%.0f", median(tails)))
-	t.row("daemon's CPU, % of one", fmt.Sprintf("%.1f", 100*cpu.Seconds()/took.Seconds()))
-	t.row("machine's CPUs, % idle, % stolen by its host", after.shares(machine))
-	t.row("daemon's RSS before, at most, after, KiB", fmt.Sprintf("%d, %d, %d", beforeRSS, rss, afterRSS))
-	t.row("daemon's descriptors before, at most, after", fmt.Sprintf("%d, %d, %d", beforeFDs, fds, afterFDs))
-	t.row("which they were after, s", fmt.Sprintf("%.0f", back.Seconds()))
-	b.report.WriteString(t.String() + "\n" + cost.String())
+	b.report.WriteString(t.String() + "\n")
+	b.report.WriteString("What vprocfs's daemon holds before the containers are there, at most, and some time after they have ended:\n\n")
+	t = newTable("what", "before", "at most", "after")
+	t.row("RSS, KiB", strconv.Itoa(beforeRSS), strconv.Itoa(rss), strconv.Itoa(afterRSS))
+	t.row("descriptors", strconv.Itoa(beforeFDs), strconv.Itoa(fds), strconv.Itoa(afterFDs))
+	t.row("seconds", "", "", fmt.Sprintf("%.0f", back.Seconds()))
+	b.report.WriteString(t.String() + "\nWhat one read costs, all on one CPU, where so many containers are known:\n\n")
+	b.report.WriteString(cost.String())
 	return nil
 }
 
@@ -190,9 +211,9 @@ func readCPUTimes() (t cpuTimes, err error) {
 }
 
 // shares tells what part of the time since was idle, and stolen.
-func (t cpuTimes) shares(since cpuTimes) string {
+func (t cpuTimes) shares(since cpuTimes) (idle, stolen string) {
 	all := float64(max(t.all-since.all, 1))
-	return fmt.Sprintf("%.0f, %.1f", 100*float64(t.idle-since.idle)/all, 100*float64(t.stolen-since.stolen)/all)
+	return fmt.Sprintf("%.0f", 100*float64(t.idle-since.idle)/all), fmt.Sprintf("%.1f", 100*float64(t.stolen-since.stolen)/all)
 }
 
 // against measures two paths in turns: medians, in microseconds.
