@@ -235,3 +235,49 @@ func TestOwnersTakeTurns(t *testing.T) {
 		t.Errorf("left: %d owners, %d turns, %d running", len(l.owners), l.turns.Len(), l.running)
 	}
 }
+
+// A worker that is done can set two requests free, one by its owner's share and one by
+// its key.
+func TestOneThatEndsSetsTwoFree(t *testing.T) {
+	l := newSlow(16, 2)
+	unique := uint64(0)
+	add := func(owner uint64, key NodeID) (request, bool) {
+		unique++
+		r := request{unique: unique, owner: owner, op: opRead, id: key}
+		return r, l.begin(r)
+	}
+	first, _ := add('a', 1)
+	if _, ok := add('a', 2); !ok {
+		t.Fatal("a free worker is not used")
+	}
+	if _, ok := add('a', 3); ok {
+		t.Fatal("a third worker of one owner")
+	}
+	if _, ok := add('b', 1); ok {
+		t.Fatal("two workers for one key")
+	}
+	a, ok := l.next(first)
+	b, ok2 := l.hire()
+	if !ok || !ok2 || a.unique != 3 || b.unique != 4 {
+		t.Errorf("next %v %d, hired %v %d; want 3 and 4", ok, a.unique, ok2, b.unique)
+	}
+	if _, ok := l.hire(); ok || l.running != 3 {
+		t.Errorf("%d workers run, want 3", l.running)
+	}
+}
+
+func TestAnOwnerIsRefusedBeforeItTakesTheRecordsOfOthers(t *testing.T) {
+	l := newSlow(16, 2)
+	for i := range maxOwned {
+		if l.isFull('a') {
+			t.Fatalf("full after %d", i)
+		}
+		l.begin(request{unique: uint64(i), owner: 'a', node: &node{}})
+	}
+	if !l.isFull('a') || l.isFull('b') {
+		t.Errorf("a is full: %v, b: %v", l.isFull('a'), l.isFull('b'))
+	}
+	if alone := newSlow(16, 16); alone.isFull('a') {
+		t.Error("where there are no owners one is full")
+	}
+}

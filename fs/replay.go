@@ -23,12 +23,7 @@ func (s *Server) start() {
 	w.replayed, w.alone = false, false
 	s.slow.recycle(w)
 	for _, l := range []*slow{&s.slow, &s.hostReads} {
-		for r, ok := l.hire(); ok; r, ok = l.hire() {
-			s.active.Go(func() {
-				w := s.slow.worker()
-				defer s.slow.recycle(w)
-				s.work(w, l, r)
-			})
+		for s.hire(l) {
 		}
 	}
 	s.active.Add(1)

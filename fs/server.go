@@ -34,9 +34,9 @@ type ServerOptions struct {
 	// DefaultWorkers.
 	Workers int
 	// Owner tells callers apart that take turns where they make slow requests:
-	// one owner never has more than an eighth of the workers. It is called for
-	// slow requests only, by the goroutine that all requests wait for. nil: all
-	// are one.
+	// one owner never has more than an eighth of the workers, and of the requests
+	// that may wait (the rest is answered EAGAIN). It is called for slow requests
+	// only, by the goroutine that all requests wait for. nil: all are one.
 	Owner func(Caller) uint64
 	// CPUs is what sys/devices/system/cpu shows; nil leaves sys out of the
 	// tree. It stays the caller's, and may be closed when Serve has returned.
@@ -124,7 +124,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 	if o.Owner == nil {
 		s.slow, s.hostReads = newSlow(o.Workers, o.Workers), newSlow(hostReaders, hostReaders)
 	} else {
-		s.slow, s.hostReads = newSlow(o.Workers, shareOf(o.Workers)), newSlow(hostReaders, shareOf(hostReaders))
+		s.slow, s.hostReads = newSlow(o.Workers, shareOf(o.Workers)), newSlow(hostReaders, hostReaders/4)
 	}
 	if s.journal == nil {
 		s.journal = anonymousJournal()

@@ -40,6 +40,10 @@ func (r *request) key() NodeID {
 	return 0
 }
 
+// maxOwned is how many slow requests of one owner may wait; beyond, they are refused
+// (EAGAIN). That takes as many threads of one container.
+const maxOwned = maxRecords / 8
+
 // keepWorkers is how many workers' buffers are kept for the next slow requests.
 const keepWorkers = 4
 
@@ -58,9 +62,10 @@ type slow struct {
 	// pending has each slow request that is not answered yet, by its unique.
 	pending map[uint64]pending
 	// owners are those that have a request here, and turns those of them that
-	// have one in their queue. Where one waits, each thing that it waits for, a
-	// worker, its owner's share or its key, is some worker's, who looks through
-	// the queues when it is done.
+	// have one in their queue. What a request there waits for, a worker, its
+	// owner's share or its key, some worker has. When that one is done two
+	// requests may be free to go, one by the share and one by the key: it takes
+	// one, and hires for the other.
 	owners map[uint64]*owner
 	turns  list.List // of *owner
 	// busy has the keys that are worked on.
@@ -108,6 +113,15 @@ func (l *slow) begin(r request) bool {
 	l.running++
 	l.take(o, r)
 	return true
+}
+
+// isFull tells whether the owner has so many requests here that one more would take
+// the records of others.
+func (l *slow) isFull(id uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.owners[id]
+	return o != nil && l.share < l.limit && o.running+o.queue.Len() >= maxOwned
 }
 
 // hire returns a request of the queue for a worker to be started, as long as there
@@ -255,8 +269,16 @@ func (s *Server) answer(w *worker, r request) (handedOn bool) {
 		return false
 	}
 	r.replayed = w.replayed
+	if s.owner != nil {
+		r.owner = s.owner(r.caller)
+	}
+	l := s.queueFor(&r)
 	noted := false
 	if !w.alone {
+		if !w.recorded && l.isFull(r.owner) {
+			s.reply(w, r.unique, 0, syscall.EAGAIN)
+			return false
+		}
 		r.record, noted = s.note(w)
 	}
 	if !noted {
@@ -266,10 +288,6 @@ func (s *Server) answer(w *worker, r request) (handedOn bool) {
 		s.reply(w, r.unique, n, err)
 		return false
 	}
-	if s.owner != nil {
-		r.owner = s.owner(r.caller)
-	}
-	l := s.queueFor(&r)
 	if !l.begin(r) {
 		return false
 	}
@@ -298,7 +316,7 @@ func (s *Server) note(w *worker) (record int32, ok bool) {
 
 // work answers r, and then what has been queued in l meanwhile.
 func (s *Server) work(w *worker, l *slow, r request) {
-	for more := true; more; r, more = l.next(r) {
+	for more := true; more; {
 		w.replayed = r.replayed
 		n, err := s.doSlowly(w, r)
 		if record, ok := l.claim(r.unique); ok {
@@ -312,8 +330,25 @@ func (s *Server) work(w *worker, l *slow, r request) {
 			// closed the file since.
 			s.triggers.Release(r.fh)
 		}
+		if r, more = l.next(r); more {
+			s.hire(l)
+		}
 	}
 	w.replayed = false
+}
+
+// hire starts a worker if there is something for it to do that waits for nothing. It
+// tells whether there was.
+func (s *Server) hire(l *slow) bool {
+	r, ok := l.hire()
+	if ok {
+		s.active.Go(func() {
+			w := s.slow.worker()
+			defer s.slow.recycle(w)
+			s.work(w, l, r)
+		})
+	}
+	return ok
 }
 
 // doSlowly is do with waiting.

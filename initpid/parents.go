@@ -34,7 +34,8 @@ func (r *Resolver) findParents(q question) (int, Method, error) {
 // nsenter) does not: errNoAncestor.
 //
 // It reads the status file of each, some 20 us where a helper takes milliseconds,
-// and waits for nothing. The name in there, which the process chose, has its line
+// and waits for nobody; but where the process exits just then, its memory may be given
+// back in our name (mmput, fs/proc/array.c). The name in there, which the process chose, has its line
 // breaks escaped (proc_task_name, fs/proc/array.c).
 func (p *procfs) findParents(caller int, ns uint64) (int, error) {
 	buf := make([]byte, statusSize)

@@ -13,8 +13,9 @@ import (
 // procfs is an open /proc. Paths are looked up below the descriptor: shorter
 // walks, and a mount over /proc later on changes nothing.
 //
-// Only PID/ns/pid is ever looked up. That takes no lock of the target's memory,
-// and is a magic link: no path a container has a say in is followed.
+// Only PID/ns/pid is ever looked up, and PID/status where the kernel has no ioctl.
+// Both take no lock of the target's memory, and the former is a magic link: no path a
+// container has a say in is followed.
 type procfs struct {
 	fd  int
 	dev nsdev // the device of nsfs

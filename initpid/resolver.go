@@ -254,8 +254,8 @@ func (r *Resolver) Resolve(pid int) (Init, error) {
 
 // Outermost returns the inode number of the outermost pid namespace below our own
 // that pid is in, and of our own where it is in that one: whatever namespaces a
-// container makes for itself, this one is the same. It takes three system calls and
-// two for each level, and does not block.
+// container makes for itself, this one is the same. It takes three system calls, and
+// three more for each level, and does not block.
 func (r *Resolver) Outermost(pid int) (ns uint64, err error) {
 	fd, ns, err := r.proc.open(pid)
 	if err != nil {

@@ -220,8 +220,8 @@ func cycle(path string, buf []byte) error {
 	}
 }
 
-// latencies reads a file so often, "COUNT PATH", and prints the median and the 99th percentile, in
-// microseconds, as a container's process sees them.
+// latencies reads a file so often, "COUNT PATH", and prints the median, the 99th percentile and the
+// longest, in microseconds, as a container's process sees them.
 func latencies(line string) error {
 	var n int
 	var path string
@@ -239,7 +239,7 @@ func latencies(line string) error {
 		time.Sleep(time.Millisecond)
 	}
 	slices.Sort(times)
-	fmt.Printf("%.1f %.1f\n", times[n/2], times[n*99/100])
+	fmt.Printf("%.1f %.1f %.1f\n", times[n/2], times[n*99/100], times[n-1])
 	return nil
 }
 
@@ -324,6 +324,32 @@ func TestWhatIsClosedIsReleased(t *testing.T) {
 	// What each thread waits for, and the RELEASE of what it had open before.
 	if longest > 2*threads {
 		t.Errorf("%d requests in the queue, of %d threads", longest, threads)
+	}
+}
+
+// TestWhoClosesManyFilesHoldsNobodyUp has containers close 45,000 files at once, each
+// of which is a RELEASE in the queue that another's reads wait in.
+func TestWhoClosesManyFilesHoldsNobodyUp(t *testing.T) {
+	const hoarders, each = 3, 15_000 // RLIMIT_NOFILE may be 20,000
+	dir, _ := serve(t)
+	victim := startCommand(t, []string{"--mount", dir, "--memory", "64M"}, toolCommand(t, "latency")...)
+	victim.answer(t, "100 /proc/uptime", ".")
+	quiet := floats(t, victim.answer(t, "400 /proc/uptime", "."))
+	var all []*container
+	for range hoarders {
+		h := startCommand(t, []string{"--mount", dir, "--memory", "512M"}, toolCommand(t, "hoard")...)
+		if got := h.answer(t, fmt.Sprint(each, " /proc/uptime"), "."); got != fmt.Sprintln(each) {
+			t.Fatalf("%d handles: %s", each, got)
+		}
+		all = append(all, h)
+	}
+	for _, h := range all {
+		fmt.Fprintln(h.in, "0 /proc/uptime") // closes them first
+	}
+	meanwhile := floats(t, victim.answer(t, "400 /proc/uptime", "."))
+	t.Logf("median, 99th percentile and longest, us: %.0f quiet, %.0f while %d files are closed", quiet, meanwhile, hoarders*each)
+	if meanwhile[2] > 100_000+5*quiet[2] {
+		t.Errorf("the longest read took %.0f us", meanwhile[2])
 	}
 }
 

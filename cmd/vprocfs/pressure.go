@@ -42,7 +42,7 @@ func servePressure(src *source, log *slog.Logger, o fs.MountOptions) (*os.File, 
 // there are already; nil for none, which are not kept then.
 func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, kept *keptTriggers, o fs.ServerOptions) {
 	t := &triggers{src: src, log: log, kept: kept}
-	t.table = psi.NewTable(func(waiter uint64) {
+	t.table = psi.NewTable(min(src.files/16, psi.MaxTriggers), func(waiter uint64) {
 		if err := conn.Wake(waiter); err != nil {
 			log.Error("nobody is told of an event", "err", err)
 		}

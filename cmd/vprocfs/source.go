@@ -79,6 +79,7 @@ type source struct {
 	requests sync.Pool   // of *request
 	cpus     *fs.CPUTree // nil where it cannot be had
 	tidy     *tidier
+	files    int // how many this process may have open
 	log      *slog.Logger
 	// off says that everybody gets the host's files.
 	off atomic.Bool
@@ -113,7 +114,7 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &source{log: log, tidy: newTidier()}
+	s := &source{log: log, tidy: newTidier(), files: files}
 	s.requests.New = func() any { return &request{groups: make([]byte, 0, 1024)} }
 	if s.views, err = procvirt.New(procvirt.Config{
 		Root:        "/",

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"vprocfs/procvirt/held"
 )
@@ -17,7 +18,7 @@ import (
 // if another thread has got its number (proc_single_show, fs/proc/base.c). So what
 // never changes in the life of a thread, its pid namespace, can be kept beside it.
 //
-// It is safe for concurrent use. It holds no more files open than it has slots.
+// It is safe for concurrent use. It keeps no more files open than it has slots.
 type Callers struct {
 	opener *held.Opener
 	proc   string
@@ -26,9 +27,9 @@ type Callers struct {
 
 // callerSlot is for the threads whose id has the slot's number as its remainder.
 type callerSlot struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // guards the rest, but for reading ns
 	pid  int
-	ns   uint64
+	ns   atomic.Uint64
 	file *held.File
 	// candidate is a thread that came once. It gets the slot when it comes
 	// again, so that the many that read once, each cat(1), push nobody out.
@@ -61,7 +62,7 @@ func (c *Callers) Read(pid int, buf []byte) (text []byte, ns uint64, ok bool) {
 		s.forget()
 		return buf, 0, false
 	}
-	return text, s.ns, true
+	return text, s.ns.Load(), true
 }
 
 // Learn reads /proc/PID/cgroup of a thread that Read does not know, as
@@ -91,7 +92,8 @@ func (c *Callers) Learn(pid int, ns uint64, still func(pid int) (ns uint64, ok b
 		return text, err
 	}
 	s.forget()
-	s.pid, s.ns, s.file = pid, ns, f
+	s.pid, s.file = pid, f
+	s.ns.Store(ns)
 	return text, nil
 }
 
@@ -99,8 +101,11 @@ func (c *Callers) Learn(pid int, ns uint64, still func(pid int) (ns uint64, ok b
 func (c *Callers) Drop(ns uint64) {
 	for i := range c.slots {
 		s := &c.slots[i]
+		if s.ns.Load() != ns {
+			continue
+		}
 		s.mu.Lock()
-		if s.ns == ns {
+		if s.ns.Load() == ns {
 			s.forget()
 		}
 		s.mu.Unlock()
@@ -119,5 +124,6 @@ func (c *Callers) Close() {
 
 func (s *callerSlot) forget() {
 	s.file.Close()
-	s.pid, s.ns, s.file, s.candidate = 0, 0, nil, 0
+	s.pid, s.file, s.candidate = 0, nil, 0
+	s.ns.Store(0)
 }

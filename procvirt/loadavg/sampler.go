@@ -25,9 +25,10 @@ const (
 	// batch is how much is done at a stretch, with a rest behind each look.
 	batch = 2000
 	rest  = int64(75 * time.Microsecond)
-	// phases are the moments of a period at which samples are made, so that
-	// containers share wake-ups.
-	phases = 20
+	// phases are the moments of a period at which samples are made: so many that
+	// those of a thousand containers are no burst that readers wait for, and so
+	// few that containers share wake-ups.
+	phases = 100
 	// maxHolds is how often in a row the counts of a group that used no CPU time
 	// are taken for unchanged.
 	maxHolds = 11
@@ -125,7 +126,7 @@ func (s *Sampler) Track(g Group, from State) (*Tracked, error) {
 // place returns when a container is due that is tracked from now on: within a
 // period, and not with all others.
 func (s *Sampler) place(now int64) int64 {
-	s.phase = (s.phase + 7) % phases // neighbours in time are far apart
+	s.phase = (s.phase + 37) % phases // neighbours in time are far apart
 	at := now - now%period + s.phase*(period/phases)
 	if at <= now {
 		at += period

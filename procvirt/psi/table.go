@@ -77,6 +77,7 @@ type owner struct {
 // ask that whether it is readable asks the files in it, and with that the event
 // is gone (ep_item_poll, fs/eventpoll.c).
 type Table struct {
+	most int
 	wake func(waiter uint64)
 
 	mu      sync.Mutex // guards the rest, not held during system calls that may wait
@@ -92,10 +93,12 @@ type Table struct {
 	stopped chan struct{}
 }
 
-// NewTable makes an empty table. wake is called when there is an event for a
+// NewTable makes an empty table for at most so many triggers, which should be no more
+// than MaxTriggers. wake is called when there is an event for a
 // waiter; it must not wait.
-func NewTable(wake func(waiter uint64)) *Table {
+func NewTable(most int, wake func(waiter uint64)) *Table {
 	return &Table{
+		most:    most,
 		wake:    wake,
 		entries: map[uint64]*entry{},
 		owners:  map[string]*owner{},
@@ -213,8 +216,8 @@ func (t *Table) room(e *entry) (*owner, error) {
 			return o, fmt.Errorf("%d triggers of %s: %w", MaxPerOwner, name, unix.EBUSY)
 		}
 	}
-	if t.open >= MaxTriggers {
-		return nil, fmt.Errorf("%d triggers in all: %w", MaxTriggers, unix.ENOSPC)
+	if t.open >= t.most {
+		return nil, fmt.Errorf("%d triggers in all: %w", t.most, unix.ENOSPC)
 	}
 	return nil, nil
 }

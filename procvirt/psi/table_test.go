@@ -93,7 +93,7 @@ func table(t *testing.T) (*Table, chan uint64) {
 	t.Helper()
 	before := fds(t)
 	woken := make(chan uint64, 100)
-	tab := NewTable(func(waiter uint64) { woken <- waiter })
+	tab := NewTable(MaxTriggers, func(waiter uint64) { woken <- waiter })
 	t.Cleanup(func() {
 		tab.Close()
 		if after := fds(t); after != before {
