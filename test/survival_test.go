@@ -244,6 +244,45 @@ func holdingsOf(t *testing.T, pid int) holdings {
 	return holdings{len(fds), int(statusNumber(t, status, "Threads")), int(statusNumber(t, status, "VmRSS"))}
 }
 
+// survivorIn starts a container with the files of the mount, whose readers check all
+// they read, and returns a function that tells how many files they have read.
+func survivorIn(t *testing.T, mount string) (c *container, progress func(*testing.T) int) {
+	t.Helper()
+	const memory = 64
+	flags := []string{"--mount", mount, "--memory", fmt.Sprint(memory, "M"), "--cpus", "0.5", "--cpuset", "0"}
+	c = startCommand(t, flags, toolCommand(t, "survive", strconv.Itoa(memory<<10))...)
+	return c, func(t *testing.T) int {
+		t.Helper()
+		fmt.Fprint(c.in, "\n")
+		line, err := c.out.ReadString('\n')
+		n, convErr := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil || convErr != nil {
+			t.Fatalf("the readers have ended: %v %q", err, line)
+		}
+		return n
+	}
+}
+
+// wantReads waits until some files more are read to their ends, which takes seconds in
+// a guest.
+func wantReads(t *testing.T, progress func(*testing.T) int) {
+	t.Helper()
+	before := progress(t)
+	waitFor(t, "the files to be read", func() bool { return progress(t) > before+8 })
+}
+
+// endSurvivor ends the readers, and logs how long they had to wait.
+func endSurvivor(t *testing.T, c *container) {
+	t.Helper()
+	c.in.Close()
+	out, err := c.out.ReadString('\n')
+	var n, longest int
+	if _, scanErr := fmt.Sscan(out, &n, &longest); err != nil || scanErr != nil {
+		t.Fatalf("the readers: %v %v %q", err, scanErr, out)
+	}
+	t.Logf("%d files read whole, the longest system call took %v", n, time.Duration(longest)*time.Microsecond)
+}
+
 // TestNobodyNoticesThatWorkersDie is the proof of survival: readers in containers
 // read every file and check each, while the worker is killed at random moments and
 // the binary is upgraded; others of their kind are killed, containers stopped, or
