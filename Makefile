@@ -10,7 +10,7 @@ FUZZTIME    ?= 20s
 export CGO_ENABLED := 0
 
 # What depends on the kernel and the cgroup layout most; the same, but long here; survival and healing.
-VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile
+VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile|Frozen
 VM_LONG := NoCounter|Readers|Languages
 # The oldest kernel and the newest.
 VM_ENDS := bullseye-security:v2,trixie-backports:v2

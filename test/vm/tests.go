@@ -33,8 +33,8 @@ const systemdTag = "systemd"
 func testPackages() []testPackage {
 	return []testPackage{
 		{dir: "initpid", skip: []string{
-			"TestHitDoesNotAllocate",                   // allocations are Go's
-			"TestColdIoctlIsThirtyTimesFasterThanFork", // a ratio of times
+			"TestHitDoesNotAllocate",                                                           // allocations are Go's
+			"TestColdIoctlIsThirtyTimesFasterThanFork", "TestParentsAreTenTimesFasterThanFork", // ratios of times
 		}},
 		{dir: "fs", skip: []string{
 			// Allocations are Go's, and the loops that show them take minutes here.
@@ -52,6 +52,7 @@ func testPackages() []testPackage {
 			"TestAWarmCatCostsTheDaemonFewSystemCalls", // with the guest's clock, hpet, each look at the time is one more
 			"TestAnIdleDaemonSleepsAndIsSmall",         // sleep and size are Go's; it watches for minutes
 			"TestNoContainerStarvesAnother",            // a ratio of times
+			"TestWhoClosesManyFilesHoldsNobodyUp",      // a time
 			// How much memory and patience a crowd costs is Go's, and takes minutes here.
 			"TestTenThousandOpenHandlesAreCheap", "TestAThousandThreadsMayReadByteByByte",
 		}},
