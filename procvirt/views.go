@@ -54,8 +54,9 @@ type Config struct {
 // they end; this is for those whose end was missed.
 const maxSpaces = 16384
 
-// maxThreads bounds the threads that are remembered, each with a file.
-const maxThreads = 4096
+// maxThreads bounds the threads that are remembered, each with a file; also of those
+// that have ended, until their container has, or another takes the place.
+const maxThreads = 1024
 
 // Views makes the files of all containers. It is safe for concurrent use.
 type Views struct {
