@@ -70,7 +70,7 @@ const (
 	// of 1,000 containers on a busy machine), and their handles ours. With 1024
 	// the RELEASEs of 3,000 threads keep up with their other requests. And where
 	// 45,000 files are closed at once the longest read of another took 31 to
-	// 38 ms, three requests; with 65,535 it took 137 and 180 ms.
+	// 48 ms, three requests; with 65,535 it took 137 and 180 ms.
 	// A daemon without CAP_SYS_ADMIN gets max_user_bgreq at most (fuse module
 	// parameter; by the memory of the host, 8,000 with 24 GiB).
 	maxBackground = 1024
