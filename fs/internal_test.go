@@ -3,7 +3,9 @@ package fs
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -279,5 +281,55 @@ func TestAnOwnerIsRefusedBeforeItTakesTheRecordsOfOthers(t *testing.T) {
 	}
 	if alone := newSlow(16, 16); alone.isFull('a') {
 		t.Error("where there are no owners one is full")
+	}
+}
+
+// meeting is a Source whose calls after the first return when two of them run.
+type meeting struct {
+	calls atomic.Int32
+	met   chan struct{}
+	alone atomic.Bool
+}
+
+func (m *meeting) Append(dst []byte, _ NodeID, _ Caller, _ bool) ([]byte, error) {
+	switch m.calls.Add(1) {
+	case 1:
+	case 3:
+		close(m.met)
+	default:
+		select {
+		case <-m.met:
+		case <-time.After(10 * time.Second):
+			m.alone.Store(true)
+		}
+	}
+	return dst, nil
+}
+
+// What a worker has set free is worked on beside what it takes itself.
+func TestAWorkerThatIsDoneHires(t *testing.T) {
+	m := &meeting{met: make(chan struct{})}
+	s, w := deadServer(devNull(t), m)
+	request := func(unique uint64, replayed bool) request {
+		record, ok := s.journal.note(wire(fuse.ReadIn{InHeader: header(opRead, NodeUptime)}, ""))
+		if !ok {
+			t.Fatal("no record")
+		}
+		return request{unique: unique, op: opRead, id: NodeUptime, node: &node{}, size: 100, record: record, replayed: replayed}
+	}
+	first := request(1, false)
+	if !s.slow.begin(first) {
+		t.Fatal("a free worker is not used")
+	}
+	for unique := range uint64(2) {
+		if s.slow.begin(request(unique+2, true)) { // is queued, whatever is free
+			t.Fatal("not queued")
+		}
+	}
+	w.in = wire(fuse.ReadIn{InHeader: header(opRead, NodeUptime)}, "")
+	s.work(w, &s.slow, first)
+	s.active.Wait()
+	if m.alone.Load() || m.calls.Load() != 3 {
+		t.Errorf("%d calls, one at a time: %v", m.calls.Load(), m.alone.Load())
 	}
 }
