@@ -33,10 +33,10 @@ func (r *Resolver) findParents(q question) (int, Method, error) {
 // to it when its own parent died. One that has come from outside (docker exec,
 // nsenter) does not: errNoAncestor.
 //
-// It reads the status file of each, some 20 us where a helper takes milliseconds,
-// and waits for nobody; but where the process exits just then, its memory may be given
-// back in our name (mmput, fs/proc/array.c). The name in there, which the process chose, has its line
-// breaks escaped (proc_task_name, fs/proc/array.c).
+// It reads the status file of each, where a helper takes milliseconds, and waits for
+// nobody; but where the process exits just then, its memory may be given back in our
+// name (mmput, fs/proc/array.c). The name in there, which the process chose, has its
+// line breaks escaped (proc_task_name, fs/proc/array.c).
 func (p *procfs) findParents(caller int, ns uint64) (int, error) {
 	buf := make([]byte, statusSize)
 	level := 0
@@ -84,15 +84,16 @@ type status struct {
 	level, inner int
 }
 
+// status reads it. Its errors are for nobody: where it fails a helper is asked.
 func (p *procfs) status(pid int, buf []byte) (status, error) {
 	fd, err := unix.Openat(p.fd, strconv.Itoa(pid)+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return status{}, p.callerError("open the status of", pid, err)
+		return status{}, err
 	}
 	defer unix.Close(fd)
 	n, err := unix.Read(fd, buf)
 	if err != nil {
-		return status{}, p.callerError("read the status of", pid, err)
+		return status{}, err
 	}
 	st, ok := parseStatus(buf[:n])
 	if !ok {

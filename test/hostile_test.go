@@ -253,6 +253,17 @@ func latencies(line string) error {
 	return nil
 }
 
+// mountOf mounts a file system of a type that needs no device, until the test ends.
+func mountOf(t *testing.T, fstype string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("none", dir, fstype, 0, ""); err != nil {
+		t.Fatalf("mount %s: %v", fstype, err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
 // TestNoContainerStarvesAnother has 64 threads of one container read without a
 // pause, with as much CPU as it may have, while another reads now and then.
 //
@@ -262,14 +273,7 @@ func latencies(line string) error {
 // limits, and what the daemon adds to that is judged.
 func TestNoContainerStarvesAnother(t *testing.T) {
 	dir, _ := serve(t)
-	native := filepath.Join(t.TempDir(), "proc")
-	if err := os.Mkdir(native, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("proc", native, "proc", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(native, unix.MNT_DETACH) })
+	native := mountOf(t, "proc")
 	hammer := startCommand(t, []string{"--mount", dir, "--memory", "512M", "--cpus", "1"}, toolCommand(t, "hammer")...)
 	victim := startCommand(t, []string{"--mount", dir, "--memory", "64M"}, toolCommand(t, "latency")...)
 	measure := func(what string) (p99 float64) {
@@ -308,14 +312,7 @@ func TestWhatIsClosedIsReleased(t *testing.T) {
 	if err := unix.Stat(dir, &st); err != nil {
 		t.Fatal(err)
 	}
-	control := filepath.Join(t.TempDir(), "control")
-	if err := os.Mkdir(control, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("none", control, "fusectl", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(control, unix.MNT_DETACH) })
+	control := mountOf(t, "fusectl")
 	queue := filepath.Join(control, fmt.Sprint(unix.Minor(st.Dev)), "waiting")
 	hammer := startCommand(t, []string{"--mount", dir, "--memory", "512M"}, toolCommand(t, "hammer")...)
 	before, _, _ := daemonSize(t, pid)
@@ -371,74 +368,6 @@ func TestWhoClosesManyFilesHoldsNobodyUp(t *testing.T) {
 			t.Fatalf("the longest read took %.0f us", meanwhile[2])
 		}
 	}
-}
-
-// freezer is a cgroup that can be frozen: on v1 one of the test's own, on v2 that of
-// the container.
-type freezer struct{ dir, file, frozen, thawed string }
-
-func newFreezer(t *testing.T) *freezer {
-	t.Helper()
-	dir, v2 := cgroupDir(t, os.Getpid(), "freezer")
-	if v2 {
-		return &freezer{file: "cgroup.freeze", frozen: "1", thawed: "0"}
-	}
-	dir = filepath.Join(dir, fmt.Sprintf("vprocfs-test-frozen-%d", os.Getpid()))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { removeGroup(t, dir) })
-	return &freezer{dir, "freezer.state", "FROZEN", "THAWED"}
-}
-
-// adopt takes a container, its init and one command.
-func (f *freezer) adopt(t *testing.T, c *container) {
-	t.Helper()
-	if f.dir == "" {
-		f.dir, _ = c.ownCgroup(t, "memory")
-	} else {
-		for _, pid := range append(children(c.init), c.init) {
-			write(t, filepath.Join(f.dir, "cgroup.procs"), strconv.Itoa(pid))
-		}
-	}
-	t.Cleanup(func() {
-		if t.Failed() { // else it is, and may have ended
-			f.set(t, f.thawed)
-		}
-	})
-}
-
-func (f *freezer) set(t *testing.T, state string) {
-	t.Helper()
-	write(t, filepath.Join(f.dir, f.file), state)
-	waitFor(t, "state "+state, func() bool {
-		if f.file == "cgroup.freeze" {
-			return strings.Contains(readFile(t, filepath.Join(f.dir, "cgroup.events")), "frozen "+state)
-		}
-		return readFile(t, filepath.Join(f.dir, f.file)) == state+"\n"
-	})
-}
-
-// TestNobodyWaitsForAFrozenContainer freezes one whose threads are in the middle of
-// reads: others read on, a new one reads for the first time, and the frozen one goes
-// on where it was.
-func TestNobodyWaitsForAFrozenContainer(t *testing.T) {
-	dir, _ := serve(t)
-	f := newFreezer(t)
-	cold, progressOfCold := survivorIn(t, dir)
-	other, progress := survivorIn(t, dir)
-	f.adopt(t, cold)
-	for range 5 {
-		wantReads(t, progressOfCold)
-		f.set(t, f.frozen)
-		wantReads(t, progress)
-		if out := inContainer(t, []string{"--mount", dir, "--memory", "64M"}, "cat", "/proc/meminfo"); memTotal(t, out) != 64 {
-			t.Errorf("a new container sees %s", out)
-		}
-		f.set(t, f.thawed)
-	}
-	endSurvivor(t, cold)
-	endSurvivor(t, other)
 }
 
 // hammerer lets threads read a file without a pause.

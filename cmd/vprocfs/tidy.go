@@ -21,11 +21,10 @@ type tidier struct {
 	mu    sync.Mutex
 	ended int
 	set   bool
-	free  func() // debug.FreeOSMemory but in tests: some 10 ms of one CPU
-	after time.Duration
+	free  func() // debug.FreeOSMemory but in tests
 }
 
-func newTidier() *tidier { return &tidier{free: debug.FreeOSMemory, after: tidyAfter} }
+func newTidier() *tidier { return &tidier{free: debug.FreeOSMemory} }
 
 // gone says that one container more has ended.
 func (t *tidier) gone() {
@@ -33,7 +32,7 @@ func (t *tidier) gone() {
 	defer t.mu.Unlock()
 	if t.ended++; t.ended >= tidyCount && !t.set {
 		t.set = true
-		time.AfterFunc(t.after, t.tidy)
+		time.AfterFunc(tidyAfter, t.tidy)
 	}
 }
 

@@ -94,8 +94,8 @@ type Table struct {
 }
 
 // NewTable makes an empty table for at most so many triggers, which should be no more
-// than MaxTriggers. wake is called when there is an event for a
-// waiter; it must not wait.
+// than MaxTriggers. wake is called when there is an event for a waiter; it must not
+// wait.
 func NewTable(most int, wake func(waiter uint64)) *Table {
 	return &Table{
 		most:    most,
