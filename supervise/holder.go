@@ -147,7 +147,7 @@ func (h *Holder) Run(adopted *Adopted) error {
 	for {
 		select {
 		case <-h.restart.C:
-			if h.worker == nil && h.next == nil {
+			if h.worker == nil {
 				h.start()
 			}
 		case <-h.outage.C:
@@ -295,7 +295,7 @@ func (h *Holder) said(p *process, m message) {
 			// One that is new is as good as an answer. The time it took to find out that the
 			// last one hung is systemd's too.
 			h.tell(fmt.Sprintf("WATCHDOG=1\nSTATUS=serving, worker %d", p.pid))
-			if !h.probed || h.upgrade != nil {
+			if !h.probed || h.upgrading() {
 				h.probe(p)
 			}
 			h.takeUpgrade()
@@ -347,7 +347,7 @@ func (h *Holder) ended(e event) (done bool, err error) {
 	case !h.probed && p.serving.IsZero() && e.how.status > 0 && p.killed == "":
 		return true, &ExitError{e.how.status}
 	}
-	if h.upgrade != nil {
+	if h.upgrading() {
 		h.endUpgrade(fmt.Errorf("the new worker ended: %s", reason(p, e.how)))
 	}
 	h.crashed = e.how.crashed || p.killed != ""
@@ -392,7 +392,7 @@ func (h *Holder) askWorker() {
 // probe tries what p serves.
 func (h *Holder) probe(p *process) {
 	timeout := probeTimeout
-	if h.upgrade != nil {
+	if h.upgrading() {
 		timeout = upgradeTimeout
 	}
 	go func() {
@@ -406,7 +406,7 @@ func (h *Holder) probeEnded(e event) (done bool, err error) {
 	if e.from != h.worker {
 		return false, nil // another one is or will be probed
 	}
-	if h.upgrade != nil {
+	if h.upgrading() {
 		h.upgradeProbed(e.err)
 		return false, nil
 	}

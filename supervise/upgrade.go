@@ -55,6 +55,10 @@ func (h *Holder) takeUpgrade() {
 	}
 }
 
+// upgrading tells whether the worker is the new program's. Before, a worker that dies
+// is replaced as ever, by one of the program so far, and the candidate goes on.
+func (h *Holder) upgrading() bool { return h.upgrade != nil && !h.upgrade.promoted.IsZero() }
+
 // replaceWorker ends the worker; the candidate is ready.
 func (h *Holder) replaceWorker() {
 	if h.worker == nil {

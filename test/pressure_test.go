@@ -190,7 +190,14 @@ func (w watcher) expect(t *testing.T, want string) {
 // ends.
 func workIn(t *testing.T, dir, command string) {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", `echo $$ > "$0/cgroup.procs" && `+command, dir)
+	inBackground(t, `echo $$ > "$0/cgroup.procs" && `+command, dir)
+}
+
+// inBackground starts a shell command on the host, of which arg is $0, until the test
+// ends.
+func inBackground(t *testing.T, command, arg string) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", command, arg)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

@@ -309,7 +309,12 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 			write(t, swap, "0") // which would take long to fill
 		}
 	}
-	workIn(t, group.dirs["memory"], "echo 1000 > /proc/self/oom_score_adj; while :; do tail /dev/zero; sleep 0.3; done")
+	// The kernel may kill more than the greatest, for what that had is not given back at
+	// once: beside it are others that are killed before the daemon, and who starts them
+	// all is not in the group.
+	inBackground(t, `while :; do for command in "sleep 1" "sleep 1" "sleep 1" "sleep 1" "sleep 1" "sleep 1" "tail /dev/zero"; do `+
+		`sh -c 'echo $$ > "$0/cgroup.procs"; echo 1000 > /proc/self/oom_score_adj; exec $1' "$0" "$command" & done; `+
+		`wait $!; sleep 0.3; done`, group.dirs["memory"])
 	for _, pid := range []int{d.cmd.Process.Pid, d.worker(t)} {
 		write(t, filepath.Join(group.dirs["memory"], "cgroup.procs"), strconv.Itoa(pid))
 	}
@@ -357,7 +362,7 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	}
 	var first, last holdings
 	var holderFirst, holderLast holdings
-	replaced := 0
+	replaced, failedUpgrades := 0, 0
 	for i := range kills + upgrades {
 		before := progress()
 		waitFor(t, "something to be read", func() bool { return progress() > before })
@@ -365,7 +370,14 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 		worker := d.worker(t)
 		if kills > 0 && i%((kills+upgrades)/max(upgrades, 1)) == 0 && replaced < upgrades {
 			replaced++
-			if _, stderr, status := vprocfs(t, "upgrade", dir); status != 0 {
+			_, stderr, status := vprocfs(t, "upgrade", dir)
+			// The new worker may be the one that the kernel kills for want of memory.
+			for try := 0; status == 1 && strings.Contains(stderr, "signal: killed") && try < 3; try++ {
+				t.Logf("%supgrading again", stderr)
+				failedUpgrades++
+				_, stderr, status = vprocfs(t, "upgrade", dir)
+			}
+			if status != 0 {
 				t.Fatalf("upgrade: exit status %d: %s", status, stderr)
 			}
 		} else if err := unix.Kill(worker, unix.SIGKILL); err != nil {
@@ -414,7 +426,8 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	d.cmd.Process.Signal(unix.SIGTERM)
 	select {
 	case text := <-log:
-		if strings.Contains(text, "panic") || strings.Contains(text, "level=ERROR") {
+		errors := strings.Count(text, "level=ERROR") - failedUpgrades
+		if strings.Contains(text, "panic") || errors != 0 {
 			t.Errorf("log:\n%s", text)
 		}
 	case <-time.After(patience):

@@ -319,6 +319,65 @@ func TestABinaryThatIsNoGoodLeavesTheOldOneInCharge(t *testing.T) {
 	d.stop(t)
 }
 
+// TestAWorkerMayDieWhileItsSuccessorGetsReady kills workers in the middle of an upgrade
+// whose new worker takes its time: others of the former program come at once, and the
+// upgrade ends as it would have.
+func TestAWorkerMayDieWhileItsSuccessorGetsReady(t *testing.T) {
+	for _, c := range []struct {
+		name, then string
+		status     int
+		log        string
+	}{
+		{"good", `exec %s "$@"`, 0, "msg=upgraded"},
+		{"no good", "exit 3; %s", 1, "exit status 3"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path, dir := program(t), t.TempDir()
+			d := startProgram(t, path, dir)
+			former := d.worker(t)
+			replaceFile(t, path+".good", readFile(t, path))
+			replaceFile(t, path, "#!/bin/sh\ncase $VPROCFS_WORKER in *'\"candidate\":true'*) "+
+				"until [ -e "+path+".then ]; do sleep 0.02; done; esac\n. "+path+".then\n")
+			ended := make(chan int)
+			go func() {
+				_, _, status := vprocfs(t, "upgrade", dir)
+				ended <- status
+			}()
+			d.until(t, "msg=upgrading")
+			worker := func() (pid int) {
+				waitFor(t, "a worker beside the candidate", func() bool {
+					for _, pid = range children(d.cmd.Process.Pid) {
+						// The candidate's is the shell.
+						exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+						if strings.HasPrefix(exe, path) && pid != former {
+							return true
+						}
+					}
+					return false
+				})
+				return pid
+			}
+			for range 3 {
+				unix.Kill(former, unix.SIGKILL)
+				checkUptime(t, dir)
+				former = worker()
+			}
+			replaceFile(t, path+".then", fmt.Sprintf(c.then, path+".good"))
+			if status := <-ended; status != c.status {
+				t.Errorf("exit status %d, want %d", status, c.status)
+			}
+			d.until(t, c.log)
+			checkUptime(t, dir)
+			if now := d.worker(t); (now == former) != (c.status != 0) {
+				t.Errorf("the worker was %d and is %d", former, now)
+			}
+			unix.Kill(d.worker(t), unix.SIGKILL)
+			checkUptime(t, dir)
+			d.stop(t)
+		})
+	}
+}
+
 // TestAWorkerThatAnswersNothingIsTakenBack upgrades to one that starts, says that it
 // serves, and does not.
 func TestAWorkerThatAnswersNothingIsTakenBack(t *testing.T) {

@@ -64,10 +64,10 @@ func TestZswapIsTheGroups(t *testing.T) {
 	var m map[string]uint64
 	var compressed, stored uint64
 	waitFor(t, "zswap to hold still", func() bool {
-		before, _ := counted()
+		beforeCompressed, beforeStored := counted()
 		m = read(c)
 		compressed, stored = counted()
-		return before == compressed
+		return beforeCompressed == compressed && beforeStored == stored
 	})
 	if m["Zswap"] != compressed || m["Zswapped"] != stored {
 		t.Errorf("Zswap %d kB, Zswapped %d kB, the group has %d and %d kB", m["Zswap"], m["Zswapped"], compressed, stored)
