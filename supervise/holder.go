@@ -116,6 +116,8 @@ type exit struct {
 // process is a worker.
 type process struct {
 	pid     int
+	handle  *os.Process
+	toggled bool // what it was told of Holder.toggled
 	control *control
 	ready   bool // a candidate that waits for its turn
 	serving time.Time
@@ -210,7 +212,20 @@ func (h *Holder) start() {
 		return
 	}
 	h.worker = p
-	_ = p.control.send(msgGo, "") // gone: an event will tell
+	h.begin(p)
+}
+
+// begin has p work. A candidate hears what has changed since it was started.
+func (h *Holder) begin(p *process) {
+	rest := ""
+	if h.crashed {
+		rest = crashed
+	}
+	_ = p.control.send(msgGo, rest) // gone: an event will tell
+	if p.toggled != h.toggled {
+		p.toggled = h.toggled
+		_ = p.control.send(msgToggle, "")
+	}
 }
 
 // later has start called after the back-off.
@@ -239,7 +254,7 @@ func (h *Holder) spawn(path string, candidate bool) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), ours.conn.Close())
 	}
-	p := &process{pid: cmd.Process.Pid, control: ours}
+	p := &process{pid: cmd.Process.Pid, handle: cmd.Process, control: ours, toggled: h.toggled}
 	h.watch(p, func() exit { return exitOf(cmd.Wait(), cmd.ProcessState) })
 	return p, nil
 }
@@ -314,6 +329,9 @@ func (h *Holder) said(p *process, m message) {
 			}
 			h.files[m.rest] = m.file
 			h.store(m.rest, m.file)
+			if h.next != nil {
+				_ = h.next.control.sendFile(msgKeep, m.rest, int(m.file.Fd())) // gone: an event will tell
+			}
 		}
 	case msgOver:
 		if p == h.worker {
@@ -338,6 +356,9 @@ func (h *Holder) ended(e event) (done bool, err error) {
 		return false, nil
 	}
 	h.worker = nil
+	h.asked = time.Time{} // nobody answers that any more
+	h.pong.Stop()
+	h.crashed = e.how.crashed || p.killed != "" && p.killed != replaced
 	switch {
 	case h.over:
 		return true, h.overErr
@@ -350,7 +371,6 @@ func (h *Holder) ended(e event) (done bool, err error) {
 	if h.upgrading() {
 		h.endUpgrade(fmt.Errorf("the new worker ended: %s", reason(p, e.how)))
 	}
-	h.crashed = e.how.crashed || p.killed != ""
 	if !p.serving.IsZero() && time.Since(p.serving) >= goodAfter {
 		h.backoff = 0
 	}
@@ -373,7 +393,7 @@ func reason(p *process, how exit) string {
 // kill ends a worker that must not go on.
 func (h *Holder) kill(p *process, why string) {
 	p.killed = why
-	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
+	if err := p.handle.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		h.cfg.Log.Error("worker not killed", "pid", p.pid, "err", err)
 	}
 }
@@ -490,7 +510,8 @@ func (h *Holder) drop(name string) {
 
 // adopt takes over a worker that is at work.
 func (h *Holder) adopt(a *Adopted) {
-	p := &process{pid: a.worker, control: a.control, serving: time.Now()}
+	handle, _ := os.FindProcess(a.worker) // on Unix it always succeeds
+	p := &process{pid: a.worker, handle: handle, control: a.control, serving: time.Now(), toggled: a.toggled}
 	h.toggled = a.toggled
 	h.worker = p
 	h.down = time.Time{}

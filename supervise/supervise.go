@@ -32,7 +32,7 @@ const formatVersion = 1
 // Messages. A message is a word, and what follows it after a blank. The holder
 // sends:
 const (
-	msgGo   = "go"   // work; nobody else does
+	msgGo   = "go"   // work; nobody else does; crashed follows where the worker before has
 	msgStop = "stop" // end
 	msgPing = "ping"
 	// msgToggle switches something that is the worker's own business.
@@ -44,9 +44,14 @@ const (
 	msgReady   = "ready"   // it could work; it waits for msgGo
 	msgServing = "serving" // it works
 	msgPong    = "pong"
-	msgKeep    = "keep" // with a descriptor: keep it under the name that follows
-	msgOver    = "over" // there is nothing left to do; what follows is an error
+	// msgKeep comes with a descriptor: keep it under the name that follows. The holder
+	// hands it on to a candidate.
+	msgKeep = "keep"
+	msgOver = "over" // there is nothing left to do; what follows is an error
 )
+
+// crashed is what follows msgGo.
+const crashed = "crashed"
 
 // maxMessage bounds a message, in bytes.
 const maxMessage = 4096

@@ -55,6 +55,9 @@ func (h *Holder) takeUpgrade() {
 	}
 }
 
+// replaced is why a worker was killed for a candidate.
+const replaced = "replaced"
+
 // upgrading tells whether the worker is the new program's. Before, a worker that dies
 // is replaced as ever, by one of the program so far, and the candidate goes on.
 func (h *Holder) upgrading() bool { return h.upgrade != nil && !h.upgrade.promoted.IsZero() }
@@ -65,17 +68,16 @@ func (h *Holder) replaceWorker() {
 		h.promote()
 		return
 	}
-	h.kill(h.worker, "replaced")
+	h.kill(h.worker, replaced)
 }
 
 // promote has the candidate begin: its predecessor is dead.
 func (h *Holder) promote() {
 	h.worker, h.next = h.next, nil
-	h.crashed = false
 	h.upgrade.promoted = time.Now()
 	h.down = h.upgrade.promoted
 	h.outage.Reset(h.cfg.MaxOutage)
-	_ = h.worker.control.send(msgGo, "") // gone: an event will tell
+	h.begin(h.worker)
 }
 
 // upgradeProbed ends an upgrade whose worker serves, or does not.

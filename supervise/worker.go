@@ -16,14 +16,16 @@ import (
 
 // Worker is the worker's side. Its methods are safe for concurrent use.
 type Worker struct {
-	// Files are the descriptors by their names.
+	// Files are the descriptors by their names. Ready may change those of a candidate.
 	Files map[string]int
-	// Crashed says that the worker before this one ended of itself, or hung.
+	// Crashed says that the worker before this one ended of itself, or hung. It is so
+	// after Ready.
 	Crashed bool
 	// Candidate says that this worker is to replace another one that works: it
 	// should find out whether it can before it says Ready.
 	Candidate bool
-	// Toggled says that Toggle was asked for an odd number of times.
+	// Toggled says that Toggle was asked for an odd number of times. What comes later
+	// is asked of Orders.
 	Toggled bool
 
 	control  atomic.Pointer[control]
@@ -95,14 +97,36 @@ func (w *Worker) ready() error {
 	if err := c.send(msgReady, ""); err != nil {
 		return fmt.Errorf("%w: %w", errHolderGone, err)
 	}
-	switch m, err := c.receive(); {
-	case err != nil:
-		return fmt.Errorf("%w: %w", errHolderGone, err)
-	case m.word == msgStop:
-		return errors.New("told to end before it began")
-	case m.word != msgGo:
-		return fmt.Errorf("the holder says %q instead of %q", m.word, msgGo)
+	for {
+		switch m, err := c.receive(); {
+		case err != nil:
+			return fmt.Errorf("%w: %w", errHolderGone, err)
+		case m.word == msgKeep && m.file != nil:
+			if err := w.replaceFile(m.rest, m.file); err != nil {
+				return err
+			}
+		case m.word == msgStop:
+			return errors.New("told to end before it began")
+		case m.word != msgGo:
+			return fmt.Errorf("the holder says %q instead of %q", m.word, msgGo)
+		default:
+			w.Crashed = w.Crashed || m.rest == crashed
+			return nil
+		}
 	}
+}
+
+// replaceFile takes f over, which a worker has had kept since this candidate began.
+func (w *Worker) replaceFile(name string, f *os.File) error {
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("dup of %s: %w", name, err)
+	}
+	if old, ok := w.Files[name]; ok {
+		_ = unix.Close(old)
+	}
+	w.Files[name] = fd
 	return nil
 }
 
@@ -148,6 +172,7 @@ func (w *Worker) follow(o Orders) {
 				_ = c.send(msgPong, "")
 			}
 		case msgToggle:
+			w.Toggled = !w.Toggled
 			o.Toggle()
 		}
 	}
@@ -177,7 +202,7 @@ func (w *Worker) newHolder() (pid int, err error) {
 		return 0, err
 	}
 	defer theirs.Close()
-	s := holderState{Version: formatVersion, Files: make(map[string]int), Worker: os.Getpid(), Control: 3}
+	s := holderState{Version: formatVersion, Files: make(map[string]int), Worker: os.Getpid(), Control: 3, Toggled: w.Toggled}
 	files := []*os.File{theirs}
 	for name, fd := range w.Files {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)

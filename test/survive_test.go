@@ -95,6 +95,8 @@ func TestAHolderThatIsKilledIsReplaced(t *testing.T) {
 	d := startDaemon(t, dir, nil, "serve", dir)
 	d.line(t)
 	worker := d.worker(t)
+	d.cmd.Process.Signal(unix.SIGUSR2)
+	d.until(t, "virtualisation switched", "on=false")
 	d.cmd.Process.Kill()
 	line := d.until(t, "msg=serving")
 	if got := workerOf(t, line); got != worker {
@@ -105,6 +107,8 @@ func TestAHolderThatIsKilledIsReplaced(t *testing.T) {
 	unix.Kill(worker, unix.SIGKILL)
 	d.until(t, "the worker has ended")
 	checkUptime(t, dir)
+	unix.Kill(holderIn(t, line), unix.SIGUSR2) // all of them have heard of the first one
+	d.until(t, "virtualisation switched", "on=true")
 	endHolder(t, d, dir, line)
 }
 
@@ -139,14 +143,19 @@ func TestAWorkerBeginsWithoutItsHolder(t *testing.T) {
 	endHolder(t, d, dir, line)
 }
 
+// holderIn is the holder that line of the log is of.
+func holderIn(t *testing.T, line string) (pid int) {
+	t.Helper()
+	if _, err := fmt.Sscanf(line[strings.Index(line, " pid="):], " pid=%d", &pid); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
 // endHolder ends the holder that line of the log is of, which is no child of ours.
 func endHolder(t *testing.T, d *daemon, dir, line string) {
 	t.Helper()
-	var holder int
-	if _, err := fmt.Sscanf(line[strings.Index(line, " pid="):], " pid=%d", &holder); err != nil {
-		t.Fatal(err)
-	}
-	unix.Kill(holder, unix.SIGTERM)
+	unix.Kill(holderIn(t, line), unix.SIGTERM)
 	if log, _ := d.end(t); !strings.Contains(log, "msg=stopping") {
 		t.Errorf("log: %s", log)
 	}
@@ -362,6 +371,8 @@ func TestAWorkerMayDieWhileItsSuccessorGetsReady(t *testing.T) {
 				checkUptime(t, dir)
 				former = worker()
 			}
+			d.cmd.Process.Signal(unix.SIGUSR2)
+			d.until(t, "virtualisation switched", "on=false")
 			replaceFile(t, path+".then", fmt.Sprintf(c.then, path+".good"))
 			if status := <-ended; status != c.status {
 				t.Errorf("exit status %d, want %d", status, c.status)
@@ -371,6 +382,9 @@ func TestAWorkerMayDieWhileItsSuccessorGetsReady(t *testing.T) {
 			if now := d.worker(t); (now == former) != (c.status != 0) {
 				t.Errorf("the worker was %d and is %d", former, now)
 			}
+			// Whoever serves now has heard of the first signal.
+			d.cmd.Process.Signal(unix.SIGUSR2)
+			d.until(t, "virtualisation switched", "on=true")
 			unix.Kill(d.worker(t), unix.SIGKILL)
 			checkUptime(t, dir)
 			d.stop(t)

@@ -1,0 +1,73 @@
+package supervise
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestACandidateHearsWhatHasChangedSinceItBegan: descriptors that the worker has had
+// kept meanwhile, and that it has crashed.
+func TestACandidateHearsWhatHasChangedSinceItBegan(t *testing.T) {
+	for _, rest := range []string{"", crashed} {
+		holder, theirs, err := controlPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer holder.conn.Close()
+		c, err := newControl(theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.conn.Close()
+		old, err := unix.MemfdCreate("old", unix.MFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &Worker{Files: map[string]int{"changed": old}, Candidate: true}
+		w.control.Store(c)
+
+		for _, name := range []string{"changed", "new"} {
+			f, err := os.Create(filepath.Join(t.TempDir(), name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteString(name); err != nil {
+				t.Fatal(err)
+			}
+			if err := holder.sendFile(msgKeep, name, int(f.Fd())); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := holder.send(msgGo, rest); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Ready(); err != nil {
+			t.Fatal(err)
+		}
+		if w.Crashed != (rest == crashed) {
+			t.Errorf("after %q: crashed is %t", rest, w.Crashed)
+		}
+		if len(w.Files) != 2 {
+			t.Errorf("files: %v", w.Files)
+		}
+		for name, fd := range w.Files {
+			b := make([]byte, 10)
+			if n, err := unix.Pread(fd, b, 0); err != nil || string(b[:n]) != name {
+				t.Errorf("%s is %q, %v", name, b[:max(n, 0)], err)
+			}
+			if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+				t.Errorf("%s: flags %d, %v", name, flags, err)
+			}
+			unix.Close(fd)
+		}
+		if m, err := holder.receive(); err != nil || m.word != msgReady {
+			t.Errorf("%+v, %v", m, err)
+		}
+	}
+}
