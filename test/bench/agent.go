@@ -23,7 +23,6 @@ import (
 //	cycle N PATH...                 N times open, read to the end, close each: median p99
 //	pread N PATH...                 N times pread at 0 of each open file: median p99
 //	load OP THREADS MILLIS PATH...  the same by many threads at once: operations a second, median, p99, max
-//	every MILLIS SECONDS PATH...    reads all paths once in each period: reads, median, p99, max
 func agent(in io.Reader, out io.Writer) error {
 	runtime.LockOSThread()
 	for lines := bufio.NewScanner(in); lines.Scan(); {
@@ -62,12 +61,6 @@ func obey(f []string) ([]int64, error) {
 			fds = append(fds, fd)
 		}
 		return repeat(n, func(buf []byte) error { return each(fds, buf, pread) })
-	case f[0] == "every" && len(f) > 3:
-		seconds, err := strconv.Atoi(f[2])
-		if err != nil {
-			return nil, err
-		}
-		return every(time.Duration(n)*time.Millisecond, time.Duration(seconds)*time.Second, f[3:])
 	}
 	return nil, errors.New("no such command")
 }
@@ -193,24 +186,4 @@ func loadThread(op string, paths []string, deadline time.Time) (times []int64, e
 		}
 		times = append(times, int64(time.Since(start)))
 	}
-}
-
-// every reads the paths at a regular pace, as an agent does.
-func every(period, total time.Duration, paths []string) ([]int64, error) {
-	buf := make([]byte, readSize)
-	var times []int64
-	start := time.Now()
-	for next := start; next.Sub(start) < total; next = next.Add(period) {
-		time.Sleep(time.Until(next))
-		for _, path := range paths {
-			begin := time.Now()
-			if err := cycle(path, buf); err != nil {
-				return nil, err
-			}
-			times = append(times, int64(time.Since(begin)))
-		}
-	}
-	slices.Sort(times)
-	n := len(times)
-	return []int64{int64(n), times[n/2], times[n*99/100], times[n-1]}, nil
 }

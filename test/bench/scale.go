@@ -34,49 +34,101 @@ const scalePatience = 6 * time.Minute
 // peersPeriod is how long, in seconds, those read that vprocfs is compared with.
 const peersPeriod = 30
 
+// windowSeconds is WINDOW of reader.c.
+const windowSeconds = 10
+
+// window is what happened in some seconds of a run.
+type window struct {
+	longest time.Duration // of a read
+	stolen  float64       // percent of the time of all CPUs
+}
+
 // paced has all containers read the files of a peer for so many seconds, and adds a row
 // to the table. It calls look once a second.
-func (b *bench) paced(t *table, p *peer, cs []*container, seconds int, look func()) error {
+func (b *bench) paced(t *table, p *peer, cs []*container, seconds int, look func()) ([]window, error) {
 	cpu := p.cpu()
 	before, err := readCPUTimes()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	start := time.Now()
+	times := []cpuTimes{before} // each second
 	for _, c := range cs {
 		command := []any{"every", 1000, seconds}
 		for _, f := range b.scaleFiles() {
 			command = append(command, p.path(f))
 		}
 		if err := c.tell(command...); err != nil {
-			return err
+			return nil, err
 		}
 		time.Sleep(time.Second / time.Duration(b.scale))
 	}
-	for time.Since(start) < time.Duration(seconds-1)*time.Second {
-		time.Sleep(time.Second)
+	for time.Since(start) < time.Duration(seconds)*time.Second {
+		time.Sleep(time.Until(start.Add(time.Duration(len(times)) * time.Second)))
+		now, err := readCPUTimes()
+		if err != nil {
+			return nil, err
+		}
+		times = append(times, now)
 		look()
 	}
-	var reads, worst int64
+	var reads int64
+	var worst time.Duration
 	var tails []float64
+	windows := make([]window, (seconds+windowSeconds-1)/windowSeconds)
 	for _, c := range cs {
 		v, err := c.hear()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		reads += v[0]
-		worst = max(worst, v[3])
 		tails = append(tails, float64(v[2])/1e6)
+		if len(v) != 3+len(windows) {
+			return nil, fmt.Errorf("the container's agent: %d numbers", len(v))
+		}
+		for i, n := range v[3:] {
+			windows[i].longest = max(windows[i].longest, time.Duration(n))
+			worst = max(worst, time.Duration(n))
+		}
+	}
+	for i := range windows {
+		// The last container begins one second after the first.
+		from, to := times[i*windowSeconds], times[min((i+1)*windowSeconds+1, len(times)-1)]
+		_, windows[i].stolen = to.shares(from)
 	}
 	took := time.Since(start)
 	after, err := readCPUTimes()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	idle, stolen := after.shares(before)
-	t.row(p.name, strconv.Itoa(seconds), strconv.FormatInt(reads, 10), fmt.Sprintf("%.2f", median(tails)), fmt.Sprintf("%.1f", float64(worst)/1e6),
-		fmt.Sprintf("%.0f", 100*(p.cpu()-cpu).Seconds()/took.Seconds()), idle, stolen)
-	return nil
+	t.row(p.name, strconv.Itoa(seconds), strconv.FormatInt(reads, 10), fmt.Sprintf("%.2f", median(tails)), inMilliseconds(worst),
+		fmt.Sprintf("%.0f", 100*(p.cpu()-cpu).Seconds()/took.Seconds()), fmt.Sprintf("%.0f", idle), fmt.Sprintf("%.1f", stolen))
+	return windows, nil
+}
+
+func inMilliseconds(d time.Duration) string { return fmt.Sprintf("%.1f", d.Seconds()*1e3) }
+
+// byStolen sorts windows by what was stolen in them.
+func byStolen(windows []window) *table {
+	t := newTable("CPUs stolen, %", "windows", "longest read, median", "longest")
+	least := 0.0
+	for _, c := range []struct {
+		name string
+		most float64
+	}{{"less than 0.1", 0.1}, {"up to 1", 1}, {"up to 5", 5}, {"more", 101}} {
+		var longest []float64
+		for _, w := range windows {
+			if w.stolen >= least && w.stolen < c.most {
+				longest = append(longest, w.longest.Seconds()*1e3)
+			}
+		}
+		least = c.most
+		if len(longest) > 0 {
+			t.row(c.name, strconv.Itoa(len(longest)), fmt.Sprintf("%.1f", median(longest)), fmt.Sprintf("%.1f", slices.Max(longest)))
+		}
+	}
+	return t
 }
 
 // scales lets many containers read five files every second.
@@ -163,12 +215,13 @@ func (b *bench) scales() error {
 		if q.name == walking || q.name == forking || q == p {
 			continue
 		}
-		if err := b.paced(t, q, cs, min(b.period, peersPeriod), func() {}); err != nil {
+		if _, err := b.paced(t, q, cs, min(b.period, peersPeriod), func() {}); err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
 	}
 	rss, fds := 0, 0
-	if err := b.paced(t, p, cs, b.period, func() { rss, fds = max(rss, p.status("VmRSS")), max(fds, p.descriptors()) }); err != nil {
+	windows, err := b.paced(t, p, cs, b.period, func() { rss, fds = max(rss, p.status("VmRSS")), max(fds, p.descriptors()) })
+	if err != nil {
 		return err
 	}
 	stop()
@@ -181,6 +234,8 @@ func (b *bench) scales() error {
 	}
 	back := time.Since(gone)
 	b.report.WriteString(t.String() + "\n")
+	b.report.WriteString(fmt.Sprintf("The run with vprocfs in windows of %d seconds, by what was stolen in them: the longest read of all containers, in milliseconds.\n\n", windowSeconds))
+	b.report.WriteString(byStolen(windows).String() + "\n")
 	b.report.WriteString("What vprocfs's daemon holds before the containers are there, at most, and some time after they have ended:\n\n")
 	t = newTable("what", "before", "at most", "after")
 	t.row("RSS, KiB", strconv.Itoa(beforeRSS), strconv.Itoa(rss), strconv.Itoa(afterRSS))
@@ -210,10 +265,10 @@ func readCPUTimes() (t cpuTimes, err error) {
 	return t, nil
 }
 
-// shares tells what part of the time since was idle, and stolen.
-func (t cpuTimes) shares(since cpuTimes) (idle, stolen string) {
+// shares tells what part of the time since was idle, and stolen, in percent.
+func (t cpuTimes) shares(since cpuTimes) (idle, stolen float64) {
 	all := float64(max(t.all-since.all, 1))
-	return fmt.Sprintf("%.0f", 100*float64(t.idle-since.idle)/all), fmt.Sprintf("%.1f", 100*float64(t.stolen-since.stolen)/all)
+	return 100 * float64(t.idle-since.idle) / all, 100 * float64(t.stolen-since.stolen) / all
 }
 
 // against measures two paths in turns: medians, in microseconds.

@@ -1,10 +1,11 @@
 /*
- * reader is the agent of a container of which there are a thousand: it obeys two
- * of the commands of agent.go, and costs the machine next to nothing meanwhile. A
- * thousand Go runtimes keep two CPUs busy with themselves.
+ * reader is the agent of a container of which there are a thousand: it obeys one of
+ * the commands of agent.go and one of its own, and costs the machine next to nothing
+ * meanwhile. A thousand Go runtimes keep two CPUs busy with themselves.
  *
  *	cycle N PATH                    N times open, read to the end, close: median p99
- *	every MILLIS SECONDS PATH...    reads all paths once in each period: reads, median, p99, max
+ *	every MILLIS SECONDS PATH...    reads all paths once in each period: reads, median, p99,
+ *	                                and the longest of each ten seconds
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_PATHS = 32, SECOND = 1000000000 };
+enum { MAX_PATHS = 32, SECOND = 1000000000, WINDOW = 10 };
 
 static char buf[65536];
 
@@ -82,20 +83,31 @@ static void repeat(long n, const char *path)
 static void every(long millis, long seconds, char **paths, int count)
 {
 	long periods = seconds * 1000 / millis, n = 0;
-	long *times = allocate(periods * count), next = now();
+	long *times = allocate(periods * count), begin = now(), next = begin;
+	long windows = (seconds + WINDOW - 1) / WINDOW, *longest = allocate(windows);
+	memset(longest, 0, windows * sizeof *longest);
 	for (long p = 0; p < periods; p++, next += millis * 1000000) {
+		long w = (next - begin) / ((long)WINDOW * SECOND);
 		struct timespec until = { next / SECOND, next % SECOND };
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
-		for (int i = 0; i < count; i++)
-			if ((times[n++] = cycle(paths[i])) < 0) {
+		for (int i = 0; i < count; i++, n++) {
+			if ((times[n] = cycle(paths[i])) < 0) {
 				fail(paths[i]);
 				free(times);
+				free(longest);
 				return;
 			}
+			if (times[n] > longest[w])
+				longest[w] = times[n];
+		}
 	}
 	qsort(times, n, sizeof *times, ascending);
-	printf("%ld %ld %ld %ld\n", n, times[n / 2], times[n * 99 / 100], times[n - 1]);
+	printf("%ld %ld %ld", n, times[n / 2], times[n * 99 / 100]);
+	for (long w = 0; w < windows; w++)
+		printf(" %ld", longest[w]);
+	putchar('\n');
 	free(times);
+	free(longest);
 }
 
 int main(void)
