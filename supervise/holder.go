@@ -110,6 +110,11 @@ func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 // cannot begin is an error too: an ExitError, as it has said itself why.
 func (h *Holder) Run(adopted *Adopted) error {
 	h.down = time.Now()
+	defer func() {
+		if h.next != nil { // else it would keep the descriptors
+			h.kill(h.next, "no use")
+		}
+	}()
 	h.storeAll()
 	if adopted != nil && adopted.control != nil {
 		h.adopt(adopted)
@@ -127,7 +132,7 @@ func (h *Holder) Run(adopted *Adopted) error {
 		case <-h.ping.C:
 			h.askWorker()
 		case <-h.pong.C:
-			if p := h.worker; p != nil && !h.asked.IsZero() {
+			if p := h.worker; p != nil && !h.asked.IsZero() && p.killed == "" {
 				h.kill(p, fmt.Sprintf("no answer for %s", pingTimeout))
 			}
 		case <-h.signals.Toggle:
@@ -160,7 +165,7 @@ func (h *Holder) handle(e event) (done bool, err error) {
 	case e.probe:
 		return h.probeEnded(e)
 	case e.timeout:
-		if e.from.serving.IsZero() && e.from.killed == "" {
+		if (e.from == h.worker || e.from == h.next) && e.from.serving.IsZero() && e.from.killed == "" {
 			h.kill(e.from, fmt.Sprintf("not at work after %s", startTimeout))
 		}
 	case e.gone:
@@ -185,15 +190,15 @@ func (h *Holder) start() {
 
 // begin has p work. A candidate hears what has changed since it was started.
 func (h *Holder) begin(p *process) {
+	if p.toggled != h.toggled {
+		p.toggled = h.toggled
+		_ = p.control.send(msgToggle, "") // gone: an event will tell
+	}
 	rest := ""
 	if h.crashed {
 		rest = crashed
 	}
-	_ = p.control.send(msgGo, rest) // gone: an event will tell
-	if p.toggled != h.toggled {
-		p.toggled = h.toggled
-		_ = p.control.send(msgToggle, "")
-	}
+	_ = p.control.send(msgGo, rest)
 }
 
 // later has start called after the back-off.
@@ -268,7 +273,9 @@ func (h *Holder) ended(e event) (done bool, err error) {
 	h.worker = nil
 	h.asked = time.Time{} // nobody answers that any more
 	h.pong.Stop()
-	h.crashed = e.how.crashed || p.killed != "" && p.killed != replaced
+	_ = p.handle.Release()
+	// One that has not begun has not got rid of what the one before it died of.
+	h.crashed = e.how.crashed || p.killed != "" && p.killed != replaced || h.crashed && p.serving.IsZero()
 	switch {
 	case h.over:
 		return true, h.overErr

@@ -46,7 +46,7 @@ func (h *Holder) spawn(path string, candidate bool) (*process, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	s := workerState{Version: formatVersion, Files: make(map[string]int), Control: 3, Candidate: candidate, Toggled: h.toggled}
+	s := workerState{Version: formatVersion, Files: make(map[string]int), Control: 3, Crashed: h.crashed && !candidate, Candidate: candidate, Toggled: h.toggled}
 	files := []*os.File{theirs}
 	for name, f := range h.files {
 		s.Files[name] = 3 + len(files)
@@ -106,7 +106,9 @@ func reason(p *process, how exit) string {
 
 // kill ends a worker that must not go on.
 func (h *Holder) kill(p *process, why string) {
-	p.killed = why
+	if p.killed == "" {
+		p.killed = why
+	}
 	if err := p.handle.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		h.cfg.Log.Error("worker not killed", "pid", p.pid, "err", err)
 	}

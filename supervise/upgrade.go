@@ -75,8 +75,10 @@ func (h *Holder) replaceWorker() {
 func (h *Holder) promote() {
 	h.worker, h.next = h.next, nil
 	h.upgrade.promoted = time.Now()
-	h.down = h.upgrade.promoted
-	h.outage.Reset(h.cfg.MaxOutage)
+	if h.down.IsZero() {
+		h.down = h.upgrade.promoted
+		h.outage.Reset(h.cfg.MaxOutage)
+	}
 	h.begin(h.worker)
 }
 

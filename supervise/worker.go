@@ -19,7 +19,7 @@ type Worker struct {
 	// Files are the descriptors by their names. Ready may change those of a candidate.
 	Files map[string]int
 	// Crashed says that the worker before this one ended of itself, or hung. It is
-	// known after Ready.
+	// known after Ready, and so is Toggled.
 	Crashed bool
 	// Candidate says that this worker is to replace another one that works: it
 	// should find out whether it can before it says Ready.
@@ -37,6 +37,7 @@ type workerState struct {
 	Version   int            `json:"version"`
 	Files     map[string]int `json:"files"`
 	Control   int            `json:"control"`
+	Crashed   bool           `json:"crashed"`
 	Candidate bool           `json:"candidate"`
 	Toggled   bool           `json:"toggled"`
 }
@@ -70,7 +71,7 @@ func NewWorker() (*Worker, error) {
 	}
 	// These are the holder's business, and whoever reads the log may go away.
 	signal.Ignore(unix.SIGPIPE, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
-	w := &Worker{Files: s.Files, Candidate: s.Candidate, Toggled: s.Toggled}
+	w := &Worker{Files: s.Files, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled}
 	w.control.Store(c)
 	return w, nil
 }
@@ -104,12 +105,14 @@ func (w *Worker) ready() error {
 			if err := w.replaceFile(m.rest, m.file); err != nil {
 				return err
 			}
+		case m.word == msgToggle:
+			w.Toggled = !w.Toggled
 		case m.word == msgStop:
 			return errors.New("told to end before it began")
 		case m.word != msgGo:
 			return fmt.Errorf("the holder says %q instead of %q", m.word, msgGo)
 		default:
-			w.Crashed = m.rest == crashed
+			w.Crashed = w.Crashed || m.rest == crashed
 			return nil
 		}
 	}

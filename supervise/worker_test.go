@@ -9,7 +9,7 @@ import (
 )
 
 // TestACandidateHearsWhatHasChangedSinceItBegan: descriptors that the worker has had
-// kept meanwhile, and that it has crashed.
+// kept meanwhile, that it was switched off, and that it has crashed.
 func TestACandidateHearsWhatHasChangedSinceItBegan(t *testing.T) {
 	for _, rest := range []string{"", crashed} {
 		holder, theirs, err := controlPair()
@@ -44,14 +44,17 @@ func TestACandidateHearsWhatHasChangedSinceItBegan(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if err := holder.send(msgToggle, ""); err != nil {
+			t.Fatal(err)
+		}
 		if err := holder.send(msgGo, rest); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.Ready(); err != nil {
 			t.Fatal(err)
 		}
-		if w.Crashed != (rest == crashed) {
-			t.Errorf("after %q: crashed is %t", rest, w.Crashed)
+		if w.Crashed != (rest == crashed) || !w.Toggled {
+			t.Errorf("after %q: crashed is %t, toggled %t", rest, w.Crashed, w.Toggled)
 		}
 		if len(w.Files) != 2 {
 			t.Errorf("files: %v", w.Files)

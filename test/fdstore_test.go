@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bufio"
 	"net"
 	"os"
 	"os/exec"
@@ -119,7 +118,7 @@ func (s *fdStore) start(t *testing.T, dir string) *daemon {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{cmd, bufio.NewReader(stderr), dir}
+	d := newDaemon(cmd, stderr, dir)
 	t.Cleanup(func() { killDaemon(cmd) })
 	waitFor(t, "the daemon to be ready", func() bool {
 		s.mu.Lock()

@@ -40,7 +40,7 @@ func startServing(t *testing.T, cmd *exec.Cmd, dir string) *daemon {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{cmd, bufio.NewReader(stderr), dir}
+	d := newDaemon(cmd, stderr, dir)
 	t.Cleanup(func() {
 		killDaemon(cmd)
 		unix.Unmount(dir, unix.MNT_DETACH) // an error says that nothing is left

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,8 +18,15 @@ import (
 // daemon is a running `vprocfs serve` whose log the test reads.
 type daemon struct {
 	cmd *exec.Cmd
-	log *bufio.Reader
-	dir string
+	// log is what pipe has.
+	log  *bufio.Reader
+	pipe *os.File
+	dir  string
+}
+
+// newDaemon is the daemon cmd, which writes its log to the pipe of StderrPipe.
+func newDaemon(cmd *exec.Cmd, pipe io.ReadCloser, dir string) *daemon {
+	return &daemon{cmd, bufio.NewReader(pipe), pipe.(*os.File), dir}
 }
 
 // startDaemon starts a command line that serves dir, and reads its log up to the
@@ -33,7 +42,7 @@ func startDaemon(t *testing.T, dir string, env []string, args ...string) *daemon
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{cmd, bufio.NewReader(stderr), dir}
+	d := newDaemon(cmd, stderr, dir)
 	t.Cleanup(func() {
 		killDaemon(cmd)
 		unix.Unmount(dir, unix.MNT_DETACH) // an error says that nothing is left
@@ -44,7 +53,13 @@ func startDaemon(t *testing.T, dir string, env []string, args ...string) *daemon
 // line reads a line of the log.
 func (d *daemon) line(t *testing.T) string {
 	t.Helper()
+	if err := d.pipe.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
 	s, err := d.log.ReadString('\n')
+	if err == nil {
+		err = d.pipe.SetReadDeadline(time.Time{})
+	}
 	if err != nil {
 		t.Fatalf("log of %s: %v", d.cmd, err)
 	}

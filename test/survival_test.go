@@ -316,9 +316,9 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	// once: beside it are others that are killed before the daemon, and who starts them
 	// all is not in the group. While there is a file pause nobody takes memory.
 	pause := filepath.Join(t.TempDir(), "pause")
-	inBackground(t, `while :; do if [ -e '`+pause+`' ]; then >'`+pause+`.seen'; else `+
+	inBackground(t, `while :; do if [ -e '`+pause+`' ]; then >'`+pause+`.seen'; else rm -f '`+pause+`.seen'; `+
 		`for command in "sleep 1" "sleep 1" "sleep 1" "sleep 1" "sleep 1" "sleep 1" "tail /dev/zero"; do `+
-		`sh -c 'echo $$ > "$0/cgroup.procs"; echo 1000 > /proc/self/oom_score_adj; exec $1' "$0" "$command" & done; `+
+		`sh -c 'echo $$ > "$0/cgroup.procs" && echo 1000 > /proc/self/oom_score_adj && exec $1' "$0" "$command" & done; `+
 		`wait $!; fi; sleep 0.3; done`, group.dirs["memory"])
 	for _, pid := range []int{d.cmd.Process.Pid, d.worker(t)} {
 		write(t, filepath.Join(group.dirs["memory"], "cgroup.procs"), strconv.Itoa(pid))
@@ -377,13 +377,12 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 			replaced++
 			// Whoever is in the middle of execve(2) when there is no memory is killed,
 			// and then there is no holder any more.
+			waitFor(t, "memory to be taken again", func() bool { _, err := os.Stat(pause + ".seen"); return err != nil })
 			replaceFile(t, pause, "")
 			waitFor(t, "memory for an upgrade", func() bool { _, err := os.Stat(pause + ".seen"); return err == nil })
 			_, stderr, status := vprocfs(t, "upgrade", dir)
-			for _, f := range []string{pause, pause + ".seen"} {
-				if err := os.Remove(f); err != nil {
-					t.Error(err)
-				}
+			if err := os.Remove(pause); err != nil {
+				t.Error(err)
 			}
 			if status != 0 {
 				t.Fatalf("upgrade: exit status %d: %s", status, stderr)

@@ -366,7 +366,7 @@ func TestAWorkerMayDieWhileItsSuccessorGetsReady(t *testing.T) {
 				})
 				return pid
 			}
-			for range 3 {
+			for range 2 {
 				unix.Kill(former, unix.SIGKILL)
 				checkUptime(t, dir)
 				former = worker()
@@ -390,6 +390,39 @@ func TestAWorkerMayDieWhileItsSuccessorGetsReady(t *testing.T) {
 			d.stop(t)
 		})
 	}
+}
+
+// TestACandidateEndsWithTheHolder, which nobody else would end: it has the descriptors,
+// and a connection of which somebody has one is never over.
+func TestACandidateEndsWithTheHolder(t *testing.T) {
+	path, dir := program(t), t.TempDir()
+	d := startProgram(t, path, dir)
+	worker := d.worker(t)
+	replaceFile(t, path, "#!/bin/sh\nexec sleep 1000\n")
+	upgrade := make(chan struct{})
+	go func() {
+		vprocfs(t, "upgrade", dir)
+		close(upgrade)
+	}()
+	d.until(t, "msg=upgrading")
+	var candidate int
+	waitFor(t, "a candidate", func() bool {
+		for _, candidate = range children(d.cmd.Process.Pid) {
+			if candidate != worker {
+				return true
+			}
+		}
+		return false
+	})
+	for _, mount := range []string{filepath.Join(dir, "proc/pressure"), dir} {
+		if err := unix.Unmount(mount, 0); err != nil && (mount == dir || err != unix.EINVAL && err != unix.ENOENT) {
+			t.Fatal(err)
+		}
+	}
+	d.until(t, "unmounted by another process")
+	waitFor(t, "the candidate to end", func() bool { return unix.Kill(candidate, 0) != nil })
+	d.cmd.Wait()
+	<-upgrade
 }
 
 // TestAWorkerThatAnswersNothingIsTakenBack upgrades to one that starts, says that it

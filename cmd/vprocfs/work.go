@@ -46,11 +46,11 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 			return fmt.Errorf("self-test: %w", err)
 		}
 	}
-	if w.Toggled {
-		src.toggle()
-	}
 	if err := w.Ready(); err != nil {
 		return err
+	}
+	if w.Toggled {
+		src.toggle()
 	}
 	journal, err := fs.OpenJournal(w.Files[fileJournal])
 	if err != nil {
