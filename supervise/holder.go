@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"time"
 )
 
@@ -354,9 +353,6 @@ func (h *Holder) stop() error {
 			_ = p.control.send(msgStop, "") // gone already
 		}
 	}
-	if h.next != nil {
-		h.kill(h.next, "stopping")
-	}
 	timeout := time.After(stopTimeout)
 	for h.worker != nil {
 		select {
@@ -383,31 +379,6 @@ func (h *Holder) giveUp() error {
 		h.kill(h.worker, "no use")
 	}
 	return fmt.Errorf("no worker that works for %s: gave up, so that nobody waits for ever", h.cfg.MaxOutage)
-}
-
-// tell notifies systemd.
-func (h *Holder) tell(state string) {
-	if err := notify(state); err != nil {
-		h.cfg.Log.Warn("systemd not told", "state", strings.ReplaceAll(state, "\n", " "), "err", err)
-	}
-}
-
-func (h *Holder) storeAll() {
-	for name, f := range h.files {
-		h.store(name, f)
-	}
-}
-
-func (h *Holder) store(name string, f *os.File) {
-	if err := storeFile(name, int(f.Fd())); err != nil {
-		h.cfg.Log.Warn("descriptor not stored with systemd", "name", name, "err", err)
-	}
-}
-
-func (h *Holder) drop(name string) {
-	if err := dropFile(name); err != nil {
-		h.cfg.Log.Warn("descriptor not removed from systemd's store", "name", name, "err", err)
-	}
 }
 
 // adopt takes over a worker that is at work.

@@ -46,6 +46,8 @@ func (h *Holder) spawn(path string, candidate bool) (*process, error) {
 		return nil, err
 	}
 	defer theirs.Close()
+	// A candidate hears of a crash when it begins. Another worker does, too, but should
+	// this process be gone by then it has to know.
 	s := workerState{Version: formatVersion, Files: make(map[string]int), Control: 3, Crashed: h.crashed && !candidate, Candidate: candidate, Toggled: h.toggled}
 	files := []*os.File{theirs}
 	for name, f := range h.files {

@@ -91,3 +91,28 @@ func listenFiles() map[string]*os.File {
 	}
 	return files
 }
+
+// tell notifies systemd.
+func (h *Holder) tell(state string) {
+	if err := notify(state); err != nil {
+		h.cfg.Log.Warn("systemd not told", "state", strings.ReplaceAll(state, "\n", " "), "err", err)
+	}
+}
+
+func (h *Holder) storeAll() {
+	for name, f := range h.files {
+		h.store(name, f)
+	}
+}
+
+func (h *Holder) store(name string, f *os.File) {
+	if err := storeFile(name, int(f.Fd())); err != nil {
+		h.cfg.Log.Warn("descriptor not stored with systemd", "name", name, "err", err)
+	}
+}
+
+func (h *Holder) drop(name string) {
+	if err := dropFile(name); err != nil {
+		h.cfg.Log.Warn("descriptor not removed from systemd's store", "name", name, "err", err)
+	}
+}
