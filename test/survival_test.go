@@ -313,13 +313,21 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 		}
 	}
 	// The kernel may kill more than the greatest, for what that had is not given back at
-	// once: beside it are others that are killed before the daemon, and who starts them
-	// all is not in the group. While there is a file pause nobody takes memory.
+	// once: beside it are others, as long as it lives, that are killed before the daemon,
+	// and who starts them all is not in the group. While there is a file pause nobody
+	// takes memory.
 	pause := filepath.Join(t.TempDir(), "pause")
-	inBackground(t, `while :; do if [ -e '`+pause+`' ]; then >'`+pause+`.seen'; else rm -f '`+pause+`.seen'; `+
-		`for command in "sleep 1" "sleep 1" "sleep 1" "sleep 1" "sleep 1" "sleep 1" "tail /dev/zero"; do `+
-		`sh -c 'echo $$ > "$0/cgroup.procs" && echo 1000 > /proc/self/oom_score_adj && exec $1' "$0" "$command" & done; `+
-		`wait $!; fi; sleep 0.3; done`, group.dirs["memory"])
+	inBackground(t, `pause='`+pause+`' group=$0
+		in_group() { sh -c 'echo $$ > "$0/cgroup.procs" && echo 1000 > /proc/self/oom_score_adj && exec "$@"' "$group" "$@"; }
+		while :; do
+			if [ -e "$pause" ]; then
+				> "$pause.seen"
+			else
+				rm -f "$pause.seen"
+				in_group tail /dev/zero | { for i in 1 2 3 4 5 6; do in_group cat <&3 & done; wait; } 3<&0
+			fi
+			sleep 0.3
+		done`, group.dirs["memory"])
 	for _, pid := range []int{d.cmd.Process.Pid, d.worker(t)} {
 		write(t, filepath.Join(group.dirs["memory"], "cgroup.procs"), strconv.Itoa(pid))
 	}
