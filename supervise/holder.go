@@ -98,7 +98,7 @@ func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h.restart, h.outage = time.NewTimer(0), time.NewTimer(cfg.MaxOutage)
 	h.ping, h.pong = time.NewTicker(pingEvery), time.NewTimer(pingTimeout)
 	h.pong.Stop()
-	if every := watchdog() / 3; every > 0 {
+	if every := h.watchdog() / 3; every > 0 {
 		h.ping.Reset(min(every, pingEvery))
 	}
 	return h
