@@ -83,6 +83,21 @@ func startContainer(t testing.TB, flags ...string) *container {
 func startCommand(t testing.TB, flags []string, command ...string) *container {
 	t.Helper()
 	cmd := exec.Command("vprocfs", slices.Concat([]string{"run"}, flags, []string{"--"}, command)...)
+	c := talkTo(t, cmd)
+	// The init is in its cgroups when the command runs, and not before.
+	waitFor(t, "the container's command", func() bool {
+		kids := children(cmd.Process.Pid)
+		if len(kids) == 1 {
+			c.init = kids[0]
+		}
+		return len(kids) == 1 && len(children(c.init)) == 1
+	})
+	return c
+}
+
+// talkTo starts a command, which ends with its input, and so with the test.
+func talkTo(t testing.TB, cmd *exec.Cmd) *container {
+	t.Helper()
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, err := cmd.StdinPipe()
@@ -98,16 +113,8 @@ func startCommand(t testing.TB, flags []string, command ...string) *container {
 	}
 	c := &container{cmd: cmd, in: in, out: bufio.NewReader(out)}
 	t.Cleanup(func() {
-		in.Close() // the command ends with its input
+		in.Close()
 		c.cmd.Wait()
-	})
-	// The init is in its cgroups when the command runs, and not before.
-	waitFor(t, "the container's command", func() bool {
-		kids := children(cmd.Process.Pid)
-		if len(kids) == 1 {
-			c.init = kids[0]
-		}
-		return len(kids) == 1 && len(children(c.init)) == 1
 	})
 	return c
 }

@@ -1,10 +1,7 @@
 package test
 
 import (
-	"bufio"
-	"os"
 	"os/exec"
-	"syscall"
 	"testing"
 )
 
@@ -15,24 +12,7 @@ import (
 // The container's init is the command's only child, or the command itself.
 func startSubject(t testing.TB, cmd *exec.Cmd, ready string) *container {
 	t.Helper()
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	c := &container{cmd: cmd, in: in, out: bufio.NewReader(out)}
-	t.Cleanup(func() {
-		in.Close()
-		c.cmd.Wait()
-	})
+	c := talkTo(t, cmd)
 	if line, err := c.out.ReadString('\n'); err != nil || line != ready+"\n" {
 		t.Fatalf("%s: %v: %q", cmd, err, line)
 	}
