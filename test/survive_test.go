@@ -89,6 +89,24 @@ func TestAWorkerThatHangsIsReplaced(t *testing.T) {
 	d.until(t, "the worker has ended", "no answer for 10s")
 }
 
+// TestADeadWorkerOwesNoAnswer kills a worker that was asked whether it works: its
+// successor is not to die for want of the answer.
+func TestADeadWorkerOwesNoAnswer(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, []string{"WATCHDOG_USEC=3000000"}, "serve", dir)
+	d.line(t)
+	asked := d.worker(t)
+	unix.Kill(asked, unix.SIGSTOP)
+	sleep(2000) // it is asked every second
+	unix.Kill(asked, unix.SIGKILL)
+	checkUptime(t, dir)
+	worker := d.worker(t)
+	sleep(10_000) // which an answer may take
+	if now := d.worker(t); now != worker {
+		t.Errorf("worker %d was replaced by %d", worker, now)
+	}
+}
+
 func TestAHolderThatIsKilledIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	d := startDaemon(t, dir, nil, "serve", dir)
