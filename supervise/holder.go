@@ -33,7 +33,7 @@ type Config struct {
 // The pace of a holder.
 const (
 	// A worker that has worked for so long is a good one: the next one is
-	// started at once should it end, and the outage is over.
+	// started at once should it end, and the outage is over when it answers.
 	goodAfter = 100 * time.Millisecond
 	// From minBackoff on, and twice as long each time, up to maxBackoff, is the
 	// wait before a worker is started where the last one was not good.
@@ -67,9 +67,12 @@ type Holder struct {
 	upgrade *upgrade // nil while there is none
 	waiting *upgrade // one that waits for a worker
 	probed  bool     // what is served was probed once
-	toggled bool
-	over    bool // the worker has said that there is nothing left to do
-	overErr error
+	// inherited says that this process has not made the mount: containers may use it.
+	inherited bool
+	takenOver bool // its worker was another holder's
+	toggled   bool
+	over      bool // the worker has said that there is nothing left to do
+	overErr   error
 
 	backoff time.Duration
 	crashed bool // the last worker ended of itself
@@ -106,7 +109,8 @@ func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 
 // Run keeps a worker at work until a signal comes (nil), the worker says that its
 // work is over (its error), or the outage lasts too long. A first worker that
-// cannot begin is an error too: an ExitError, as it has said itself why.
+// cannot begin is an error too, where the mount is new: an ExitError, as it has said
+// itself why.
 func (h *Holder) Run(adopted *Adopted) error {
 	h.down = time.Now()
 	defer func() {
@@ -115,8 +119,12 @@ func (h *Holder) Run(adopted *Adopted) error {
 		}
 	}()
 	h.storeAll()
-	if adopted != nil && adopted.control != nil {
+	h.inherited = adopted != nil && adopted.Files != nil
+	if adopted.Working() {
 		h.adopt(adopted)
+	} else {
+		// There may be no worker for so long, and then it has to be probed.
+		h.tell(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (h.cfg.MaxOutage + 2*probeTimeout).Microseconds()))
 	}
 	for {
 		select {
@@ -129,6 +137,9 @@ func (h *Holder) Run(adopted *Adopted) error {
 				return h.giveUp()
 			}
 		case <-h.ping.C:
+			if !h.down.IsZero() {
+				h.tell("WATCHDOG=1") // how long that may last is our business
+			}
 			h.askWorker()
 		case <-h.pong.C:
 			if p := h.worker; p != nil && !h.asked.IsZero() && p.killed == "" {
@@ -166,6 +177,10 @@ func (h *Holder) handle(e event) (done bool, err error) {
 	case e.timeout:
 		if (e.from == h.worker || e.from == h.next) && e.from.serving.IsZero() && e.from.killed == "" {
 			h.kill(e.from, fmt.Sprintf("not at work after %s", startTimeout))
+		}
+	case e.settled:
+		if e.from == h.worker {
+			h.askWorker()
 		}
 	case e.gone:
 		return h.ended(e)
@@ -217,12 +232,10 @@ func (h *Holder) said(p *process, m message) {
 	case msgServing:
 		p.serving = time.Now()
 		if p == h.worker {
-			h.outage.Stop()
-			h.down = time.Time{}
+			time.AfterFunc(goodAfter, func() { h.events <- event{from: p, settled: true} })
 			h.asked = time.Time{}
 			h.pong.Stop()
-			// One that is new is as good as an answer. The time it took to find out that the
-			// last one hung is systemd's too.
+			// One that is new is as good as an answer.
 			h.tell(fmt.Sprintf("WATCHDOG=1\nSTATUS=serving, worker %d", p.pid))
 			if !h.probed || h.upgrading() {
 				h.probe(p)
@@ -233,6 +246,9 @@ func (h *Holder) said(p *process, m message) {
 		if p == h.worker {
 			h.asked = time.Time{}
 			h.pong.Stop()
+			if time.Since(p.serving) >= goodAfter {
+				h.works()
+			}
 			h.tell("WATCHDOG=1")
 		}
 	case msgKeep:
@@ -281,7 +297,7 @@ func (h *Holder) ended(e event) (done bool, err error) {
 	case h.next != nil && h.next.ready:
 		h.promote()
 		return false, nil
-	case !h.probed && p.serving.IsZero() && e.how.status > 0 && p.killed == "":
+	case !h.probed && !h.inherited && p.serving.IsZero() && e.how.status > 0 && p.killed == "":
 		return true, &ExitError{e.how.status}
 	}
 	if h.upgrading() {
@@ -293,16 +309,23 @@ func (h *Holder) ended(e event) (done bool, err error) {
 	if h.down.IsZero() {
 		h.down = time.Now()
 		h.outage.Reset(h.cfg.MaxOutage)
+		h.tell("WATCHDOG=1") // to find out that it hung has taken some of systemd's time
 	}
 	h.cfg.Log.Warn("the worker has ended, starting another", "pid", p.pid, "reason", reason(p, e.how), "after", h.backoff)
 	h.later()
 	return false, nil
 }
 
-// askWorker sends a ping, unless one is not answered yet.
+// works ends an outage: what is served was used.
+func (h *Holder) works() {
+	h.outage.Stop()
+	h.down = time.Time{}
+}
+
+// askWorker sends a ping, unless one is not answered yet, or a probe is to tell.
 func (h *Holder) askWorker() {
 	p := h.worker
-	if p == nil || p.serving.IsZero() || p.killed != "" || !h.asked.IsZero() {
+	if p == nil || p.serving.IsZero() || p.killed != "" || !h.asked.IsZero() || h.upgrading() {
 		return
 	}
 	h.asked = time.Now()
@@ -327,6 +350,9 @@ func (h *Holder) probeEnded(e event) (done bool, err error) {
 	if e.from != h.worker {
 		return false, nil // another one is or will be probed
 	}
+	if e.err == nil {
+		h.works()
+	}
 	if h.upgrading() {
 		h.upgradeProbed(e.err)
 		return false, nil
@@ -334,7 +360,12 @@ func (h *Holder) probeEnded(e event) (done bool, err error) {
 	if h.probed {
 		return false, nil
 	}
-	if e.err != nil {
+	switch {
+	case e.err != nil && h.takenOver:
+		// It has served before us. The mount point may be gone, or the probe have been
+		// killed; whether the worker works, pings tell.
+		h.cfg.Log.Error("what is served cannot be read at the mount point: going on", "err", e.err)
+	case e.err != nil:
 		return true, errors.Join(e.err, h.stop())
 	}
 	h.probed = true
@@ -386,7 +417,7 @@ func (h *Holder) adopt(a *Adopted) {
 	handle, _ := os.FindProcess(a.worker) // on Unix it always succeeds
 	p := &process{pid: a.worker, handle: handle, control: a.control, serving: time.Now(), toggled: a.toggled}
 	h.toggled = a.toggled
-	h.worker = p
+	h.worker, h.takenOver = p, true
 	h.down = time.Time{}
 	h.outage.Stop()
 	h.watch(p, a.wait)

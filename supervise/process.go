@@ -17,6 +17,7 @@ type event struct {
 	how     exit
 	probe   bool
 	timeout bool // it has not begun in time
+	settled bool // it has worked for goodAfter
 	err     error
 }
 
@@ -48,7 +49,8 @@ func (h *Holder) spawn(path string, candidate bool) (*process, error) {
 	defer theirs.Close()
 	// A candidate hears of a crash when it begins. Another worker does, too, but should
 	// this process be gone by then it has to know.
-	s := workerState{Version: formatVersion, Files: make(map[string]int), Control: 3, Crashed: h.crashed && !candidate, Candidate: candidate, Toggled: h.toggled}
+	s := workerState{Version: formatVersion, Files: make(map[string]int), Control: 3, Crashed: h.crashed && !candidate, Candidate: candidate, Toggled: h.toggled,
+		Unmanaged: !isService()}
 	files := []*os.File{theirs}
 	for name, f := range h.files {
 		s.Files[name] = 3 + len(files)

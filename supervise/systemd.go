@@ -3,6 +3,7 @@ package supervise
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +14,14 @@ import (
 
 // notifyEnv is the variable by which systemd tells that it listens (sd_notify(3)).
 const notifyEnv = "NOTIFY_SOCKET"
+
+// isService tells whether systemd will start this process anew when it dies. The
+// children of a service have NOTIFY_SOCKET too, but are not whom it has executed
+// (SYSTEMD_EXEC_PID, systemd.exec(5), systemd 248).
+func isService() bool {
+	pid := os.Getenv("SYSTEMD_EXEC_PID")
+	return os.Getenv(notifyEnv) != "" && (pid == "" || pid == strconv.Itoa(os.Getpid()))
+}
 
 // storeFile gives systemd a descriptor to keep over a restart of the service, which
 // go-systemd cannot (22.7.0). Without systemd it does nothing.

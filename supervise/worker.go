@@ -28,8 +28,9 @@ type Worker struct {
 	// is asked of Orders.
 	Toggled bool
 
-	control  atomic.Pointer[control]
-	stopping atomic.Bool
+	control   atomic.Pointer[control]
+	stopping  atomic.Bool
+	unmanaged bool
 }
 
 // workerState is what a worker is told by its environment.
@@ -40,6 +41,8 @@ type workerState struct {
 	Crashed   bool           `json:"crashed"`
 	Candidate bool           `json:"candidate"`
 	Toggled   bool           `json:"toggled"`
+	// Unmanaged says that systemd will start no other holder.
+	Unmanaged bool `json:"unmanaged"`
 }
 
 // Orders are what the holder asks of a worker. They are called one at a time.
@@ -71,7 +74,7 @@ func NewWorker() (*Worker, error) {
 	}
 	// These are the holder's business, and whoever reads the log may go away.
 	signal.Ignore(unix.SIGPIPE, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
-	w := &Worker{Files: s.Files, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled}
+	w := &Worker{Files: s.Files, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled, unmanaged: s.Unmanaged}
 	w.control.Store(c)
 	return w, nil
 }
@@ -143,7 +146,7 @@ func (w *Worker) Serving(log *slog.Logger, o Orders) {
 				o.Stop()
 				return
 			}
-			if os.Getenv(notifyEnv) != "" {
+			if !w.unmanaged {
 				log.Warn("the holder is gone: working on, until systemd starts another")
 				return
 			}

@@ -33,7 +33,12 @@ func newDaemon(cmd *exec.Cmd, pipe io.ReadCloser, dir string) *daemon {
 // line that says so.
 func startDaemon(t *testing.T, dir string, env []string, args ...string) *daemon {
 	t.Helper()
-	cmd := exec.Command("vprocfs", args...)
+	return startDaemonCommand(t, dir, exec.Command("vprocfs", args...), env)
+}
+
+// startDaemonCommand is startDaemon with a command of one's own.
+func startDaemonCommand(t *testing.T, dir string, cmd *exec.Cmd, env []string) *daemon {
+	t.Helper()
 	cmd.Env = append(os.Environ(), env...)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {

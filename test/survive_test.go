@@ -2,11 +2,14 @@ package test
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -104,6 +107,131 @@ func TestADeadWorkerOwesNoAnswer(t *testing.T) {
 	sleep(10_000) // which an answer may take
 	if now := d.worker(t); now != worker {
 		t.Errorf("worker %d was replaced by %d", worker, now)
+	}
+}
+
+// notifications are what a daemon tells systemd, which this process plays.
+type notifications struct{ conn *net.UnixConn }
+
+func newNotifications(t *testing.T) (n notifications, env []string) {
+	t.Helper()
+	addr := &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"}
+	conn, err := net.ListenUnixgram(addr.Net, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return notifications{conn}, []string{"NOTIFY_SOCKET=" + addr.Name}
+}
+
+// next is the next one. An error says that none has come for a while.
+func (n notifications) next(wait time.Duration) (string, error) {
+	if err := n.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return "", err
+	}
+	b := make([]byte, 4096)
+	k, err := n.conn.Read(b)
+	return string(b[:k]), err
+}
+
+// TestWorkersThatAnswerNothingAreAnOutage: each says that it serves, and then hangs.
+// systemd is told that the holder works on until it gives up.
+func TestWorkersThatAnswerNothingAreAnOutage(t *testing.T) {
+	dir := t.TempDir()
+	n, env := newNotifications(t)
+	const watchdog = 6 * time.Second
+	env = append(env, fmt.Sprintf("WATCHDOG_USEC=%d", watchdog.Microseconds()))
+	d := startDaemon(t, dir, env, "serve", "--max-outage", "9s", dir)
+	d.line(t)
+	first := d.worker(t)
+	ended := make(chan string)
+	go func() {
+		log, _ := d.end(t)
+		ended <- log
+	}()
+	unix.Kill(first, unix.SIGKILL)
+	var asked int
+	for alive := time.Now(); ; {
+		text, err := n.next(100 * time.Millisecond)
+		var worker int
+		for line := range strings.Lines(text) {
+			if line == "WATCHDOG=1\n" || line == "WATCHDOG=1" {
+				alive = time.Now()
+				asked++
+			}
+			if k, _ := fmt.Sscanf(line, "STATUS=serving, worker %d", &worker); k == 1 && worker != first {
+				unix.Kill(worker, unix.SIGSTOP)
+			}
+		}
+		if silent := time.Since(alive); silent > watchdog {
+			t.Fatalf("systemd has heard nothing for %v", silent)
+		}
+		if err != nil {
+			select {
+			case log := <-ended:
+				if !strings.Contains(log, "gave up") {
+					t.Errorf("log: %s", log)
+				}
+				return
+			default:
+			}
+		}
+		if asked > 60 {
+			t.Fatal("the outage does not end")
+		}
+	}
+}
+
+// TestWhatAHolderCannotReadGoesOn: the mount point is gone when a holder takes the
+// worker over, and containers use the mount.
+func TestWhatAHolderCannotReadGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, nil, "serve", dir)
+	d.line(t)
+	c := startContainer(t, "--mount", dir, "--memory", "64M")
+	read := func() {
+		t.Helper()
+		if got := c.sh(t, "head -n 1 /proc/meminfo"); !strings.Contains(got, " 65536 kB") {
+			t.Errorf("meminfo: %q", got)
+		}
+	}
+	if out, err := exec.Command("umount", "-l", "-R", dir).CombinedOutput(); err != nil {
+		t.Fatalf("umount: %v: %s", err, out)
+	}
+	read()
+	worker := d.worker(t)
+	d.cmd.Process.Kill()
+	d.until(t, "cannot be read at the mount point: going on")
+	line := d.until(t, "msg=serving")
+	read()
+	unix.Kill(worker, unix.SIGKILL)
+	read()
+	unix.Kill(holderIn(t, line), unix.SIGTERM)
+	d.until(t, "msg=stopping")
+}
+
+// TestOnlyAServiceLeavesItsHolderToSystemd: what a service has started has its
+// environment too.
+func TestOnlyAServiceLeavesItsHolderToSystemd(t *testing.T) {
+	for _, c := range []struct{ pid, log string }{
+		{"$$", "until systemd starts another"},
+		{"1", "the holder is gone: started another"},
+	} {
+		dir := t.TempDir()
+		n, env := newNotifications(t)
+		go io.Copy(io.Discard, n.conn) // who is not read from is waited for
+		cmd := exec.Command("sh", "-c", "SYSTEMD_EXEC_PID="+c.pid+" exec vprocfs serve "+dir)
+		d := startDaemonCommand(t, dir, cmd, env)
+		d.line(t)
+		worker := d.worker(t)
+		d.cmd.Process.Kill()
+		d.until(t, c.log)
+		checkUptime(t, dir)
+		if c.pid == "$$" {
+			unix.Kill(worker, unix.SIGKILL)
+		} else {
+			endHolder(t, d, dir, d.until(t, "msg=serving"))
+		}
 	}
 }
 
