@@ -40,7 +40,7 @@ func servePressure(src *source, log *slog.Logger, o fs.MountOptions) (*os.File, 
 
 // servePressureOn serves a connection of proc/pressure. kept are the triggers that
 // there are already; nil for none, which are not kept then.
-func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, kept *keptTriggers, o fs.ServerOptions) {
+func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, kept *keptTriggers, o fs.ServerOptions) *fs.Server {
 	t := &triggers{src: src, log: log, kept: kept}
 	t.table = psi.NewTable(min(src.files/16, psi.MaxTriggers), func(waiter uint64) {
 		if err := conn.Wake(waiter); err != nil {
@@ -50,22 +50,23 @@ func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, kept *keptTri
 	if kept != nil {
 		kept.restore(t.table, conn, log)
 	}
-	o.Log, o.Tree, o.Triggers = log, fs.PressureTree, t
+	o.Log, o.Owner, o.Tree, o.Triggers = log, src.owner, fs.PressureTree, t
 	server := fs.NewServer(conn, src, o)
 	go func() {
 		if err := server.Serve(); err != nil {
 			log.Error(pressureDir+" is not served any more", "err", err)
 		}
 	}()
+	return server
 }
 
 // keepPressure serves proc/pressure of the view that this process serves at dir,
 // with the mount that a former worker has made, if it is there. Where the view is
-// unmounted, this goes with it.
-func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.MountOptions, dir string) error {
+// unmounted, this goes with it. With an error there may be a server all the same.
+func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.MountOptions, dir string) (*fs.Server, error) {
 	triggers, err := keptTable(w, log, fileTriggers, triggerFormat())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	kept := newKeptTriggers(triggers)
 	path := filepath.Join(dir, pressureDir)
@@ -82,15 +83,15 @@ func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.Mount
 		if err == nil {
 			j, err := fs.OpenJournal(journal)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			servePressureOn(j.Conn(fuse), src, log, kept, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
+			server := servePressureOn(j.Conn(fuse), src, log, kept, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
 			if dev != 0 {
-				return nil
+				return server, nil
 			}
 			mount := os.NewFile(uintptr(again), pressureDir)
 			defer mount.Close()
-			return attachMount(mount, path)
+			return server, attachMount(mount, path)
 		}
 		log.Warn("the former "+pressureDir+" is not of use: mounting anew", "err", err)
 	}
@@ -99,19 +100,18 @@ func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.Mount
 	}
 	conn, fd, err := fs.MountDetached(o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	mount := os.NewFile(uintptr(fd), pressureDir)
 	defer mount.Close()
 	j, err := fs.NewJournal()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	j.SetConn(conn, 0)
 	w.Keep(filePressure, conn.FD())
 	w.Keep(filePressureJournal, j.FD())
-	servePressureOn(conn, src, log, kept, fs.ServerOptions{Journal: j})
-	return attachMount(mount, path)
+	return servePressureOn(conn, src, log, kept, fs.ServerOptions{Journal: j}), attachMount(mount, path)
 }
 
 // attachTimeout is how long attaching a mount may take: some milliseconds on a

@@ -64,10 +64,14 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 	server := fs.NewServer(journal.Conn(w.Files[fileFuse]), src, so)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
+	servers := []*fs.Server{server}
 	if src.views.HasPressure() {
 		path, err := resolve(dir)
 		if err == nil {
-			err = keepPressure(w, src, log, o.mount, path)
+			var pressure *fs.Server
+			if pressure, err = keepPressure(w, src, log, o.mount, path); pressure != nil {
+				servers = append(servers, pressure)
+			}
 		}
 		// The other files matter more. Where it is unmounted already there are none.
 		if dev, gone := fs.DevOf(path); err != nil && gone == nil && dev != 0 {
@@ -76,13 +80,8 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 	}
 	stop := make(chan struct{})
 	w.Serving(log, supervise.Orders{
-		Stop: func() { close(stop) },
-		Ping: func() error {
-			if err := server.Ping(workerPing); !errors.Is(err, fs.ErrNoFile) {
-				return err
-			}
-			return nil // nobody uses the mount
-		},
+		Stop:   func() { close(stop) },
+		Ping:   func() error { return pingAll(servers) },
 		Toggle: func() { log.Info("virtualisation switched", "on", src.toggle()) },
 	})
 	select {
@@ -92,6 +91,17 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 		w.Over(err)
 	case <-stop:
 		logStats(log, src)
+	}
+	return nil
+}
+
+// pingAll tells whether all servers answer. One whose files nobody uses does; so does
+// that of proc/pressure when its connection is over, for the other goes on.
+func pingAll(servers []*fs.Server) error {
+	for _, s := range servers {
+		if err := s.Ping(workerPing); errors.Is(err, fs.ErrNoPong) {
+			return err
+		}
 	}
 	return nil
 }
