@@ -110,7 +110,7 @@ func (s *Server) host(w *worker, r request, wait bool) (n int, err error) {
 	case r.op == opOpen && kind != unix.S_IFREG:
 		return 0, syscall.EINVAL
 	case r.op == opOpen:
-		return s.openReply(w, r.id, r.caller, r.unique), nil
+		return s.openReply(w, r.id, r.caller, r.unique)
 	case r.op == opOpendir && kind != unix.S_IFDIR:
 		return 0, syscall.ENOTDIR
 	case r.op == opOpendir:

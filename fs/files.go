@@ -28,16 +28,24 @@ func (s *Server) handleOpen(w *worker, h *fuse.InHeader, b []byte) (int, error) 
 	case !n.permits(callerOf(h), unix.R_OK):
 		return 0, syscall.EACCES
 	}
-	return s.openReply(w, n.id, callerOf(h), h.Unique), nil
+	return s.openReply(w, n.id, callerOf(h), h.Unique)
 }
 
-// openReply makes the reply to the OPEN unique: a new handle.
-func (s *Server) openReply(w *worker, id NodeID, c Caller, unique uint64) int {
+// openReply makes the reply to the OPEN unique: a new handle. ENFILE says that c's
+// container has too many.
+func (s *Server) openReply(w *worker, id NodeID, c Caller, unique uint64) (int, error) {
 	fh := uint64(noHandle)
 	if w.replayed {
 		fh = s.handles.openedBy(unique, id)
 	}
-	if fh == noHandle {
+	switch {
+	case fh != noHandle:
+	case s.owner != nil && s.handles.isCrowded():
+		var ok bool
+		if fh, ok = s.handles.openFor(s.owner(c), id, c, unique); !ok {
+			return 0, syscall.ENFILE
+		}
+	default:
 		fh = s.handles.open(id, c, unique)
 	}
 	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
@@ -49,7 +57,7 @@ func (s *Server) openReply(w *worker, id NodeID, c Caller, unique uint64) int {
 		// (Linux 6.2; older kernels do not know the flag).
 		out.OpenFlags |= parallelDirectWrites
 	}
-	return size
+	return size, nil
 }
 
 // handleRelease answers the RELEASE of a file. Nobody looks at the answer.

@@ -23,6 +23,11 @@ const (
 	maxHandles = 1 << indexBits
 	chunkSize  = 256
 
+	// While more than crowd handles are open, the owners of further ones are asked for,
+	// and none gets more than maxHandlesOf. So it takes eight to leave the rest without.
+	crowd        = maxHandles / 8
+	maxHandlesOf = maxHandles / 8
+
 	// inlineSize holds two numbers of 2^53 hundredths and a blank, which is
 	// more than an uptime file.
 	inlineSize = 40
@@ -87,9 +92,8 @@ const numRecents = 64
 // Memory is never given back, but bounded: by the most handles that were ever open
 // at once (10,000 of them with uptime's content: 1.1 MiB; 65,536: 7 MiB) and by
 // arenaSize for content of all handles together. Beyond that the content of some
-// handles is forgotten, to be made anew if they are read on. Whoever opens more
-// takes nothing from the others: those handles are noHandle, whose content is
-// made for each read.
+// handles is forgotten, to be made anew if they are read on. Where there are too many
+// handles further ones are noHandle, whose content is made for each read.
 type handles struct {
 	mu      sync.Mutex
 	header  *journalHeader
@@ -97,6 +101,9 @@ type handles struct {
 	recents []recent // by thread id; a collision only costs work
 	arena   *arena
 	free    int32
+	inUse   int           // how many are open
+	owners  []*ownerCount // of those that were opened in a crowd, by index; nil before the first
+	counts  map[uint64]*ownerCount
 	adopted map[uint64]int32 // of processes with another journal; until RELEASE
 	hand    int32            // the next handle to forget the content of
 	start   time.Time
@@ -106,6 +113,12 @@ type handles struct {
 // noHandle is a file handle that has no entry in the table.
 const noHandle = 0
 
+// ownerCount is how many handles an owner has opened in a crowd.
+type ownerCount struct {
+	id   uint64
+	open int
+}
+
 // newHandles makes the table of what is in the journal.
 func newHandles(j *Journal) *handles {
 	t := &handles{
@@ -114,6 +127,7 @@ func newHandles(j *Journal) *handles {
 		recents: j.recents(),
 		arena:   newArena(j.contents()),
 		free:    -1,
+		counts:  make(map[uint64]*ownerCount),
 		adopted: make(map[uint64]int32),
 		start:   time.Now(),
 	}
@@ -133,6 +147,7 @@ func (t *handles) restore() {
 			t.discard(i)
 			continue
 		}
+		t.inUse++
 		if h.fh != t.own(i) {
 			t.adopted[h.fh] = i
 		}
@@ -166,11 +181,44 @@ func (t *handles) own(i int32) uint64 {
 // now is never 0, which stands for never. It runs on from process to process.
 func (t *handles) now() time.Duration { return t.base + time.Since(t.start) }
 
+// isCrowded tells whether the owner of the next handle has to be known.
+func (t *handles) isCrowded() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.inUse >= crowd
+}
+
 // open makes a handle without content, or noHandle where there are too many. The
 // OPEN may be one that a former process has answered, or not.
 func (t *handles) open(id NodeID, c Caller, unique uint64) (fh uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.openLocked(id, c, unique)
+}
+
+// openFor is open for an owner, and false where that has too many.
+func (t *handles) openFor(owner uint64, id NodeID, c Caller, unique uint64) (fh uint64, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o := t.counts[owner]
+	if o == nil {
+		o = &ownerCount{id: owner}
+	}
+	if o.open >= maxHandlesOf {
+		return noHandle, false
+	}
+	fh = t.openLocked(id, c, unique)
+	if fh != noHandle {
+		if t.owners == nil {
+			t.owners = make([]*ownerCount, maxHandles)
+		}
+		o.open++
+		t.owners[t.index(t.get(fh))], t.counts[owner] = o, o
+	}
+	return fh, true
+}
+
+func (t *handles) openLocked(id NodeID, c Caller, unique uint64) (fh uint64) {
 	h := t.entry()
 	if h == nil {
 		return noHandle
@@ -204,6 +252,7 @@ func (t *handles) entry() *handle {
 	}
 	h := &t.table[t.free]
 	t.free = h.next
+	t.inUse++
 	return h
 }
 
@@ -279,7 +328,17 @@ func (t *handles) release(fh uint64) {
 	atomic.StoreUint64(&h.fh, 0)
 	delete(t.adopted, fh)
 	t.forget(h)
-	t.discard(t.index(h))
+	i := t.index(h)
+	t.discard(i)
+	t.inUse--
+	if t.owners == nil || t.owners[i] == nil {
+		return
+	}
+	o := t.owners[i]
+	t.owners[i] = nil
+	if o.open--; o.open == 0 {
+		delete(t.counts, o.id)
+	}
 }
 
 // keep makes content, made for r, the content of fh, read up to the offset end. It

@@ -3,8 +3,11 @@ package fs
 import (
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 // testHandles is the table of a journal that ends with the test.
@@ -211,5 +214,56 @@ func TestContentMadeForAnotherOrLongAgoIsNotRead(t *testing.T) {
 		if _, ok := h.read(nil, reading(fh, 0, 100, me)); ok {
 			t.Errorf("%s: it is read twice", c.name)
 		}
+	}
+}
+
+// TestOneOwnerLeavesHandlesForOthers: beyond the first ones nobody gets more than a
+// share, and gets it again when he has closed some.
+func TestOneOwnerLeavesHandlesForOthers(t *testing.T) {
+	h := testHandles(t)
+	s := &Server{handles: h, owner: func(c Caller) uint64 { return uint64(c.UID) }}
+	w := newWorker()
+	open := func(uid uint32) (uint64, error) {
+		n, err := s.openReply(w, NodeUptime, Caller{PID: 1, UID: uid}, unique.Add(2))
+		if err != nil {
+			return noHandle, err
+		}
+		if n == 0 {
+			t.Fatal("no reply")
+		}
+		return placed[fuse.OpenOut](w.out[:cap(w.out)]).Fh, nil
+	}
+	var greedy []uint64
+	for {
+		fh, err := open(1)
+		if err != nil {
+			if err != syscall.ENFILE {
+				t.Error(err)
+			}
+			break
+		}
+		if fh == noHandle {
+			t.Fatal("he has taken all")
+		}
+		greedy = append(greedy, fh)
+	}
+	if len(greedy) != crowd+maxHandlesOf {
+		t.Errorf("%d handles, want %d", len(greedy), crowd+maxHandlesOf)
+	}
+	if fh, err := open(2); fh == noHandle || err != nil {
+		t.Errorf("another gets %d, %v", fh, err)
+	}
+	h.release(greedy[len(greedy)-1])
+	if fh, err := open(1); fh == noHandle || err != nil {
+		t.Errorf("who has closed one gets %d, %v", fh, err)
+	}
+	for _, fh := range greedy {
+		h.release(fh)
+	}
+	if h.inUse != 2 || h.isCrowded() {
+		t.Errorf("%d are open, want 2", h.inUse)
+	}
+	if len(h.counts) != 2 {
+		t.Errorf("%d owners are counted, want 2", len(h.counts))
 	}
 }
