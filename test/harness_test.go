@@ -308,8 +308,8 @@ func workerOf(t testing.TB, line string) int {
 	return pid
 }
 
-// serve starts a daemon on a directory of its own, and ends it with the test. The
-// pid is that of its worker.
+// serve starts a daemon on a directory of its own, and ends it with the test, which
+// must not have brought an error into its log. The pid is that of its worker.
 func serve(t testing.TB, flags ...string) (dir string, pid int) {
 	t.Helper()
 	dir = t.TempDir()
@@ -326,11 +326,21 @@ func serve(t testing.TB, flags ...string) (dir string, pid int) {
 	if err != nil || !strings.Contains(line, "msg=serving") {
 		t.Fatalf("%s: %v: %s", cmd, err, line)
 	}
-	go io.Copy(io.Discard, log)
+	rest := make(chan string)
+	go func() {
+		var b strings.Builder
+		_, _ = log.WriteTo(&b)
+		rest <- b.String()
+	}()
 	t.Cleanup(func() {
 		cmd.Process.Signal(unix.SIGTERM)
+		text := <-rest
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("%s: %v", cmd, err)
+		}
+		// A panic over one request is an error of that request, and in the log.
+		if strings.Contains(text, "level=ERROR") {
+			t.Errorf("%s: %s", cmd, text)
 		}
 	})
 	return dir, workerOf(t, line)

@@ -42,6 +42,15 @@ func pathCalls() []uintptr {
 	}
 }
 
+// nameCalls are those whose first argument is a path. What changes mounts, accounting or
+// swap of the machine is not among them.
+func nameCalls() []uintptr {
+	return []uintptr{
+		unix.SYS_TRUNCATE, unix.SYS_STATFS, unix.SYS_CHDIR, unix.SYS_GETXATTR, unix.SYS_LGETXATTR, unix.SYS_SETXATTR,
+		unix.SYS_LSETXATTR, unix.SYS_LISTXATTR, unix.SYS_LLISTXATTR, unix.SYS_REMOVEXATTR, unix.SYS_LREMOVEXATTR,
+	}
+}
+
 // fuzzSystemCalls makes system calls with chance arguments on the tree at a path:
 // "SEED COUNT UID PATH". A child does the work, for it may end of a signal, or be
 // stuck in a call that waits for itself; it is given some seconds.
@@ -53,14 +62,19 @@ func fuzzSystemCalls(line string) error {
 	cmd := exec.Command(self, append([]string{"-"}, strings.Fields(line)...)...)
 	cmd.Env = append(os.Environ(), toolEnv+"=syscalls-child")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	var said strings.Builder
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	killer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
 	defer killer.Stop()
 	err = cmd.Wait()
-	if _, ok := errors.AsType[*exec.ExitError](err); ok {
-		err = nil // a signal is a fine end
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		if e.ExitCode() != 1 {
+			return nil // a signal is a fine end
+		}
+		err = errors.New(said.String())
 	}
 	return err
 }
@@ -92,6 +106,9 @@ func fuzzChild(args []string) error {
 	for range count {
 		f.step()
 	}
+	if f.steps < count/2 {
+		return fmt.Errorf("%d of %d steps had something open", f.steps, count)
+	}
 	return nil
 }
 
@@ -100,6 +117,7 @@ type fuzzer struct {
 	paths  []string
 	fds    []int
 	memory []byte
+	steps  int // that had a descriptor
 }
 
 // number is an argument: small, large, on a boundary, or a pointer.
@@ -130,22 +148,27 @@ func (f *fuzzer) step() {
 	if len(f.fds) == 0 {
 		return
 	}
+	f.steps++
 	fd := uintptr(f.fds[f.random.IntN(len(f.fds))])
 	for range 16 { // some memory to point at
 		f.memory[f.random.IntN(len(f.memory))] = byte(f.random.IntN(256))
 	}
-	switch f.random.IntN(4) {
-	case 0:
+	switch f.random.IntN(8) {
+	case 0, 1:
 		calls := pathCalls()
-		name := append([]byte(f.name()), 0)
-		n := copy(f.memory[len(f.memory)-len(name):], name)
-		path := uintptr(unsafe.Pointer(&f.memory[len(f.memory)-n]))
-		r, _, e := unix.Syscall6(calls[f.random.IntN(len(calls))], fd, path, f.number(), f.number(), f.number(), 0)
+		r, _, e := unix.Syscall6(calls[f.random.IntN(len(calls))], fd, f.path(0), f.number(), f.number(), f.number(), 0)
 		f.opened(r, e)
-	case 1:
-		f.mmap(int(fd))
 	case 2:
+		calls := nameCalls()
+		_, _, _ = unix.Syscall6(calls[f.random.IntN(len(calls))], f.path(0), f.number(), f.number(), f.number(), f.number(), 0)
+	case 3:
+		f.link(fd)
+	case 4:
+		f.mmap(int(fd))
+	case 5:
 		f.poll(int32(fd))
+	case 6:
+		f.watch(int(fd))
 	default:
 		calls := fdCalls()
 		call := calls[f.random.IntN(len(calls))]
@@ -163,6 +186,43 @@ func (f *fuzzer) step() {
 			unix.Close(fd)
 		}
 		f.fds = f.fds[:8]
+	}
+}
+
+// path puts a name into the memory, in one of two places.
+func (f *fuzzer) path(place int) uintptr {
+	name := append([]byte(f.name()), 0)
+	at := f.memory[len(f.memory)-(place+1)*4096:]
+	copy(at[:4096], name)
+	return uintptr(unsafe.Pointer(&at[0]))
+}
+
+// link makes calls with two paths.
+func (f *fuzzer) link(fd uintptr) {
+	other := uintptr(f.fds[f.random.IntN(len(f.fds))])
+	switch f.random.IntN(3) {
+	case 0:
+		_, _, _ = unix.Syscall6(unix.SYS_RENAMEAT2, fd, f.path(0), other, f.path(1), f.number(), 0)
+	case 1:
+		_, _, _ = unix.Syscall6(unix.SYS_LINKAT, fd, f.path(0), other, f.path(1), f.number(), 0)
+	default:
+		_, _, _ = unix.Syscall(unix.SYS_SYMLINKAT, f.path(0), fd, f.path(1))
+	}
+}
+
+// watch sets a watch of fanotify(7), and opens the file by its handle.
+func (f *fuzzer) watch(fd int) {
+	if group, err := unix.FanotifyInit(unix.FAN_NONBLOCK, unix.O_RDONLY); err == nil {
+		_ = unix.FanotifyMark(group, uint(unix.FAN_MARK_ADD), f.random.Uint64()&(unix.FAN_ACCESS|unix.FAN_OPEN|unix.FAN_CLOSE), fd, "")
+		f.open()
+		unix.Close(group)
+	}
+	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return
+	}
+	if opened, err := unix.OpenByHandleAt(fd, handle, f.random.IntN(4)|unix.O_NONBLOCK); err == nil {
+		f.fds = append(f.fds, opened)
 	}
 }
 
@@ -230,6 +290,9 @@ func (f *fuzzer) poll(fd int32) {
 // daemon must not end, must not grow, and must answer all others as before.
 func TestNoSystemCallMovesTheDaemon(t *testing.T) {
 	dir, pid := serve(t)
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // for nobody
+		t.Fatal(err)
+	}
 	other := startContainer(t, "--mount", dir, "--memory", "64M")
 	seesItself(t, other)
 	seed := time.Now().UnixNano()
