@@ -33,9 +33,21 @@ func survivalCounts(t *testing.T) (kills, upgrades int) {
 	return kills, upgrades
 }
 
-// survivalFiles are those that the readers of the proof read.
-func survivalFiles() []string {
-	return []string{"uptime", "meminfo", "stat", "cpuinfo", "swaps", "diskstats", "loadavg"}
+// survivalFiles are those that the readers of the proof read: all that are served, of
+// the host's entries below sys one.
+func survivalFiles() (files []string) {
+	for _, name := range []string{
+		"/proc/uptime", "/proc/meminfo", "/proc/stat", "/proc/cpuinfo", "/proc/swaps", "/proc/diskstats", "/proc/loadavg", "/proc/slabinfo",
+		"/proc/pressure/cpu", "/proc/pressure/memory", "/proc/pressure/io",
+		"/sys/devices/system/cpu/online", "/sys/devices/system/cpu/present", "/sys/devices/system/cpu/possible",
+		"/sys/devices/system/cpu/cpu0/topology/core_id",
+	} {
+		// Not every kernel has PSI.
+		if _, err := os.Stat(name); err == nil || !errors.Is(err, os.ErrNotExist) {
+			files = append(files, name)
+		}
+	}
+	return files
 }
 
 // survivor is one reader: it reads all files over and over, in pieces of its own
@@ -53,13 +65,14 @@ func survive(memTotal string) error {
 	var reads, longest atomic.Int64
 	failed := make(chan error, 8)
 	stop := make(chan struct{})
+	files := survivalFiles()
 	var wg sync.WaitGroup
 	for _, size := range []int{1, 61, 4096, 1 << 17} {
 		wg.Go(func() {
 			runtime.LockOSThread()
 			s := &survivor{memTotal: memTotal, size: size, last: make(map[string][]uint64)}
 			for {
-				for _, name := range survivalFiles() {
+				for _, name := range files {
 					select {
 					case <-stop:
 						return
@@ -110,7 +123,7 @@ func (s *survivor) read(name string, longest *atomic.Int64) error {
 		}
 		start = time.Now()
 	}
-	fd, err := unix.Open("/proc/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	timed()
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
@@ -140,6 +153,7 @@ func (s *survivor) read(name string, longest *atomic.Int64) error {
 
 // check tells whether text is whole, this container's, and not behind what it was.
 func (s *survivor) check(name, text string) error {
+	name = filepath.Base(name)
 	if text == "" && name == "diskstats" {
 		return nil // it has used no disk
 	}
@@ -169,9 +183,52 @@ func (s *survivor) check(name, text string) error {
 		if !strings.HasPrefix(lines[0], "Filename") || len(lines) > 2 {
 			return errors.New("no swaps")
 		}
+	case "diskstats":
+		for _, line := range lines {
+			if len(strings.Fields(line)) < 14 {
+				return fmt.Errorf("odd line %q", line)
+			}
+		}
 	case "loadavg":
-		if f := strings.Fields(text); len(lines) != 1 || len(f) != 5 {
-			return errors.New("not five fields")
+		return checkLoadavg(lines)
+	case "slabinfo":
+		if len(lines) != 2 || !strings.HasPrefix(lines[1], "# name ") {
+			return errors.New("not the heading")
+		}
+	case "online", "present", "possible":
+		if text != "0\n" {
+			return errors.New("not CPU 0")
+		}
+	case "cpu", "memory", "io":
+		return s.checkPressure(name, lines)
+	}
+	return nil
+}
+
+// checkLoadavg looks for the container's own numbers: it has some threads, and every
+// host hundreds.
+func checkLoadavg(lines []string) error {
+	var load [3]float64
+	var running, threads, last int
+	if n, err := fmt.Sscanf(lines[0], "%f %f %f %d/%d %d", &load[0], &load[1], &load[2], &running, &threads, &last); n != 6 || len(lines) != 1 {
+		return fmt.Errorf("not five fields: %w", err)
+	}
+	if threads > 50 {
+		return fmt.Errorf("%d threads", threads)
+	}
+	return nil
+}
+
+func (s *survivor) checkPressure(name string, lines []string) error {
+	for _, line := range lines {
+		var avg [3]float64
+		var what string
+		var total uint64
+		if n, err := fmt.Sscanf(line, "%s avg10=%f avg60=%f avg300=%f total=%d", &what, &avg[0], &avg[1], &avg[2], &total); n != 5 {
+			return fmt.Errorf("odd line %q: %w", line, err)
+		}
+		if err := s.notBack(name+" "+what, []uint64{total}); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -375,13 +432,15 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	}
 	var first, last holdings
 	var holderFirst, holderLast holdings
-	replaced := 0
+	// The upgrades come in the first half, for each makes the holder anew: what it would
+	// lose with each kill shows in the second.
+	replaced, half := 0, (kills+upgrades)/2
 	for i := range kills + upgrades {
 		before := progress()
 		waitFor(t, "something to be read", func() bool { return progress() > before })
 		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond)
 		worker := d.worker(t)
-		if kills > 0 && i%((kills+upgrades)/max(upgrades, 1)) == 0 && replaced < upgrades {
+		if kills > 0 && i%max(half/max(upgrades, 1), 1) == 0 && replaced < upgrades {
 			replaced++
 			// Whoever is in the middle of execve(2) when there is no memory is killed,
 			// and then there is no holder any more.
@@ -399,11 +458,11 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitFor(t, "another worker", func() bool { return d.worker(t) != worker })
-		if i == 5 || i == kills+upgrades-1 {
+		if i == half || i == kills+upgrades-1 {
 			before := progress()
 			waitFor(t, "the files to be read again", func() bool { return progress() > before+200 })
 			last, holderLast = holdingsOf(t, d.worker(t)), holdingsOf(t, d.cmd.Process.Pid)
-			if i == 5 {
+			if i == half {
 				first, holderFirst = last, holderLast
 			}
 		}
@@ -435,7 +494,7 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 			t.Errorf("grown from %v to %v", r[0], r[1])
 		}
 	}
-	if r := [2]holdings{holderFirst, holderLast}; r[1].fds > r[0].fds {
+	if r := [2]holdings{holderFirst, holderLast}; r[1].fds > r[0].fds || r[1].rss > r[0].rss+4<<10 {
 		t.Errorf("the holder has grown from %v to %v", r[0], r[1])
 	}
 	d.cmd.Process.Signal(unix.SIGTERM)
