@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +73,38 @@ func TestUpgradeKeepsThePidAndTheMount(t *testing.T) {
 	d.until(t, "msg=upgraded")
 	unix.Kill(d.worker(t), unix.SIGKILL)
 	checkUptime(t, dir)
+	d.stop(t)
+}
+
+// TestAnUpgradeIsAPauseOfMilliseconds: nobody waits for longer than 100 ms.
+func TestAnUpgradeIsAPauseOfMilliseconds(t *testing.T) {
+	path, dir := program(t), t.TempDir()
+	d := startProgram(t, path, dir)
+	c := startCommand(t, []string{"--mount", dir, "--memory", "64M"}, toolCommand(t, "latency")...)
+	for attempt := 1; ; attempt++ {
+		ended := make(chan string, 1)
+		go func() {
+			_, stderr, _ := vprocfs(t, "upgrade", dir)
+			ended <- stderr
+		}()
+		var longest []float64
+		for over := false; !over; {
+			select {
+			case stderr := <-ended:
+				if over = true; stderr != "" {
+					t.Fatalf("upgrade: %s", stderr)
+				}
+			default:
+			}
+			longest = append(longest, floats(t, c.answer(t, "20 /proc/uptime", "."))[2])
+		}
+		if ms := slices.Max(longest) / 1000; ms <= 100 {
+			t.Logf("the longest of %d reads took %.1f ms", 20*len(longest), ms)
+			break
+		} else if attempt == 5 {
+			t.Fatalf("the longest read took %.1f ms", ms)
+		}
+	}
 	d.stop(t)
 }
 

@@ -53,6 +53,7 @@ func testPackages() []testPackage {
 			"TestAnIdleDaemonSleepsAndIsSmall",         // sleep and size are Go's; it watches for minutes
 			"TestNoContainerStarvesAnother",            // a ratio of times
 			"TestWhoClosesManyFilesHoldsNobodyUp",      // a time
+			"TestAnUpgradeIsAPauseOfMilliseconds",      // a time
 			// How much memory and patience a crowd costs is Go's, and takes minutes here.
 			"TestTenThousandOpenHandlesAreCheap", "TestAThousandThreadsMayReadByteByByte",
 		}},
