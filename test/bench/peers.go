@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,8 +60,11 @@ func (b *bench) startPeers() error {
 		return nil
 	}
 	at := func(name string) string { return filepath.Join(b.dir, name) }
-	// As vprocfs does, which is the only difference between the two loops otherwise.
-	cmd := exec.Command("nice", "-n", "-10", self, at("floor"))
+	// As vprocfs does by itself, so that files are compared and not priorities.
+	nice := func(command ...string) *exec.Cmd {
+		return exec.Command("nice", slices.Concat([]string{"-n", "-10"}, command)...)
+	}
+	cmd := nice(self, at("floor"))
 	cmd.Env = append(os.Environ(), roleEnv+"=floor")
 	if err := start(floor, at("floor"), cmd); err != nil {
 		return err
@@ -82,7 +86,7 @@ func (b *bench) startPeers() error {
 		return err
 	}
 	// With all that vprocfs does by default: load averages and CPU views.
-	return start(lxcfs, at("lxcfs"), exec.Command(bin, "-f", "-l", "--enable-cfs", "--enable-pidfd", "-p", at("lxcfs.pid"), at("lxcfs")))
+	return start(lxcfs, at("lxcfs"), nice(bin, "-f", "-l", "--enable-cfs", "--enable-pidfd", "-p", at("lxcfs.pid"), at("lxcfs")))
 }
 
 func (p *peer) start(mount string) error {

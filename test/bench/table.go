@@ -52,19 +52,19 @@ func (b *bench) heading() {
 	fmt.Fprintf(&b.report, "# Benchmarks\n\nMade by `%s` on %s; do not edit. Times are this machine's, and this minute's: only ratios mean something elsewhere.\n\n",
 		command, time.Now().UTC().Format("2006-01-02"))
 	fmt.Fprintf(&b.report, "- %d CPUs (%s), Linux %s, %s\n", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(uts.Release[:]), runtime.Version())
-	for _, v := range [][]string{{b.binary, "version"}, {"lxcfs", "--version"}} {
-		out, err := exec.Command(v[0], v[1:]...).CombinedOutput()
-		if err != nil {
-			out = []byte("not installed")
-		}
-		name := vprocfs
-		if v[0] == "lxcfs" {
-			name = lxcfs
-		}
-		first, _, _ := strings.Cut(strings.Trim(strings.TrimSpace(string(out)), `"`), "\n")
-		fmt.Fprintf(&b.report, "- %s: %s\n", name, first)
+	fmt.Fprintf(&b.report, "- vprocfs: %s\n", said("git", "describe", "--always", "--dirty"))
+	fmt.Fprintf(&b.report, "- LXCFS: %s\n", said("lxcfs", "--version"))
+	fmt.Fprintf(&b.report, "- %d rounds of %d operations; floor: a constant file through vprocfs's loop; all three daemons at nice -10, to which vprocfs sets itself\n", b.rounds, b.each)
+}
+
+// said is the first line of what a command says of itself.
+func said(command ...string) string {
+	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+	if err != nil {
+		return "not known"
 	}
-	fmt.Fprintf(&b.report, "- %d rounds of %d operations; floor: a constant file through vprocfs's loop\n", b.rounds, b.each)
+	first, _, _ := strings.Cut(strings.Trim(strings.TrimSpace(string(out)), `"`), "\n")
+	return first
 }
 
 func cpuModel() string {
