@@ -52,7 +52,7 @@ func (b *bench) heading() {
 	fmt.Fprintf(&b.report, "# Benchmarks\n\nMade by `%s` on %s; do not edit. Times are this machine's, and this minute's: only ratios mean something elsewhere.\n\n",
 		command, time.Now().UTC().Format("2006-01-02"))
 	fmt.Fprintf(&b.report, "- %d CPUs (%s), Linux %s, %s\n", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(uts.Release[:]), runtime.Version())
-	fmt.Fprintf(&b.report, "- vprocfs: %s\n", said("git", "describe", "--always", "--dirty"))
+	fmt.Fprintf(&b.report, "- vprocfs: %s\n", said("git", "log", "-1", "--format=commit %h"))
 	fmt.Fprintf(&b.report, "- LXCFS: %s\n", said("lxcfs", "--version"))
 	fmt.Fprintf(&b.report, "- %d rounds of %d operations; floor: a constant file through vprocfs's loop; all three daemons at nice -10, to which vprocfs sets itself\n", b.rounds, b.each)
 }
