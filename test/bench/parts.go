@@ -49,8 +49,8 @@ func (b *bench) files() error {
 			title = "pread at 0 of an open file"
 		}
 		b.section("One reader, one CPU: "+title, `Microseconds; median and 99th percentile, each the median of the rounds'. Sources: the same done with each of the files that vprocfs reads for it, the
-kernel's file of the same name mostly among them. The last columns are what vprocfs's daemon and LXCFS's use of the CPU for one.`)
-		t := newTable("file", "kernel", "sources", "floor", "vprocfs", "LXCFS", "vprocfs/floor", "LXCFS/vprocfs", "beyond floor, in sources", "CPU vprocfs", "CPU LXCFS", "CPU vprocfs/LXCFS")
+kernel's file of the same name mostly among them. The last columns are what the daemons use of the CPU for one.`)
+		t := newTable("file", "kernel", "sources", "floor", "vprocfs", "LXCFS", "vprocfs/floor", "LXCFS/vprocfs", "beyond floor, in sources", "CPU floor", "CPU vprocfs", "CPU LXCFS", "CPU vprocfs/LXCFS")
 		for _, file := range b.served() {
 			sources, err := b.sources(c, file)
 			if err == nil {
@@ -116,14 +116,14 @@ func (b *bench) measureFile(t *table, c *container, op, file string, peers []*pe
 		return fmt.Sprintf("%.1f / %.1f", m[name], median(tail[name]))
 	}
 	row := []string{file, cell(native), cell(fromSources), cell(floor), cell(vprocfs), cell(lxcfs)}
-	row = append(row, fmt.Sprintf("%.2f", m[vprocfs]/m[floor]), "-", "-", fmt.Sprintf("%.1f", cpu[vprocfs]), "-", "-")
+	row = append(row, fmt.Sprintf("%.2f", m[vprocfs]/m[floor]), "-", "-", fmt.Sprintf("%.1f", cpu[floor]), fmt.Sprintf("%.1f", cpu[vprocfs]), "-", "-")
 	if m[fromSources] > 0 {
 		row[8] = fmt.Sprintf("%.2f", (m[vprocfs]-m[floor])/m[fromSources])
 	}
 	if m[lxcfs] > 0 {
 		row[7] = fmt.Sprintf("%.1f", m[lxcfs]/m[vprocfs])
-		row[10] = fmt.Sprintf("%.1f", cpu[lxcfs])
-		row[11] = fmt.Sprintf("%.2f", cpu[vprocfs]/cpu[lxcfs])
+		row[11] = fmt.Sprintf("%.1f", cpu[lxcfs])
+		row[12] = fmt.Sprintf("%.2f", cpu[vprocfs]/cpu[lxcfs])
 	}
 	t.row(row...)
 	return nil
