@@ -25,9 +25,10 @@ type layer struct {
 }
 
 const (
-	goFuse = "github.com/hanwen/go-fuse/v2"
-	sys    = "golang.org/x/sys"
-	pflag  = "github.com/spf13/pflag"
+	goFuse    = "github.com/hanwen/go-fuse/v2"
+	goSystemd = "github.com/coreos/go-systemd/v22"
+	sys       = "golang.org/x/sys"
+	pflag     = "github.com/spf13/pflag"
 )
 
 // layers are the arrows between the packages: each can be read and tested
@@ -45,7 +46,7 @@ func layers() map[string]layer {
 		"fs":               {others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":          {own: []string{"cache"}, others: []string{sys}, testOthers: testLibs},
 		"cache":            {testOthers: testLibs},
-		"supervise":        {others: []string{sys}, testOthers: testLibs},
+		"supervise":        {others: []string{goSystemd, sys}, testOthers: testLibs},
 		"shm":              {others: []string{sys}, testOthers: testLibs},
 		"procvirt":         {own: []string{"shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/cgroup":  {own: []string{"procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
