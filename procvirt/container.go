@@ -36,8 +36,8 @@ type container struct {
 	// until the next look at the container's groups.
 	not [numNeeds]error
 
-	// slow marks files whose gathering took long the last time.
-	slow [numFiles]atomic.Bool
+	// pace is that of gathering for each file.
+	pace [numFiles]pace
 
 	account account
 }
@@ -50,17 +50,33 @@ type container struct {
 // others wait: 64 threads of one container that ask for it hold them up for 32 ms.
 const defaultSlowAfter = 500 * time.Microsecond
 
+// pace is how long some work took of late. It is safe for concurrent use.
+type pace struct{ long atomic.Uint32 }
+
+// isSlow says that it took long twice in a row: once may be the machine's other work,
+// and to hand work to another thread costs all readers something.
+func (p *pace) isSlow() bool { return p.long.Load() >= 2 }
+
+// took notes how long the work took, and that more than limit is long.
+func (p *pace) took(d, limit time.Duration) {
+	before, long := p.long.Load(), uint32(0)
+	if d > limit {
+		long = min(before+1, 2)
+	}
+	if long != before {
+		p.long.Store(long)
+	}
+}
+
 // gather fills w with what f needs, from open files. Without wait it answers
-// ErrCold where that took long the last time.
+// ErrCold where that is slow.
 func (c *container) gather(v *Views, f File, sp *space, x *scratch, wait bool) error {
-	if !wait && c.slow[f].Load() {
+	if !wait && c.pace[f].isSlow() {
 		return ErrCold
 	}
 	start := time.Now()
 	err := fileSpecs[f].gather(v, c, sp, &x.view, x)
-	if slow := time.Since(start) > v.slowAfter; slow != c.slow[f].Load() {
-		c.slow[f].Store(slow)
-	}
+	c.pace[f].took(time.Since(start), v.slowAfter)
 	return err
 }
 

@@ -120,9 +120,9 @@ func (v *Views) NoteFallback(f File, r Reason, detail error) { v.fallbacks.note(
 
 // AppendHost appends the host's own file, byte for byte, and counts the reason.
 // detail, which may be nil, goes to the log the first time. Without wait it answers
-// ErrCold where reading that file took long the last time.
+// ErrCold where reading that file is slow.
 func (v *Views) AppendHost(dst []byte, f File, r Reason, detail error, wait bool) ([]byte, error) {
-	if !wait && v.hostSlow[f].Load() {
+	if !wait && v.hostPace[f].isSlow() {
 		return dst, ErrCold
 	}
 	v.fallbacks.note(f, r, detail)
@@ -130,9 +130,7 @@ func (v *Views) AppendHost(dst []byte, f File, r Reason, detail error, wait bool
 	defer v.scratch.Put(s)
 	start := time.Now()
 	text, err := v.host.Read(fileSpecs[f].host, s.host)
-	if slow := time.Since(start) > v.slowAfter; slow != v.hostSlow[f].Load() {
-		v.hostSlow[f].Store(slow)
-	}
+	v.hostPace[f].took(time.Since(start), v.slowAfter)
 	if err != nil {
 		return dst, err
 	}

@@ -100,6 +100,9 @@ func TestSlowGroupsAreReadOnlyWithWaiting(t *testing.T) {
 	s := subject(t, h, h.Roles["child"])
 	v.slowAfter = 0
 	render(t, v, Meminfo, s)
+	if _, err := v.Append(nil, Meminfo, s, false); err != nil {
+		t.Fatalf("once is no more than chance: %v", err)
+	}
 	v.slowAfter = time.Hour
 	if _, err := v.Append(nil, Meminfo, s, false); err != ErrCold {
 		t.Fatalf("slow: %v", err)
@@ -116,8 +119,10 @@ func TestSlowFilesOfTheHostAreReadOnlyWithWaiting(t *testing.T) {
 	h := load(t, "trixie-v2")
 	v := fixtureViews(t, h, nil)
 	v.slowAfter = 0
-	if _, err := v.AppendHost(nil, CPUInfo, Invisible, nil, false); err != nil {
-		t.Fatal(err)
+	for range 2 { // once is no more than chance
+		if _, err := v.AppendHost(nil, CPUInfo, Invisible, nil, false); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, err := v.AppendHost(nil, CPUInfo, Invisible, nil, false); err != ErrCold {
 		t.Fatalf("slow: %v", err)
@@ -125,8 +130,8 @@ func TestSlowFilesOfTheHostAreReadOnlyWithWaiting(t *testing.T) {
 	if text, err := v.AppendHost(nil, CPUInfo, Invisible, nil, true); err != nil || len(text) == 0 {
 		t.Fatalf("slow, with waiting: %d bytes, %v", len(text), err)
 	}
-	if n := v.Fallbacks()["cpuinfo/caller-invisible"]; n != 2 {
-		t.Errorf("counted %d times, want 2", n)
+	if n := v.Fallbacks()["cpuinfo/caller-invisible"]; n != 3 {
+		t.Errorf("counted %d times, want 3", n)
 	}
 }
 

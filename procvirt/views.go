@@ -74,8 +74,8 @@ type Views struct {
 	kept Kept // where accounts and loads outlive the process
 
 	slowAfter time.Duration // defaultSlowAfter but in tests
-	// hostSlow marks files of the host whose reading took long the last time.
-	hostSlow [numFiles]atomic.Bool
+	// hostPace is that of reading each file of the host.
+	hostPace [numFiles]pace
 
 	mu     sync.RWMutex // guards spaces, never held during I/O
 	spaces map[uint64]*space
