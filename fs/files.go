@@ -120,7 +120,7 @@ func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
 //
 // At offset 0 it is new, as the kernel's is: a handle that stays open is to show what
 // is. To answer that from what was kept, too, would save what a pread takes beyond the
-// floor (25 instead of 13 us for uptime, 43 for meminfo; docs/benchmarks.md). The
+// floor (as much again for uptime, thrice as much for meminfo; docs/benchmarks.md). The
 // caller is resolved then (4 us, of which statx(2) takes nearly all), and not at OPEN,
 // which may be another's: once for open, read, read, close, as the end of the file
 // comes from what is kept.

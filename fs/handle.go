@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +22,7 @@ const (
 	maxHandles = 1 << indexBits
 	chunkSize  = 256
 
-	// While more than crowd handles are open, the owners of further ones are asked for,
+	// While crowd handles or more are open, the owners of further ones are asked for,
 	// and none gets more than maxHandlesOf. So it takes eight to leave the rest without.
 	crowd        = maxHandles / 8
 	maxHandlesOf = maxHandles / 8
@@ -101,7 +100,7 @@ type handles struct {
 	recents []recent // by thread id; a collision only costs work
 	arena   *arena
 	free    int32
-	inUse   int           // how many are open
+	inUse   atomic.Int32  // how many are open
 	owners  []*ownerCount // of those that were opened in a crowd, by index; nil before the first
 	counts  map[uint64]*ownerCount
 	adopted map[uint64]int32 // of processes with another journal; until RELEASE
@@ -147,7 +146,7 @@ func (t *handles) restore() {
 			t.discard(i)
 			continue
 		}
-		t.inUse++
+		t.inUse.Add(1)
 		if h.fh != t.own(i) {
 			t.adopted[h.fh] = i
 		}
@@ -182,11 +181,7 @@ func (t *handles) own(i int32) uint64 {
 func (t *handles) now() time.Duration { return t.base + time.Since(t.start) }
 
 // isCrowded tells whether the owner of the next handle has to be known.
-func (t *handles) isCrowded() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.inUse >= crowd
-}
+func (t *handles) isCrowded() bool { return t.inUse.Load() >= crowd }
 
 // open makes a handle without content, or noHandle where there are too many. The
 // OPEN may be one that a former process has answered, or not.
@@ -252,7 +247,7 @@ func (t *handles) entry() *handle {
 	}
 	h := &t.table[t.free]
 	t.free = h.next
-	t.inUse++
+	t.inUse.Add(1)
 	return h
 }
 
@@ -330,7 +325,7 @@ func (t *handles) release(fh uint64) {
 	t.forget(h)
 	i := t.index(h)
 	t.discard(i)
-	t.inUse--
+	t.inUse.Add(-1)
 	if t.owners == nil || t.owners[i] == nil {
 		return
 	}
@@ -339,132 +334,6 @@ func (t *handles) release(fh uint64) {
 	if o.open--; o.open == 0 {
 		delete(t.counts, o.id)
 	}
-}
-
-// keep makes content, made for r, the content of fh, read up to the offset end. It
-// does nothing where fh has been released meanwhile.
-func (t *handles) keep(r *request, content []byte, end uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	h := t.get(r.fh)
-	if h == nil || r.replayed && h.hasContent() && h.maker > r.unique {
-		// The answer was given before, and the caller has begun anew since.
-		return
-	}
-	t.put(h, content, func() {
-		h.maker, h.ended = r.unique, end >= uint64(len(content))
-	})
-}
-
-// keepSized is keep for content that was made for a GETATTR of c and is not read
-// yet. It does nothing where fh is another file's.
-func (t *handles) keepSized(fh uint64, r *request, content []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	h := t.get(fh)
-	if h == nil || h.node != r.id || r.replayed && h.hasContent() {
-		return
-	}
-	t.put(h, content, func() {
-		h.maker, h.sized, h.caller = r.unique, t.now(), r.caller
-	})
-}
-
-// put makes content the content of h. describe fills in what else there is to say
-// of it.
-func (t *handles) put(h *handle, content []byte, describe func()) {
-	atomic.StoreUint32(&h.has, 0)
-	order := orderFor(len(content))
-	if len(content) <= inlineSize || h.blockOrder != 0 && int(h.blockOrder)-1 != order {
-		t.forget(h)
-	}
-	dst := h.inline[:]
-	if len(content) > inlineSize {
-		if h.blockOrder == 0 && !t.allocate(h, order) {
-			return
-		}
-		dst = t.arena.block(h.block, order)
-	}
-	h.n = uint32(copy(dst, content))
-	h.ended, h.sized = false, 0
-	describe()
-	atomic.StoreUint32(&h.has, 1)
-}
-
-// allocate gives h a block. It forgets content of other handles, in turn, where
-// there is no room.
-func (t *handles) allocate(h *handle, order int) bool {
-	if order >= numOrders {
-		return false
-	}
-	at, ok := t.arena.get(order)
-	total := t.grown()
-	for tries := total; !ok && tries > 0; tries-- {
-		t.hand = (t.hand + 1) % total
-		if o := &t.table[t.hand]; o.blockOrder != 0 {
-			t.forget(o)
-			at, ok = t.arena.get(order)
-		}
-	}
-	if ok {
-		h.block, h.blockOrder = at, uint8(order+1)
-	}
-	return ok
-}
-
-// forget gives the content of h up.
-func (t *handles) forget(h *handle) {
-	atomic.StoreUint32(&h.has, 0)
-	if h.blockOrder != 0 {
-		t.arena.put(h.block, int(h.blockOrder)-1)
-		h.blockOrder = 0
-	}
-	h.n, h.sized = 0, 0
-}
-
-// content is what is kept of h.
-func (t *handles) content(h *handle) []byte {
-	if h.blockOrder != 0 {
-		return t.arena.block(h.block, int(h.blockOrder)-1)[:h.n]
-	}
-	return h.inline[:h.n]
-}
-
-// read appends to dst what the read r is to be answered from the kept content of
-// its handle; ok is false where it is not: where there is none, and at offset 0,
-// where content is made afresh unless it has just been made for the caller's
-// GETATTR, or for this very request by a process that died.
-func (t *handles) read(dst []byte, r *request) (_ []byte, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	h := t.get(r.fh)
-	if h == nil || !h.hasContent() {
-		return dst, false
-	}
-	fresh := h.sized != 0 && h.caller == r.caller && t.now()-h.sized < sizedFor
-	// What was made for a GETATTR of one caller is no other caller's to read.
-	foreign := h.sized != 0 && h.caller != r.caller
-	again := h.sized == 0 && h.maker == r.unique
-	if r.off == 0 && !fresh && !again || foreign {
-		h.sized = 0
-		return dst, false
-	}
-	if fresh && r.off == 0 {
-		h.maker = r.unique
-	}
-	h.sized = 0
-	part := part(t.content(h), r.off, r.size)
-	h.ended = h.ended || r.off+uint64(len(part)) >= uint64(h.n)
-	return append(slices.Grow(dst, len(part)), part...), true
-}
-
-// part is what a read of at most size bytes at off returns of content.
-func part(content []byte, off uint64, size int) []byte {
-	if off >= uint64(len(content)) {
-		return nil
-	}
-	content = content[off:]
-	return content[:min(size, len(content))]
 }
 
 // lastOpened returns the handle that the thread pid opened last, if it is of
@@ -480,28 +349,4 @@ func (t *handles) lastOpened(pid int, id NodeID) uint64 {
 		return r.fh
 	}
 	return noHandle
-}
-
-// sizedBy returns the length of the content of fh, and true where it was made for
-// the GETATTR unique: by a process that died.
-func (t *handles) sizedBy(fh, unique uint64) (n int, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	h := t.get(fh)
-	if h == nil || !h.hasContent() || h.sized == 0 || h.maker != unique {
-		return 0, false
-	}
-	return int(h.n), true
-}
-
-// inMiddle returns the length of the content of fh, and true where somebody has
-// begun to read it and not come to its end.
-func (t *handles) inMiddle(fh uint64) (n int, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	h := t.get(fh)
-	if h == nil || !h.hasContent() || h.ended || h.sized != 0 {
-		return 0, false
-	}
-	return int(h.n), true
 }

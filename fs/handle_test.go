@@ -260,8 +260,8 @@ func TestOneOwnerLeavesHandlesForOthers(t *testing.T) {
 	for _, fh := range greedy {
 		h.release(fh)
 	}
-	if h.inUse != 2 || h.isCrowded() {
-		t.Errorf("%d are open, want 2", h.inUse)
+	if n := h.inUse.Load(); n != 2 || h.isCrowded() {
+		t.Errorf("%d are open, want 2", n)
 	}
 	if len(h.counts) != 2 {
 		t.Errorf("%d owners are counted, want 2", len(h.counts))
