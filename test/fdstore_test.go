@@ -20,11 +20,13 @@ type fdStore struct {
 	mu    sync.Mutex
 	files map[string]*os.File
 	ready bool
+	// said are the states that were told last; who does not listen misses some.
+	said chan string
 }
 
 func newFDStore(t *testing.T) *fdStore {
 	t.Helper()
-	s := &fdStore{path: filepath.Join(t.TempDir(), "notify"), files: make(map[string]*os.File)}
+	s := &fdStore{path: filepath.Join(t.TempDir(), "notify"), files: make(map[string]*os.File), said: make(chan string, 100)}
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -54,6 +56,10 @@ func newFDStore(t *testing.T) *fdStore {
 func (s *fdStore) take(state string, oob []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	select {
+	case s.said <- state:
+	default:
+	}
 	name, store, remove := "", false, false
 	for line := range strings.Lines(state) {
 		switch key, value, _ := strings.Cut(strings.TrimSpace(line), "="); key {

@@ -2,11 +2,10 @@ package test
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -110,37 +109,13 @@ func TestADeadWorkerOwesNoAnswer(t *testing.T) {
 	}
 }
 
-// notifications are what a daemon tells systemd, which this process plays.
-type notifications struct{ conn *net.UnixConn }
-
-func newNotifications(t *testing.T) (n notifications, env []string) {
-	t.Helper()
-	addr := &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"}
-	conn, err := net.ListenUnixgram(addr.Net, addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return notifications{conn}, []string{"NOTIFY_SOCKET=" + addr.Name}
-}
-
-// next is the next one. An error says that none has come for a while.
-func (n notifications) next(wait time.Duration) (string, error) {
-	if err := n.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
-		return "", err
-	}
-	b := make([]byte, 4096)
-	k, err := n.conn.Read(b)
-	return string(b[:k]), err
-}
-
 // TestWorkersThatAnswerNothingAreAnOutage: each says that it serves, and then hangs.
 // systemd is told that the holder works on until it gives up.
 func TestWorkersThatAnswerNothingAreAnOutage(t *testing.T) {
 	dir := t.TempDir()
-	n, env := newNotifications(t)
+	service := newFDStore(t)
 	const watchdog = 6 * time.Second
-	env = append(env, fmt.Sprintf("WATCHDOG_USEC=%d", watchdog.Microseconds()))
+	env := []string{"NOTIFY_SOCKET=" + service.path, fmt.Sprintf("WATCHDOG_USEC=%d", watchdog.Microseconds())}
 	d := startDaemon(t, dir, env, "serve", "--max-outage", "9s", dir)
 	d.line(t)
 	first := d.worker(t)
@@ -150,34 +125,27 @@ func TestWorkersThatAnswerNothingAreAnOutage(t *testing.T) {
 		ended <- log
 	}()
 	unix.Kill(first, unix.SIGKILL)
-	var asked int
-	for alive := time.Now(); ; {
-		text, err := n.next(100 * time.Millisecond)
-		var worker int
-		for line := range strings.Lines(text) {
-			if line == "WATCHDOG=1\n" || line == "WATCHDOG=1" {
-				alive = time.Now()
-				asked++
+	alive, begun := time.NewTimer(watchdog), time.Now()
+	for {
+		select {
+		case log := <-ended:
+			if !strings.Contains(log, "gave up") {
+				t.Errorf("log: %s", log)
 			}
-			if k, _ := fmt.Sscanf(line, "STATUS=serving, worker %d", &worker); k == 1 && worker != first {
+			return
+		case <-alive.C:
+			t.Fatalf("systemd has heard nothing for %v", watchdog)
+		case state := <-service.said:
+			if strings.Contains(state, "WATCHDOG=1") {
+				alive.Reset(watchdog)
+			}
+			_, serving, _ := strings.Cut(state, "STATUS=serving, worker ")
+			if worker, err := strconv.Atoi(serving); err == nil && worker != first {
 				unix.Kill(worker, unix.SIGSTOP)
 			}
-		}
-		if silent := time.Since(alive); silent > watchdog {
-			t.Fatalf("systemd has heard nothing for %v", silent)
-		}
-		if err != nil {
-			select {
-			case log := <-ended:
-				if !strings.Contains(log, "gave up") {
-					t.Errorf("log: %s", log)
-				}
-				return
-			default:
+			if time.Since(begun) > patience {
+				t.Fatal("the outage does not end")
 			}
-		}
-		if asked > 60 {
-			t.Fatal("the outage does not end")
 		}
 	}
 }
@@ -218,8 +186,7 @@ func TestOnlyAServiceLeavesItsHolderToSystemd(t *testing.T) {
 		{"1", "the holder is gone: started another"},
 	} {
 		dir := t.TempDir()
-		n, env := newNotifications(t)
-		go io.Copy(io.Discard, n.conn) // who is not read from is waited for
+		env := []string{"NOTIFY_SOCKET=" + newFDStore(t).path}
 		cmd := exec.Command("sh", "-c", "SYSTEMD_EXEC_PID="+c.pid+" exec vprocfs serve "+dir)
 		d := startDaemonCommand(t, dir, cmd, env)
 		d.line(t)
