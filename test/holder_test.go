@@ -3,7 +3,6 @@ package test
 import (
 	"fmt"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -227,11 +226,11 @@ func TestAHolderThatIsKilledIsReplaced(t *testing.T) {
 // TestAWorkerBeginsWithoutItsHolder kills the holder while the worker that it has just
 // started is on its way: nobody else has the descriptors then.
 func TestAWorkerBeginsWithoutItsHolder(t *testing.T) {
-	// The kernel sends it to a stopped process that becomes an orphan.
-	signal.Ignore(unix.SIGHUP)
-	defer signal.Reset(unix.SIGHUP)
 	dir := t.TempDir()
-	d := startDaemon(t, dir, nil, "serve", dir)
+	// The kernel sends SIGHUP to a stopped process that becomes an orphan. It is the daemon
+	// that must not mind: what this process ignores it would go on to ignore, and all that it
+	// starts with it (signal.Reset does not undo signal.Ignore).
+	d := startDaemonCommand(t, dir, exec.Command("sh", "-c", "trap '' HUP; exec vprocfs serve "+dir), nil)
 	d.line(t)
 	first := d.worker(t)
 	unix.Kill(first, unix.SIGKILL)
