@@ -3,8 +3,8 @@ package procvirt
 import (
 	"sync"
 
+	"vprocfs/internal/shm"
 	"vprocfs/procvirt/cgroup"
-	"vprocfs/shm"
 )
 
 // account keeps the CPU rows of one container's /proc/stat from read to read.

@@ -6,9 +6,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vprocfs/internal/shm"
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/loadavg"
-	"vprocfs/shm"
 )
 
 // incompleteRecheck is how soon a container is looked at again, one of whose

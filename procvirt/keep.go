@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"vprocfs/internal/shm"
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/loadavg"
-	"vprocfs/shm"
 )
 
 // What was shown of a container outlives the process that showed it: its account,

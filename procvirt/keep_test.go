@@ -5,9 +5,9 @@ import (
 	"reflect"
 	"testing"
 
+	"vprocfs/internal/shm"
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/loadavg"
-	"vprocfs/shm"
 )
 
 func accounts(t testing.TB) *shm.Table {

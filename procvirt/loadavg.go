@@ -3,9 +3,9 @@ package procvirt
 import (
 	"strconv"
 
+	"vprocfs/internal/shm"
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/loadavg"
-	"vprocfs/shm"
 )
 
 // appendLoadavg makes /proc/loadavg (fs/proc/loadavg.c).

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"vprocfs/attach"
+	"vprocfs/internal/attach"
 )
 
 // defaultMount is the mount point that attach and heal take the view from.

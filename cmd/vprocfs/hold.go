@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
-	"vprocfs/supervise"
+	"vprocfs/internal/supervise"
 )
 
 // The names of the descriptors that the holder, its workers, and systemd's store

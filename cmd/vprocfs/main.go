@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"vprocfs/attach"
 	"vprocfs/initpid"
+	"vprocfs/internal/attach"
 )
 
 func main() {

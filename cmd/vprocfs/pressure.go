@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
+	"vprocfs/internal/supervise"
 	"vprocfs/procvirt"
 	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/psi"
-	"vprocfs/supervise"
 )
 
 // pressureDir is where the mount of proc/pressure belongs, below the main one.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"vprocfs/fs"
-	"vprocfs/supervise"
+	"vprocfs/internal/supervise"
 )
 
 // serveOptions are what serve needs. Command lines of other programs fill them

@@ -7,8 +7,8 @@ import (
 	"sync"
 
 	"vprocfs/fs"
+	"vprocfs/internal/shm"
 	"vprocfs/procvirt/psi"
-	"vprocfs/shm"
 )
 
 // triggerFormat is that of the table of triggers, whose records are psi.Record as

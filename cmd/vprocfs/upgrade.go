@@ -6,7 +6,7 @@ import (
 	"os"
 
 	"vprocfs/fs"
-	"vprocfs/supervise"
+	"vprocfs/internal/supervise"
 )
 
 func upgradeCommand() *command {

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"vprocfs/fs"
+	"vprocfs/internal/shm"
+	"vprocfs/internal/supervise"
 	"vprocfs/procvirt"
-	"vprocfs/shm"
-	"vprocfs/supervise"
 )
 
 // workerPing is how long the reader may take to come to a ping.
