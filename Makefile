@@ -58,7 +58,7 @@ bench-units: ## benchmarks of the packages, with their allocations
 profile: root ## CPU and allocation profiles of the daemon under a monitoring agent's reads, in build/profile
 	@mkdir -p build/profile
 	$(GO) test -run '^$$' -bench BenchmarkMix -benchtime 50000x -o build/profile/vprocfs.test -outputdir build/profile \
-	  -cpuprofile cpu.pprof -memprofile allocations.pprof -memprofilerate 1 ./cmd/vprocfs
+	  -cpuprofile cpu.pprof -memprofile allocations.pprof -memprofilerate 1 ./internal/daemon
 	$(GO) tool pprof -top -nodecount 25 build/profile/vprocfs.test build/profile/cpu.pprof
 	$(GO) tool pprof -sample_index alloc_objects -top -nodecount 15 build/profile/vprocfs.test build/profile/allocations.pprof
 

@@ -38,10 +38,17 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "internal/attach", "internal/supervise", "initpid", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi", "internal/shm"},
-			others:     []string{pflag, sys},
+			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/sandbox"},
+			others:     []string{pflag},
 			testOthers: testLibs,
 		},
+		"internal/daemon": {
+			own:        []string{"fs", "initpid", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			others:     []string{sys},
+			testOwn:    []string{"internal/sandbox"},
+			testOthers: testLibs,
+		},
+		"internal/sandbox":   {own: []string{"procvirt/cgroup"}, others: []string{sys}, testOthers: testLibs},
 		"internal/attach":    {others: []string{sys}, testOthers: testLibs},
 		"fs":                 {others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":            {own: []string{"cache"}, others: []string{sys}, testOthers: testLibs},
@@ -156,6 +163,8 @@ func TestBrokenArrowsAreFound(t *testing.T) {
 		pkg  goPackage
 		want string // "" is none
 	}{
+		{"cmd does nothing itself", goPackage{ImportPath: "vprocfs/cmd/vprocfs", Imports: []string{sys + "/unix"}}, "vprocfs/cmd/vprocfs imports " + sys + "/unix"},
+		{"the daemon knows no flags", goPackage{ImportPath: "vprocfs/internal/daemon", Imports: []string{pflag}}, "vprocfs/internal/daemon imports " + pflag},
 		{"fs knows no cgroups", goPackage{ImportPath: "vprocfs/fs", Imports: []string{"fmt", "vprocfs/procvirt/cgroup"}}, "vprocfs/fs imports vprocfs/procvirt/cgroup"},
 		{"procvirt knows no fuse", goPackage{ImportPath: "vprocfs/procvirt", Imports: []string{goFuse + "/fuse"}}, "vprocfs/procvirt imports " + goFuse + "/fuse"},
 		{"procvirt knows no resolver", goPackage{ImportPath: "vprocfs/procvirt", Imports: []string{"vprocfs/initpid"}}, "vprocfs/procvirt imports vprocfs/initpid"},

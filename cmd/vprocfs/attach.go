@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"vprocfs/internal/attach"
+	"vprocfs/internal/daemon"
 )
 
 // defaultMount is the mount point that attach and heal take the view from.
@@ -46,7 +47,7 @@ be attached is named; the others are attached, and the exit status is 1.
 				}
 			}
 			if os.Geteuid() != 0 {
-				return errNotRoot
+				return daemon.ErrNotRoot
 			}
 			var err error
 			if o.Dir, err = filepath.Abs(o.Dir); err != nil {
@@ -97,7 +98,7 @@ mount namespace that it changes; where nothing is dead, nothing.
 				return usageErrorf("unexpected argument %q", args[0])
 			}
 			if os.Geteuid() != 0 {
-				return errNotRoot
+				return daemon.ErrNotRoot
 			}
 			abs, err := filepath.Abs(*dir)
 			if err != nil {

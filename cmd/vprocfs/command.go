@@ -31,34 +31,33 @@ type command struct {
 	run        func(ctx context.Context, args []string) error
 }
 
-// exitError is an error that chooses the exit status. With no error inside,
-// nothing is printed.
-type exitError struct {
-	status int
-	err    error
-}
+// usageError is the error of a wrong command line.
+type usageError struct{ error }
 
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return ""
-	}
-	return e.err.Error()
-}
+func (e usageError) Unwrap() error { return e.error }
 
-func (e *exitError) Unwrap() error { return e.err }
+// ExitStatus returns the exit status.
+func (usageError) ExitStatus() int { return statusUsage }
 
 // usageErrorf makes an error for a wrong command line.
 func usageErrorf(format string, args ...any) error {
-	return &exitError{statusUsage, fmt.Errorf(format, args...)}
+	return usageError{fmt.Errorf(format, args...)}
 }
 
-// exitStatus maps what dispatch returned to the exit status of the process.
+// errQuiet is a failure with nothing to print.
+var errQuiet = errors.New("")
+
+// exitStatus returns the exit status of the process for what dispatch returned.
 func exitStatus(err error) int {
 	if err == nil {
 		return 0
 	}
-	if e, ok := errors.AsType[*exitError](err); ok {
-		return e.status
+	type exiter interface {
+		error
+		ExitStatus() int
+	}
+	if e, ok := errors.AsType[exiter](err); ok {
+		return e.ExitStatus()
 	}
 	return statusFailure
 }
@@ -119,17 +118,17 @@ func runCommandLine(ctx context.Context, c *command, args []string, stdout io.Wr
 	if err == nil {
 		err = c.run(ctx, c.flags.Args())
 	} else {
-		err = &exitError{statusUsage, err}
+		err = usageError{err}
 	}
 	if err == nil || err.Error() == "" || c.hidden {
 		return err
 	}
-	if exitStatus(err) == statusUsage {
-		status := statusUsage
-		if c.usageFails {
-			status = statusFailure
-		}
-		return &exitError{status, fmt.Errorf("%s: %w; see `vprocfs help %s`", c.name, err, c.name)}
+	usage, ok := errors.AsType[usageError](err)
+	switch {
+	case ok && c.usageFails:
+		return fmt.Errorf("%s: %w; see `vprocfs help %s`", c.name, usage.error, c.name)
+	case ok:
+		return usageErrorf("%s: %w; see `vprocfs help %s`", c.name, err, c.name)
 	}
 	return fmt.Errorf("%s: %w", c.name, err)
 }

@@ -5,22 +5,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
-	"vprocfs/initpid"
-	"vprocfs/procvirt"
+	"vprocfs/internal/daemon"
 )
 
 type explainOptions struct {
-	pid    int
-	json   bool
-	source sourceOptions
+	pid  int
+	json bool
+	view daemon.ViewOptions
 }
 
 func explainCommand() *command {
@@ -28,7 +25,7 @@ func explainCommand() *command {
 	fl := newFlags("explain")
 	fl.IntVar(&o.pid, "pid", 0, "a process or thread of the container, as a pid of the host")
 	fl.BoolVar(&o.json, "json", false, "print JSON")
-	o.source.addFlags(fl)
+	addViewFlags(fl, &o.view)
 	return &command{
 		name:    "explain",
 		summary: "tell which container a process is taken for, and its limits",
@@ -48,68 +45,31 @@ control group of each controller with the limits of each level, and the CPUs.
 			if o.pid <= 0 {
 				return usageErrorf("invalid argument %q for --pid: must be a pid", fmt.Sprint(o.pid))
 			}
+			if err := checkView(&o.view); err != nil {
+				return err
+			}
+			if os.Geteuid() != 0 {
+				return daemon.ErrNotRoot
+			}
 			return explain(o, os.Stdout)
 		},
 	}
 }
 
-// explanation is the answer of explain. Times are in microseconds.
-type explanation struct {
-	PID         int    `json:"pid"`
-	Namespace   uint64 `json:"pid_namespace"`
-	NamespaceID uint64 `json:"pid_namespace_id,omitempty"`
-	Host        bool   `json:"host_pid_namespace"`
-	Init        int    `json:"init"`
-	Found       found  `json:"found"`
-	// Again is the same question a second time, as a daemon meets it.
-	Again found `json:"again"`
-	procvirt.Explanation
-}
-
-type found struct {
-	By           string  `json:"by"`
-	Microseconds float64 `json:"microseconds"`
-}
-
 func explain(o explainOptions, w io.Writer) error {
-	if os.Geteuid() != 0 {
-		return errNotRoot
-	}
-	src, err := newSource(o.source, slog.New(slog.DiscardHandler))
+	e, err := daemon.Explain(o.view, o.pid)
 	if err != nil {
-		return err
-	}
-	defer src.Close()
-
-	var e explanation
-	for _, f := range []*found{&e.Found, &e.Again} {
-		start := time.Now()
-		init, err := src.resolver.Resolve(o.pid)
-		if err != nil {
-			return fmt.Errorf("pid %d: %w", o.pid, err)
-		}
-		*f = found{init.By.String(), float64(time.Since(start).Nanoseconds()) / 1e3}
-		e.fill(o.pid, init)
-	}
-	var r request
-	if _, err := src.find(&r.subject, &r, o.pid, true); err != nil {
 		return fmt.Errorf("pid %d: %w", o.pid, err)
 	}
-	e.Explanation = src.views.Explain(&r.subject)
 	if o.json {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
 		return enc.Encode(e)
 	}
-	return e.print(w)
+	return printExplanation(w, e)
 }
 
-func (e *explanation) fill(pid int, init initpid.Init) {
-	e.PID, e.Init, e.Host = pid, init.PID, init.Host
-	e.Namespace, e.NamespaceID = init.NS, init.ID
-}
-
-func (e *explanation) print(to io.Writer) error {
+func printExplanation(to io.Writer, e *daemon.Explanation) error {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "process\t%d\n", e.PID)
 	fmt.Fprintf(w, "pid namespace\t%d", e.Namespace)

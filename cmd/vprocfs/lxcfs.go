@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"vprocfs/fs"
+	"vprocfs/internal/daemon"
 )
 
 // lxcfsName is the verb, and the name of a program that means it.
@@ -58,7 +59,7 @@ SIGUSR2 switches to the host's own files and back.
 			if err := printCommandHelp(stderr, c); err != nil {
 				return err
 			}
-			return &exitError{status: statusFailure}
+			return errQuiet
 		case len(args) > 1:
 			return usageErrorf("unexpected argument %q after the mount point", args[1])
 		}
@@ -66,7 +67,7 @@ SIGUSR2 switches to the host's own files and back.
 		if err != nil {
 			return err
 		}
-		return serve(so, args[0])
+		return daemon.Serve(*so, args[0])
 	}
 	return c
 }
@@ -89,42 +90,29 @@ func (o *lxcfsOptions) addFlags(fl *pflag.FlagSet) {
 	fl.BoolVarP(&o.legacy, "single-threaded", "s", false, "taken, without effect")
 }
 
-// serveOptions are those of the serve command that mean the same.
-func (o *lxcfsOptions) serveOptions() (serveOptions, error) {
+// serveOptions returns the options of serve that mean the same.
+func (o *lxcfsOptions) serveOptions() (*daemon.Options, error) {
 	if o.debug && o.foreground {
-		return serveOptions{}, usageErrorf("-d and -f exclude each other")
+		return nil, usageErrorf("-d and -f exclude each other")
 	}
-	so := serveOptions{mount: fs.MountOptions{Name: lxcfsName, FSName: lxcfsName}, pidFile: o.pidFile}
-	if so.pidFile == "" {
-		so.pidFile = filepath.Join(o.runtimeDir, "lxcfs.pid")
+	so := &daemon.Options{
+		View:    daemon.ViewOptions{IgnoreQuota: !o.quota, HostLoad: !o.loadavg, NoSwap: o.noSwap, NoZswap: o.noZswap},
+		Mount:   fs.MountOptions{Name: lxcfsName, FSName: lxcfsName},
+		PIDFile: o.pidFile,
+	}
+	if so.PIDFile == "" {
+		so.PIDFile = filepath.Join(o.runtimeDir, "lxcfs.pid")
 	}
 	if o.debug {
-		so.log.level = logLevel(slog.LevelDebug)
+		so.Log.Level = slog.LevelDebug
 	}
 	if o.cgroupTree {
-		so.warnings = append(so.warnings, "--enable-cgroup: there is no tree of control groups; cgroup namespaces have taken its place")
-	}
-	view := newFlags("view")
-	so.source.addFlags(view)
-	for _, f := range []struct {
-		set         bool
-		name, value string
-	}{
-		{!o.quota, "cpu-view", "cpuset"},
-		{!o.loadavg, "loadavg", "host"},
-		{o.noSwap, "swap", "off"},
-		{o.noZswap, "zswap", "off"},
-	} {
-		if f.set {
-			if err := view.Set(f.name, f.value); err != nil {
-				return serveOptions{}, err
-			}
-		}
+		so.Warnings = append(so.Warnings, "--enable-cgroup: there is no tree of control groups; cgroup namespaces have taken its place")
 	}
 	for _, list := range o.fuse {
 		for option := range strings.SplitSeq(list, ",") {
-			if err := so.addMountOption(option); err != nil {
-				return serveOptions{}, err
+			if err := addMountOption(so, option); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -133,16 +121,16 @@ func (o *lxcfsOptions) serveOptions() (serveOptions, error) {
 
 // addMountOption takes one option of fuse(8), mount(8) or libfuse that LXCFS
 // would hand on.
-func (o *serveOptions) addMountOption(option string) error {
+func addMountOption(o *daemon.Options, option string) error {
 	name, value, _ := strings.Cut(option, "=")
 	switch name {
 	case "":
 	case "fsname":
-		o.mount.FSName = value
+		o.Mount.FSName = value
 	case "subtype":
-		o.mount.Name = value
+		o.Mount.Name = value
 	case "debug":
-		o.log.level = logLevel(slog.LevelDebug)
+		o.Log.Level = slog.LevelDebug
 	case "ro", "nosuid", "nodev", "noexec", "allow_other", "direct_io", "nonempty":
 		// So it is mounted anyway.
 	case "rw", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime",
@@ -152,7 +140,7 @@ func (o *serveOptions) addMountOption(option string) error {
 		"splice_read", "no_splice_read", "splice_write", "no_splice_write", "splice_move", "no_splice_move":
 		// How fast it is, or what concerns writers: nothing that could be asked of
 		// files that are made as they are read.
-		o.warnings = append(o.warnings, "-o "+option+" has no effect")
+		o.Warnings = append(o.Warnings, "-o "+option+" has no effect")
 	default:
 		return usageErrorf("unknown mount option %q for -o", option)
 	}

@@ -3,7 +3,7 @@
 // daemon thinks of a process (explain), and two that change the mounts of running
 // containers (attach, heal).
 //
-// This package only wires: flags, signals, exit statuses. It computes nothing.
+// This package is the command line only: flags in, lines and exit statuses out.
 package main
 
 import (

@@ -2,38 +2,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
-	"time"
 
-	"vprocfs/fs"
-	"vprocfs/internal/supervise"
+	"vprocfs/internal/daemon"
 )
 
-// serveOptions are what serve needs. Command lines of other programs fill them
-// too.
-type serveOptions struct {
-	log    logOptions
-	source sourceOptions
-	mount  fs.MountOptions
-	// pidFile is where to leave the pid; empty for nowhere.
-	pidFile string
-	// maxOutage is how long nobody may serve; 0 stands for the default.
-	maxOutage time.Duration
-	// keepMount leaves the mount at the end.
-	keepMount bool
-	// warnings are for the log, which is not there yet when the command line is
-	// read.
-	warnings []string
-}
-
 func serveCommand() *command {
-	var o serveOptions
+	var o daemon.Options
 	fl := newFlags("serve")
-	o.source.addFlags(fl)
-	fl.DurationVar(&o.maxOutage, "max-outage", defaultMaxOutage, "how long readers may wait where no worker can be kept running; then they get errors")
-	fl.BoolVar(&o.keepMount, "keep-mount", os.Getenv("FDSTORE") != "", "leave the mount at the end, for the next start, whose descriptors systemd keeps")
-	o.log.addFlags(fl)
+	addViewFlags(fl, &o.View)
+	fl.DurationVar(&o.MaxOutage, "max-outage", daemon.DefaultMaxOutage, "how long readers may wait while no worker can be kept running; then they get errors")
+	fl.BoolVar(&o.KeepMount, "keep-mount", os.Getenv("FDSTORE") != "", "leave the mount at the end, for the next start, whose descriptors systemd keeps")
+	addLogFlags(fl, &o.Log)
 	return &command{
 		name:    "serve",
 		summary: "serve the view at MOUNTPOINT until a signal comes",
@@ -46,37 +26,28 @@ MOUNTPOINT/sys/devices/system/cpu over its /sys/devices/system/cpu.
 `,
 		flags: fl,
 		run: func(_ context.Context, args []string) error {
-			if len(args) == 0 {
-				return usageErrorf("missing mount point")
+			dir, err := mountPoint(args)
+			if err != nil {
+				return err
 			}
-			if len(args) > 1 {
-				return usageErrorf("unexpected argument %q after the mount point", args[1])
+			if o.MaxOutage <= 0 {
+				return usageErrorf("invalid argument %q for --max-outage: must be more than 0", o.MaxOutage)
 			}
-			if o.maxOutage <= 0 {
-				return usageErrorf("invalid argument %q for --max-outage: must be more than 0", o.maxOutage)
+			if err := checkView(&o.View); err != nil {
+				return err
 			}
-			return serve(o, args[0])
+			return daemon.Serve(o, dir)
 		},
 	}
 }
 
-// errNotRoot is the answer where only root can go on.
-var errNotRoot = errors.New("must be run as root")
-
-// serve is the holder of a mount at dir, or a worker that a holder has started.
-func serve(o serveOptions, dir string) error {
-	if os.Geteuid() != 0 {
-		return errNotRoot
+// mountPoint returns the only argument of a verb that takes a mount point.
+func mountPoint(args []string) (string, error) {
+	if len(args) == 0 {
+		return "", usageErrorf("missing mount point")
 	}
-	if o.maxOutage == 0 {
-		o.maxOutage = defaultMaxOutage
+	if len(args) > 1 {
+		return "", usageErrorf("unexpected argument %q after the mount point", args[1])
 	}
-	w, err := supervise.NewWorker()
-	switch {
-	case err != nil:
-		return err
-	case w != nil:
-		return work(o, dir, w)
-	}
-	return hold(o, dir)
+	return args[0], nil
 }

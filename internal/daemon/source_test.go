@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"fmt"
@@ -29,9 +29,7 @@ func TestMain(m *testing.M) {
 
 func testSource(t testing.TB) *source {
 	t.Helper()
-	var o sourceOptions
-	o.addFlags(newFlags("test")) // sets the defaults
-	s, err := newSource(o, slog.New(slog.DiscardHandler))
+	s, err := newSource(ViewOptions{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,18 +135,5 @@ func TestACallerThatComesOnceIsNotKept(t *testing.T) {
 	}
 	if _, _, ok := s.callers.Read(c.PID, nil); !ok {
 		t.Error("the file of a caller that came again is not kept")
-	}
-}
-
-func TestChoiceTakesItsWordsOnly(t *testing.T) {
-	c := choice{"on", "off"}
-	if err := c.Set("off"); err != nil || c.String() != "off" || c.Type() != "off|on" {
-		t.Errorf("%v, %q, %q", err, c.String(), c.Type())
-	}
-	if err := c.Set("maybe"); err == nil || c.String() != "off" {
-		t.Errorf("%v, %q", err, c.String())
-	}
-	if err := c.Set("on"); err != nil || c.String() != "on" {
-		t.Errorf("%v, %q", err, c.String())
 	}
 }

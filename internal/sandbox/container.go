@@ -1,4 +1,4 @@
-package main
+package sandbox
 
 import (
 	"errors"
@@ -64,7 +64,7 @@ func startContainer(dir string, views []*os.File, args []string) (*container, er
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command("/proc/self/exe", "container-init", "--mount="+dir, "--views="+strconv.Itoa(len(views)), "--")
+	cmd := exec.Command("/proc/self/exe", InitVerb, "--mount="+dir, "--views="+strconv.Itoa(len(views)), "--")
 	cmd.Args = append(cmd.Args, args...)
 	cmd.Args[0] = "vprocfs"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -164,7 +164,7 @@ func (c *container) status(err error) error {
 	}
 	ws := exit.Sys().(syscall.WaitStatus)
 	if ws.Signaled() {
-		return &exitError{128 + int(ws.Signal()), fmt.Errorf("the container's init was ended by signal %d (%s)", ws.Signal(), ws.Signal())}
+		return &ExitError{128 + int(ws.Signal()), fmt.Errorf("the container's init was ended by signal %d (%s)", ws.Signal(), ws.Signal())}
 	}
-	return &exitError{status: ws.ExitStatus()}
+	return &ExitError{Status: ws.ExitStatus()}
 }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
+	"vprocfs/internal/sandbox"
 )
 
 // readerEnv says that this process is to be readMix.
@@ -102,22 +103,18 @@ func startReader(t testing.TB, cmd *exec.Cmd) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	hierarchies, err := findHierarchies()
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups, err := makeCgroups(hierarchies, cmd.Process.Pid, limits{memory: 64 << 20, cpus: 1.5})
+	groups, err := sandbox.MakeCgroups(cmd.Process.Pid, sandbox.Limits{Memory: 64 << 20, CPUs: 1.5})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may be gone
 		_ = cmd.Wait()
-		if err := groups.remove(); err != nil {
+		if err := groups.Remove(); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := groups.add(cmd.Process.Pid); err != nil {
+	if err := groups.Add(cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,17 +1,13 @@
-package main
+package daemon
 
 import (
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
@@ -20,54 +16,6 @@ import (
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/host"
 )
-
-// sourceOptions are the flags that change what containers see.
-type sourceOptions struct {
-	initPID initpid.Method
-	ttl     time.Duration
-	policy  cgroup.Policy
-	cpuView choice
-	loadavg choice
-	swap    choice
-	zswap   choice
-}
-
-func (o *sourceOptions) addFlags(fl *pflag.FlagSet) {
-	o.cpuView = choice{"quota", "cpuset"}
-	o.loadavg = choice{"on", "host"}
-	o.swap = choice{"on", "off"}
-	o.zswap = choice{"on", "off"}
-	fl.Var(&o.initPID, "init-pid", "how the init of a pid namespace is found: auto, ioctl (Linux 6.11), parents or fork")
-	fl.DurationVar(&o.ttl, "cache-ttl", time.Minute, "how long a container that was found is taken for found")
-	fl.Var(&o.policy, "cgroup-source", "whose control group is the container: auto, init or caller")
-	fl.Var(&o.cpuView, "cpu-view", "which CPUs are shown: quota (as many as quota and cpuset allow) or cpuset")
-	fl.Var(&o.loadavg, "loadavg", "show the container's load averages, or the host's: on or host")
-	fl.Var(&o.swap, "swap", "show swap: on or off")
-	fl.Var(&o.zswap, "zswap", "show zswap: on or off")
-}
-
-// choice is a flag with a few words to choose from. The first is chosen.
-type choice []string
-
-func (c choice) String() string {
-	if len(c) == 0 {
-		return ""
-	}
-	return c[0]
-}
-
-func (c choice) Type() string { return strings.Join(slices.Sorted(slices.Values(c)), "|") }
-
-func (c *choice) Set(s string) error {
-	i := slices.Index(*c, s)
-	if i < 0 {
-		return fmt.Errorf("must be %s", strings.Join(*c, " or "))
-	}
-	chosen := slices.Clone(*c)
-	chosen[0], chosen[i] = chosen[i], chosen[0]
-	*c = chosen
-	return nil
-}
 
 // source makes the content of the files of a mount: it leads a caller's pid to
 // its init, to its control groups, and to the text. It is an fs.Source.
@@ -97,18 +45,10 @@ const (
 	hostCPUs = "/sys/devices/system/cpu"
 )
 
-// check tells whether the flags make sense.
-func (o *sourceOptions) check() error {
-	if o.ttl <= 0 {
-		return usageErrorf("invalid argument %q for --cache-ttl: must be more than 0", o.ttl)
-	}
-	return nil
-}
-
 // newSource finds out about the host. It is safe for concurrent use.
-func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
-	if err := o.check(); err != nil {
-		return nil, err
+func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
+	if o.TTL == 0 {
+		o.TTL = DefaultTTL
 	}
 	files, err := openFileLimit()
 	if err != nil {
@@ -118,12 +58,12 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 	s.requests.New = func() any { return &request{groups: make([]byte, 0, 1024)} }
 	if s.views, err = procvirt.New(procvirt.Config{
 		Root:        "/",
-		Policy:      o.policy,
-		IgnoreQuota: o.cpuView.String() == "cpuset",
-		NoSwap:      o.swap.String() == "off",
-		NoZswap:     o.zswap.String() == "off",
-		HostLoad:    o.loadavg.String() == "host",
-		Recheck:     o.ttl,
+		Policy:      o.Policy,
+		IgnoreQuota: o.IgnoreQuota,
+		NoSwap:      o.NoSwap,
+		NoZswap:     o.NoZswap,
+		HostLoad:    o.HostLoad,
+		Recheck:     o.TTL,
 		MaxFiles:    files * 3 / 4,
 		Now:         host.NewClock().Now,
 		Steady:      host.Monotonic(),
@@ -133,8 +73,8 @@ func newSource(o sourceOptions, log *slog.Logger) (*source, error) {
 	}
 	s.callers = s.views.Callers()
 	s.resolver, err = initpid.New(initpid.Config{
-		Method: o.initPID,
-		TTL:    o.ttl,
+		Method: o.InitPID,
+		TTL:    o.TTL,
 		Max:    min(files/16, 8192), // each takes two descriptors
 		Proc:   proc,
 		Gone:   s.ended,

@@ -1,4 +1,4 @@
-package main
+package sandbox
 
 import (
 	"errors"
@@ -22,18 +22,26 @@ const cgroupPrefix = "vprocfs-run-"
 // been waited for. The kernel lets go of dead threads a little later.
 const removeTimeout = 2 * time.Second
 
-// containerCgroups are the cgroups of one container, one in each hierarchy.
-type containerCgroups struct {
+// Cgroups are the cgroups of one container, one in each hierarchy.
+type Cgroups struct {
 	dirs []string
 }
 
-// makeCgroups makes the cgroups of a container with its limits. On an error
-// none is left.
-func makeCgroups(hierarchies []hierarchy, pid int, l limits) (_ *containerCgroups, err error) {
-	c := &containerCgroups{}
+// MakeCgroups makes the cgroups of a container with its limits. The name of each
+// ends in pid. On an error none is left.
+func MakeCgroups(pid int, l Limits) (*Cgroups, error) {
+	hierarchies, err := findHierarchies()
+	if err != nil {
+		return nil, err
+	}
+	return makeCgroups(hierarchies, pid, l)
+}
+
+func makeCgroups(hierarchies []hierarchy, pid int, l Limits) (_ *Cgroups, err error) {
+	c := &Cgroups{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.remove())
+			err = errors.Join(err, c.Remove())
 		}
 	}()
 	set := make(map[string]bool) // limits that are in force
@@ -65,22 +73,22 @@ func makeCgroups(hierarchies []hierarchy, pid int, l limits) (_ *containerCgroup
 }
 
 // controllers names the controllers that the limits need.
-func (l *limits) controllers() []string {
+func (l *Limits) controllers() []string {
 	var names []string
-	if l.memory != 0 {
+	if l.Memory != 0 {
 		names = append(names, "memory")
 	}
-	if l.cpus != 0 {
+	if l.CPUs != 0 {
 		names = append(names, "cpu")
 	}
-	if l.cpuset.cpus != nil {
+	if l.CPUSet.cpus != nil {
 		names = append(names, "cpuset")
 	}
 	return names
 }
 
-// add puts process pid, with all its threads, into the cgroups.
-func (c *containerCgroups) add(pid int) error {
+// Add puts process pid, with all its threads, into the cgroups.
+func (c *Cgroups) Add(pid int) error {
 	for _, dir := range c.dirs {
 		if err := writeFile(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 			return err
@@ -89,9 +97,9 @@ func (c *containerCgroups) add(pid int) error {
 	return nil
 }
 
-// remove removes the cgroups and those that were made in them. Their processes
+// Remove removes the cgroups and those that were made in them. Their processes
 // must have ended.
-func (c *containerCgroups) remove() error {
+func (c *Cgroups) Remove() error {
 	var errs []error
 	for _, dir := range c.dirs {
 		err := removeTree(dir)
@@ -167,7 +175,7 @@ func escapeGlob(path string) string {
 // wanted names the v2 controllers that a container should have of its own. The
 // first, as many as needed says, are those that limit it; then come those that
 // the view shows. A controller that a v1 hierarchy has is not in v2.
-func wanted(l limits, hierarchies []hierarchy) (names []string, needed int) {
+func wanted(l Limits, hierarchies []hierarchy) (names []string, needed int) {
 	onV1 := func(name string) bool {
 		return slices.ContainsFunc(hierarchies, func(h hierarchy) bool { return h.has(name) })
 	}

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -124,7 +124,7 @@ const attachTimeout = 30 * time.Second
 func attachMount(mount *os.File, path string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), attachTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", "attach-mount", path)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", AttachMountVerb, path)
 	cmd.Args[0] = "vprocfs"
 	cmd.ExtraFiles = []*os.File{mount}
 	// A process in the middle of a request does not end before the answer.
@@ -141,25 +141,19 @@ func attachMount(mount *os.File, path string) error {
 	return nil
 }
 
+// AttachMountVerb is the hidden verb that runs AttachMount.
+const AttachMountVerb = "attach-mount"
+
 // attachFD is the root of the mount that attach-mount is started with.
 const attachFD = 3
 
-// attachMountCommand is attachMount's other process.
-func attachMountCommand() *command {
-	return &command{
-		name:   "attach-mount",
-		flags:  newFlags("attach-mount"),
-		hidden: true,
-		run: func(_ context.Context, args []string) error {
-			if len(args) != 1 {
-				return usageErrorf("attach-mount: only `vprocfs serve` can start this")
-			}
-			if err := unix.MoveMount(attachFD, "", unix.AT_FDCWD, args[0], unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-				return fmt.Errorf("move_mount to %s: %w", args[0], err)
-			}
-			return nil
-		},
+// AttachMount moves the mount that attachMount has passed on to path. It is the
+// hidden verb AttachMountVerb.
+func AttachMount(path string) error {
+	if err := unix.MoveMount(attachFD, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount to %s: %w", path, err)
 	}
+	return nil
 }
 
 // triggers makes what containers write to proc/pressure triggers on the files of

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"errors"
@@ -18,8 +18,8 @@ import (
 const workerPing = 5 * time.Second
 
 // work serves the connection that the holder has, in the worker.
-func work(o serveOptions, dir string, w *supervise.Worker) error {
-	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+func work(o Options, dir string, w *supervise.Worker) error {
+	log := o.Log.NewLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
 	// In /proc/self/exe's place, which the kernel has made "exe" of.
 	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
 		return err
@@ -37,12 +37,12 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
-	src, err := newSource(o.source, log)
+	src, err := newSource(o.View, log)
 	if err != nil {
 		return err
 	}
 	if w.Candidate {
-		if err := selfTest(o.source, w.Files[fileJournal]); err != nil {
+		if err := selfTest(o.View, w.Files[fileJournal]); err != nil {
 			return fmt.Errorf("self-test: %w", err)
 		}
 	}
@@ -69,7 +69,7 @@ func work(o serveOptions, dir string, w *supervise.Worker) error {
 		path, err := resolve(dir)
 		if err == nil {
 			var pressure *fs.Server
-			if pressure, err = keepPressure(w, src, log, o.mount, path); pressure != nil {
+			if pressure, err = keepPressure(w, src, log, o.Mount, path); pressure != nil {
 				servers = append(servers, pressure)
 			}
 		}
@@ -140,7 +140,7 @@ func keptTable(w *supervise.Worker, log *slog.Logger, name string, f shm.Format)
 
 // selfTest makes every file, as this process sees it, with a source of its own: the
 // worker that is to be replaced is at work.
-func selfTest(o sourceOptions, journal int) error {
+func selfTest(o ViewOptions, journal int) error {
 	if _, err := fs.JournalDev(journal); err != nil {
 		return err
 	}

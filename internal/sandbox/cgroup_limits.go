@@ -1,4 +1,4 @@
-package main
+package sandbox
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 
 // setLimits writes the limits that hierarchy h is for to cgroup dir, a child of
 // parent, and marks their controllers in set.
-func setLimits(h *hierarchy, parent, dir string, l limits, set map[string]bool) error {
+func setLimits(h *hierarchy, parent, dir string, l Limits, set map[string]bool) error {
 	has := h.has
 	if h.v2 {
 		controllers, err := words(filepath.Join(dir, "cgroup.controllers"))
@@ -26,24 +26,24 @@ func setLimits(h *hierarchy, parent, dir string, l limits, set map[string]bool) 
 			return err
 		}
 	}
-	if l.memory != 0 && has("memory") {
+	if l.Memory != 0 && has("memory") {
 		file := "memory.limit_in_bytes"
 		if h.v2 {
 			file = "memory.max"
 		}
-		if err := writeFile(filepath.Join(dir, file), l.memory.String()); err != nil {
+		if err := writeFile(filepath.Join(dir, file), l.Memory.String()); err != nil {
 			return err
 		}
 		set["memory"] = true
 	}
-	if l.cpus != 0 && has("cpu") {
-		if err := setQuota(h, dir, l.cpus.quota()); err != nil {
+	if l.CPUs != 0 && has("cpu") {
+		if err := setQuota(h, dir, l.CPUs.quota()); err != nil {
 			return err
 		}
 		set["cpu"] = true
 	}
-	if l.cpuset.cpus != nil && has("cpuset") {
-		if err := setCPUs(h, parent, dir, l.cpuset); err != nil {
+	if l.CPUSet.cpus != nil && has("cpuset") {
+		if err := setCPUs(h, parent, dir, l.CPUSet); err != nil {
 			return err
 		}
 		set["cpuset"] = true
@@ -66,7 +66,7 @@ func setQuota(h *hierarchy, dir string, quota int) error {
 // setCPUs confines the cgroup to cpus. All must be the parent's to give: the
 // kernel itself takes others without a word on v2, and shows the parent's in
 // their place.
-func setCPUs(h *hierarchy, parent, dir string, cpus cpuList) error {
+func setCPUs(h *hierarchy, parent, dir string, cpus CPUList) error {
 	file := "cpuset.effective_cpus" // v1
 	if h.v2 {
 		file = "cpuset.cpus.effective"

@@ -3,7 +3,7 @@
 // The race detector makes sync.Pool forget at random, so that nothing can be
 // said about allocations under it.
 
-package main
+package daemon
 
 import (
 	"os"

@@ -1,4 +1,4 @@
-package main
+package sandbox
 
 import (
 	"os"
@@ -97,7 +97,7 @@ func TestTheNearestGroupThatDelegatesIsTaken(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := fakeV2(t, tt.root, tt.subtrees)
 			h := &hierarchy{v2: true, mount: dir, own: filepath.Join(dir, tt.own)}
-			names, needed := wanted(limits{memory: 1}, []hierarchy{*h})
+			names, needed := wanted(Limits{Memory: 1}, []hierarchy{*h})
 			got, err := delegate(h, names, needed)
 			if err != nil || got != filepath.Join(dir, tt.want) {
 				t.Errorf("%s, %v, want %s", got, err, tt.want)
@@ -108,33 +108,33 @@ func TestTheNearestGroupThatDelegatesIsTaken(t *testing.T) {
 
 func TestOnlyV2ControllersAreAskedOfV2(t *testing.T) {
 	hybrid := []hierarchy{{controllers: []string{"cpu", "cpuacct"}}, {controllers: []string{"memory"}}, {v2: true}}
-	names, needed := wanted(limits{memory: 1, cpus: 1, cpuset: cpuList{cpus: map[int]bool{0: true}}}, hybrid)
+	names, needed := wanted(Limits{Memory: 1, CPUs: 1, CPUSet: CPUList{cpus: map[int]bool{0: true}}}, hybrid)
 	if got := strings.Join(names, " "); got != "cpuset io" || needed != 1 {
 		t.Errorf("%s, %d of them needed", got, needed)
 	}
 }
 
 func TestLimitsAreParsed(t *testing.T) {
-	for text, want := range map[string]byteSize{"1": 1, "512k": 512 << 10, "256M": 256 << 20, "1G": 1 << 30, "2t": 2 << 40, "8388607T": 8388607 << 40} {
-		var got byteSize
+	for text, want := range map[string]ByteSize{"1": 1, "512k": 512 << 10, "256M": 256 << 20, "1G": 1 << 30, "2t": 2 << 40, "8388607T": 8388607 << 40} {
+		var got ByteSize
 		if err := got.Set(text); err != nil || got != want {
 			t.Errorf("size %s: %d, %v, want %d", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "0", "0M", "M", "-1", "+1", "1.5G", "1MB", "8388608T", "18446744073709551616"} {
-		var got byteSize
+		var got ByteSize
 		if err := got.Set(text); err == nil || got != 0 {
 			t.Errorf("size %q: %d, want an error", text, got)
 		}
 	}
 	for text, want := range map[string]int{"0.01": 1000, "1": 100000, "1.5": 150000, "0.333": 33300, "8192": 819200000} {
-		var got cpuCount
+		var got CPUCount
 		if err := got.Set(text); err != nil || got.quota() != want {
 			t.Errorf("CPUs %s: %d, %v, want %d", text, got.quota(), err, want)
 		}
 	}
 	for _, text := range []string{"", "0", "-1", "0.001", "NaN", "Inf", "1e9", "x"} {
-		var got cpuCount
+		var got CPUCount
 		if err := got.Set(text); err == nil || got != 0 {
 			t.Errorf("CPUs %q: %v, want an error", text, got)
 		}
@@ -143,7 +143,7 @@ func TestLimitsAreParsed(t *testing.T) {
 	if err != nil || len(l.cpus) != 4 || !l.cpus[2] || !l.cpus[5] {
 		t.Errorf("list: %v, %v", l, err)
 	}
-	missing := l.without(cpuList{cpus: map[int]bool{0: true, 1: true}})
+	missing := l.without(CPUList{cpus: map[int]bool{0: true, 1: true}})
 	slices.Sort(missing)
 	if !slices.Equal(missing, []int{2, 5}) {
 		t.Errorf("missing %v", missing)

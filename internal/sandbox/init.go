@@ -1,7 +1,6 @@
-package main
+package sandbox
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// InitVerb is the hidden verb of vprocfs that runs Init.
+const InitVerb = "container-init"
+
+// ErrNotInit is returned by Init if Run did not start this process.
+var ErrNotInit = errors.New("only `vprocfs run` can start this")
+
+// Paths of the view, and of the host's /sys.
+const (
+	hostCPUs    = "/sys/devices/system/cpu"
+	pressureDir = "proc/pressure"
+)
+
 // Descriptors that the init of a container is started with (exec.Cmd's
 // ExtraFiles).
 const (
@@ -26,42 +37,21 @@ const (
 	pressureFD = 5
 )
 
-// containerInitCommand is the init (pid 1) of a container that `vprocfs run` has
-// started.
-func containerInitCommand() *command {
-	fl := newFlags("container-init")
-	fl.SetInterspersed(false)
-	dir := fl.String("mount", "", "mount point of the daemon; empty for the detached mounts")
-	views := fl.Int("views", 0, "how many detached mounts there are")
-	return &command{
-		name:   "container-init",
-		flags:  fl,
-		hidden: true,
-		run: func(_ context.Context, args []string) error {
-			if os.Getpid() != 1 || len(args) == 0 {
-				return usageErrorf("container-init: only `vprocfs run` can start this")
-			}
-			err := containerInit(*dir, *views, args)
-			if status, ok := errors.AsType[*exitError](err); ok && status.err == nil || err == nil {
-				return err
-			}
-			return fmt.Errorf("run: %w", err)
-		},
-	}
-}
-
-// containerInit mounts the container's /proc and the view over it, runs args,
+// Init is the init (pid 1) of a container. It mounts the container's /proc and the view over it, runs args,
 // and does the work of an init until they end: it reaps what the namespace
 // leaves behind and forwards signals. It returns the exit status of args as an
 // error, unless it is 0. When it returns the process ends, and the kernel ends
 // all others in the namespace.
-func containerInit(dir string, views int, args []string) error {
+func Init(dir string, views int, args []string) error {
+	if os.Getpid() != 1 || len(args) == 0 {
+		return ErrNotInit
+	}
 	runtime.GOMAXPROCS(1) // it mostly sleeps, and its memory is the container's
 	unix.CloseOnExec(controlFD)
 	control := os.NewFile(controlFD, "control")
 	var start [1]byte
 	if _, err := io.ReadFull(control, start[:]); err != nil {
-		return &exitError{status: statusFailure} // run is gone; it has said why
+		return &ExitError{Status: 1} // run is gone; it has said why
 	}
 	// In /proc/self/exe's place, which the kernel has made "exe" of.
 	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
@@ -96,7 +86,7 @@ func containerInit(dir string, views int, args []string) error {
 			}
 		case s, ok := <-orders:
 			if !ok {
-				return &exitError{status: statusFailure} // run is gone
+				return &ExitError{Status: 1} // run is gone
 			}
 			_ = unix.Kill(child, s)
 		}
@@ -123,13 +113,13 @@ func startCommand(args []string) (pid int, err error) {
 	case errors.Is(err, exec.ErrDot):
 		// PATH names the current directory: its owner wants it searched.
 	case errors.Is(err, exec.ErrNotFound) || errors.Is(err, iofs.ErrNotExist):
-		return 0, &exitError{127, fmt.Errorf("%s: command not found", args[0])}
+		return 0, &ExitError{127, fmt.Errorf("%s: command not found", args[0])}
 	case err != nil:
-		return 0, &exitError{126, err}
+		return 0, &ExitError{126, err}
 	}
 	pid, err = syscall.ForkExec(path, args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
 	if err != nil {
-		return 0, &exitError{126, fmt.Errorf("exec %s: %w", path, err)}
+		return 0, &ExitError{126, fmt.Errorf("exec %s: %w", path, err)}
 	}
 	return pid, nil
 }
@@ -155,9 +145,9 @@ func reap(child int) (ended, stopped bool, status error) {
 		ended = true
 		switch {
 		case ws.Signaled():
-			status = &exitError{status: 128 + int(ws.Signal())}
+			status = &ExitError{Status: 128 + int(ws.Signal())}
 		case ws.ExitStatus() != 0:
-			status = &exitError{status: ws.ExitStatus()}
+			status = &ExitError{Status: ws.ExitStatus()}
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -35,9 +35,6 @@ const (
 	filePID             = "pidfile" // the holder's only
 )
 
-// defaultMaxOutage is the default of --max-outage.
-const defaultMaxOutage = 30 * time.Second
-
 // hold mounts the view at dir, and keeps a worker that serves it, until a signal or
 // an umount(8) of the last reference to it. This process does next to nothing, so
 // that there is next to nothing it could die of.
@@ -45,7 +42,7 @@ const defaultMaxOutage = 30 * time.Second
 // What is open is left for the end of the process to close: requests may still
 // be in the hands of the worker then, which other mounts of the view (binds in
 // containers) keep going until the last moment.
-func hold(o serveOptions, dir string) (err error) {
+func hold(o Options, dir string) (err error) {
 	// Whoever reads the log may go away.
 	signal.Ignore(unix.SIGPIPE)
 	runtime.GOMAXPROCS(1)
@@ -54,13 +51,10 @@ func hold(o serveOptions, dir string) (err error) {
 	// systemd does not start us again (RestartPreventExitStatus=). So let a crash, and
 	// the watchdog's SIGABRT, end in a signal.
 	debug.SetTraceback("crash")
-	log := o.log.newLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+	log := o.Log.NewLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
 
 	// Before the mount, so that no signal can leave it behind.
 	signals := notifyServe()
-	if err := o.source.check(); err != nil {
-		return err
-	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -70,7 +64,7 @@ func hold(o serveOptions, dir string) (err error) {
 		return err
 	}
 	own := make(map[string]int)
-	if o.pidFile != "" {
+	if o.PIDFile != "" {
 		pid, err := o.ownPIDFile(adopted)
 		if err != nil {
 			return err
@@ -92,17 +86,17 @@ func hold(o serveOptions, dir string) (err error) {
 	h := supervise.NewHolder(supervise.Config{
 		Log:       log,
 		Program:   program,
-		MaxOutage: o.maxOutage,
+		MaxOutage: o.MaxOutage,
 		Abort:     m.abort,
 		Probe:     m.probe,
 		Serving: func(worker int) {
 			log.Info("serving", "mountpoint", m.dir, "pid", os.Getpid(), "worker", worker)
-			for _, w := range o.warnings {
+			for _, w := range o.Warnings {
 				log.Warn(w)
 			}
 		},
 		Stop: func() error {
-			if o.keepMount {
+			if o.KeepMount {
 				return nil
 			}
 			return fs.Unmount(m.dir)
@@ -116,20 +110,20 @@ func hold(o serveOptions, dir string) (err error) {
 	err = h.Run(adopted)
 	if _, ok := errors.AsType[*supervise.ExitError](err); ok {
 		// The worker has said why. Its own status may be that of a crash.
-		return errors.Join(&exitError{status: statusFailure}, fs.Unmount(m.dir))
+		return errors.Join(ErrReported, fs.Unmount(m.dir))
 	}
 	return err
 }
 
 // ownPIDFile is the pid file, which this process may have from before it became a
 // new program.
-func (o *serveOptions) ownPIDFile(a *supervise.Adopted) (*pidFile, error) {
+func (o *Options) ownPIDFile(a *supervise.Adopted) (*pidFile, error) {
 	if a != nil {
 		if fd, ok := a.Own[filePID]; ok {
-			return &pidFile{o.pidFile, fd}, nil
+			return &pidFile{o.PIDFile, fd}, nil
 		}
 	}
-	return acquirePIDFile(o.pidFile)
+	return acquirePIDFile(o.PIDFile)
 }
 
 // held is the mount and what keeps it.
@@ -140,9 +134,9 @@ type held struct {
 }
 
 // connect mounts the view, unless it has the mount from a former process.
-func connect(o serveOptions, dir string, a *supervise.Adopted, log *slog.Logger) (*held, error) {
+func connect(o Options, dir string, a *supervise.Adopted, log *slog.Logger) (*held, error) {
 	if a != nil {
-		m, err := adoptMount(dir, o.mount, a, log)
+		m, err := adoptMount(dir, o.Mount, a, log)
 		if err == nil {
 			return m, nil
 		}
@@ -151,7 +145,7 @@ func connect(o serveOptions, dir string, a *supervise.Adopted, log *slog.Logger)
 			log.Warn("systemd may keep some of it", "err", err)
 		}
 	}
-	conn, err := fs.Mount(dir, o.mount)
+	conn, err := fs.Mount(dir, o.Mount)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +242,7 @@ func (m *held) abort() {
 // that waited for an answer could not be killed.
 func (m *held) probe(ctx context.Context) error {
 	start := time.Now()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", probeName, m.dir)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", ProbeVerb, m.dir)
 	cmd.Args[0] = "vprocfs"
 	done := make(chan error, 1)
 	go func() {
@@ -263,25 +257,6 @@ func (m *held) probe(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("read a file of %s: no answer in %s", m.dir, time.Since(start).Round(time.Second))
-	}
-}
-
-const probeName = "probe"
-
-// probeCommand is what held.probe runs.
-func probeCommand() *command {
-	return &command{
-		name:    probeName,
-		summary: "read a file of a view",
-		usage:   probeName + " MOUNTPOINT",
-		flags:   newFlags(probeName),
-		hidden:  true,
-		run: func(_ context.Context, args []string) error {
-			if len(args) != 1 {
-				return usageErrorf("need one mount point")
-			}
-			return checkViewFile(filepath.Join(args[0], "proc/uptime"))
-		},
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package sandbox
 
 import (
 	"fmt"
@@ -16,25 +16,25 @@ const cpuPeriod = 100_000
 // arch/x86/Kconfig, Linux 6.18).
 const maxCPUs = 8192
 
-// limits are what a container may use.
-type limits struct {
-	memory byteSize
-	cpus   cpuCount
-	cpuset cpuList
+// Limits are what a container may use.
+type Limits struct {
+	Memory ByteSize
+	CPUs   CPUCount
+	CPUSet CPUList
 }
 
-// byteSize is a number of bytes as a flag: "512k", "256M", "1G", or plain
+// ByteSize is a number of bytes, and a flag: "512k", "256M", "1G", or plain
 // bytes. The units are powers of 1024. 0 is no limit, and cannot be asked for.
-type byteSize uint64
+type ByteSize uint64
 
-func (b byteSize) String() string {
+func (b ByteSize) String() string {
 	if b == 0 {
 		return ""
 	}
 	return strconv.FormatUint(uint64(b), 10)
 }
 
-func (b *byteSize) Set(s string) error {
+func (b *ByteSize) Set(s string) error {
 	const units = "KMGT"
 	number, shift := s, 0
 	if n := len(s); n > 0 {
@@ -50,48 +50,48 @@ func (b *byteSize) Set(s string) error {
 	if bits.Len64(v)+shift > 63 {
 		return fmt.Errorf("must be below 8 EiB")
 	}
-	*b = byteSize(v << shift)
+	*b = ByteSize(v << shift)
 	return nil
 }
 
-func (byteSize) Type() string { return "size" }
+func (ByteSize) Type() string { return "size" }
 
-// cpuCount is an amount of CPU time as a flag, in CPUs: "1.5". 0 is no limit,
+// CPUCount is an amount of CPU time as a flag, in CPUs: "1.5". 0 is no limit,
 // and cannot be asked for.
-type cpuCount float64
+type CPUCount float64
 
-func (c cpuCount) String() string {
+func (c CPUCount) String() string {
 	if c == 0 {
 		return ""
 	}
 	return strconv.FormatFloat(float64(c), 'g', -1, 64)
 }
 
-func (c *cpuCount) Set(s string) error {
+func (c *CPUCount) Set(s string) error {
 	v, err := strconv.ParseFloat(s, 64)
 	// The kernel refuses a quota below 1 ms (min_cfs_quota_period,
 	// kernel/sched/core.c), which is 0.01 of the period.
 	if err != nil || math.IsNaN(v) || v < 0.01 || v > maxCPUs {
 		return fmt.Errorf("must be a number of CPUs from 0.01 to %d", maxCPUs)
 	}
-	*c = cpuCount(v)
+	*c = CPUCount(v)
 	return nil
 }
 
-func (cpuCount) Type() string { return "number" }
+func (CPUCount) Type() string { return "number" }
 
 // quota is the CPU time in microseconds for each cpuPeriod.
-func (c cpuCount) quota() int { return int(math.Round(float64(c) * cpuPeriod)) }
+func (c CPUCount) quota() int { return int(math.Round(float64(c) * cpuPeriod)) }
 
-// cpuList is a list of CPUs as a flag, in the form of cpuset(7): "0-1,4".
-type cpuList struct {
+// CPUList is a list of CPUs as a flag, in the form of cpuset(7): "0-1,4".
+type CPUList struct {
 	text string
 	cpus map[int]bool
 }
 
-func (l cpuList) String() string { return l.text }
+func (l CPUList) String() string { return l.text }
 
-func (l *cpuList) Set(s string) error {
+func (l *CPUList) Set(s string) error {
 	v, err := parseCPUList(s)
 	if err != nil {
 		return err
@@ -100,11 +100,11 @@ func (l *cpuList) Set(s string) error {
 	return nil
 }
 
-func (cpuList) Type() string { return "list" }
+func (CPUList) Type() string { return "list" }
 
 // parseCPUList reads a list that names at least one CPU.
-func parseCPUList(s string) (cpuList, error) {
-	l := cpuList{text: s, cpus: make(map[int]bool)}
+func parseCPUList(s string) (CPUList, error) {
+	l := CPUList{text: s, cpus: make(map[int]bool)}
 	for part := range strings.SplitSeq(s, ",") {
 		first, last, isRange := strings.Cut(part, "-")
 		lo, err := strconv.ParseUint(first, 10, 16)
@@ -113,7 +113,7 @@ func parseCPUList(s string) (cpuList, error) {
 			hi, err = strconv.ParseUint(last, 10, 16)
 		}
 		if err != nil || hi < lo || hi >= maxCPUs {
-			return cpuList{}, fmt.Errorf("must be a list of CPUs such as 0-1,4")
+			return CPUList{}, fmt.Errorf("must be a list of CPUs such as 0-1,4")
 		}
 		for cpu := lo; cpu <= hi; cpu++ {
 			l.cpus[int(cpu)] = true
@@ -123,7 +123,7 @@ func parseCPUList(s string) (cpuList, error) {
 }
 
 // without returns the CPUs of l that are not in other.
-func (l cpuList) without(other cpuList) []int {
+func (l CPUList) without(other CPUList) []int {
 	var missing []int
 	for cpu := range l.cpus {
 		if !other.cpus[cpu] {

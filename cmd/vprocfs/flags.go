@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/pflag"
+
+	"vprocfs/internal/daemon"
+)
+
+// addLogFlags adds the flags of the log on stderr. What o has is their default.
+func addLogFlags(fl *pflag.FlagSet, o *daemon.LogOptions) {
+	fl.Var((*logLevel)(&o.Level), "log-level", "lowest level to log: debug, info, warn or error")
+	fl.Var(&choice{words: [2]string{"text", "json"}, second: &o.JSON}, "log-format", "format of log lines: text or json")
+}
+
+// addViewFlags adds the flags that change what containers see.
+func addViewFlags(fl *pflag.FlagSet, o *daemon.ViewOptions) {
+	word := func(second *bool, name, first, other, usage string) {
+		fl.Var(&choice{words: [2]string{first, other}, second: second}, name, usage)
+	}
+	fl.Var(&o.InitPID, "init-pid", "how the init of a pid namespace is found: auto, ioctl (Linux 6.11), parents or fork")
+	fl.DurationVar(&o.TTL, "cache-ttl", daemon.DefaultTTL, "how long a container that was found is taken for found")
+	fl.Var(&o.Policy, "cgroup-source", "whose control group is the container: auto, init or caller")
+	word(&o.IgnoreQuota, "cpu-view", "quota", "cpuset", "which CPUs are shown: quota (as many as quota and cpuset allow) or cpuset")
+	word(&o.HostLoad, "loadavg", "on", "host", "show the container's load averages, or the host's: on or host")
+	word(&o.NoSwap, "swap", "on", "off", "show swap: on or off")
+	word(&o.NoZswap, "zswap", "on", "off", "show zswap: on or off")
+}
+
+// checkView returns an error if a flag of addViewFlags makes no sense.
+func checkView(o *daemon.ViewOptions) error {
+	if o.TTL <= 0 {
+		return usageErrorf("invalid argument %q for --cache-ttl: must be more than 0", o.TTL)
+	}
+	return nil
+}
+
+// choice is a flag that takes one of two words, the first by default.
+type choice struct {
+	words  [2]string
+	second *bool // whether the second word is chosen
+}
+
+func (c *choice) String() string {
+	if c.second != nil && *c.second {
+		return c.words[1]
+	}
+	return c.words[0]
+}
+
+func (c *choice) Type() string {
+	return min(c.words[0], c.words[1]) + "|" + max(c.words[0], c.words[1])
+}
+
+func (c *choice) Set(s string) error {
+	if s != c.words[0] && s != c.words[1] {
+		return fmt.Errorf("must be %s or %s", c.words[0], c.words[1])
+	}
+	*c.second = s == c.words[1]
+	return nil
+}
+
+// logLevel is a slog.Level as a flag.
+type logLevel slog.Level
+
+func (l logLevel) String() string {
+	switch slog.Level(l) {
+	case slog.LevelDebug:
+		return "debug"
+	case slog.LevelWarn:
+		return "warn"
+	case slog.LevelError:
+		return "error"
+	}
+	return "info"
+}
+
+func (l *logLevel) Set(s string) error {
+	for _, v := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if logLevel(v).String() == s {
+			*l = logLevel(v)
+			return nil
+		}
+	}
+	return fmt.Errorf("must be debug, info, warn or error")
+}
+
+func (logLevel) Type() string { return "level" }

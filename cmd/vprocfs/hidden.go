@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"vprocfs/internal/daemon"
+	"vprocfs/internal/sandbox"
+)
+
+// The verbs of this file are not in the help: vprocfs starts them itself.
+
+// containerInitCommand is the init (pid 1) of a container that run has started.
+func containerInitCommand() *command {
+	fl := newFlags(sandbox.InitVerb)
+	fl.SetInterspersed(false)
+	dir := fl.String("mount", "", "mount point of the daemon; empty for the detached mounts")
+	views := fl.Int("views", 0, "how many detached mounts there are")
+	return &command{
+		name:   sandbox.InitVerb,
+		flags:  fl,
+		hidden: true,
+		run: func(_ context.Context, args []string) error {
+			err := sandbox.Init(*dir, *views, args)
+			switch exit, ok := errors.AsType[*sandbox.ExitError](err); {
+			case err == nil, ok && exit.Err == nil:
+				return err
+			case err == sandbox.ErrNotInit:
+				return usageErrorf("%s: %w", sandbox.InitVerb, err)
+			}
+			return fmt.Errorf("run: %w", err)
+		},
+	}
+}
+
+// helperCommand is a helper process of the daemon, with one path to work on.
+func helperCommand(verb string, help func(path string) error) *command {
+	return &command{
+		name:   verb,
+		flags:  newFlags(verb),
+		hidden: true,
+		run: func(_ context.Context, args []string) error {
+			if len(args) != 1 {
+				return usageErrorf("%s: only `vprocfs serve` can start this", verb)
+			}
+			return help(args[0])
+		},
+	}
+}
+
+func attachMountCommand() *command {
+	return helperCommand(daemon.AttachMountVerb, daemon.AttachMount)
+}
+
+func probeCommand() *command { return helperCommand(daemon.ProbeVerb, daemon.Probe) }
