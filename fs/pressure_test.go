@@ -70,6 +70,19 @@ func (f *fakeTriggers) waiter() uint64 {
 	return f.kh
 }
 
+func (f *fakeTriggers) forgetWaiter() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.kh = 0
+}
+
+// fail makes Set return err from now on.
+func (f *fakeTriggers) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answer = err
+}
+
 func (f *fakeTriggers) fire(events uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -175,7 +188,7 @@ func TestAWritersErrorsAreItsOwn(t *testing.T) {
 	if _, err := unix.Write(fd, []byte("some 1 1")); err != unix.ENOSPC {
 		t.Errorf("write: %v", err)
 	}
-	f.answer = errors.New("no errno")
+	f.fail(errors.New("no errno"))
 	if _, err := unix.Write(fd, []byte("some 1 1")); err != unix.EIO {
 		t.Errorf("write: %v", err)
 	}
@@ -195,7 +208,7 @@ func TestAPollerIsWokenByWake(t *testing.T) {
 	if got := poll(t, fd, unix.POLLPRI, 20); got != 0 {
 		t.Errorf("without an event: %#x", got)
 	}
-	f.kh = 0
+	f.forgetWaiter()
 	for range 3 {
 		events := make(chan int16)
 		go func() { events <- poll(t, fd, unix.POLLPRI, int(deadline.Milliseconds())) }()
@@ -207,7 +220,7 @@ func TestAPollerIsWokenByWake(t *testing.T) {
 		if got := <-events; got != unix.POLLPRI {
 			t.Errorf("an event: %#x", got)
 		}
-		f.kh = 0
+		f.forgetWaiter()
 	}
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {

@@ -96,7 +96,7 @@ func play(mode string) {
 		must(unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(unsafe.StringData("x\nNStgid:\t1\n\x00"))), 0, 0, 0))
 		fmt.Println("ready")
 	case "grouped": // a child of an init, with as many groups as there may be
-		must(unix.Setgroups(manyGroups()))
+		must(syscall.Setgroups(manyGroups())) // of all threads
 		fmt.Println("ready")
 	case "peek":
 		peek()
