@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,6 +28,19 @@ func statusBits(t *testing.T, status, field string) uint64 {
 	return 0
 }
 
+// buildWithCgo builds the program as a plain go build does where there is a C
+// compiler, and returns its path.
+func buildWithCgo(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "vprocfs")
+	cmd := exec.Command("go", "build", "-o", path, module+"/cmd/vprocfs")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return path
+}
+
 // TestServeGivesUpWhatItDoesNotNeed looks at all threads, and at what they still
 // can do, with each way to find an init.
 func TestServeGivesUpWhatItDoesNotNeed(t *testing.T) {
@@ -35,10 +49,15 @@ func TestServeGivesUpWhatItDoesNotNeed(t *testing.T) {
 	if own&^needed == 0 {
 		t.Fatal("these tests have nothing to give up themselves")
 	}
-	for _, method := range []string{"auto", "fork"} {
-		t.Run(method, func(t *testing.T) {
+	type run struct{ name, program, method string }
+	runs := []run{{"auto", "vprocfs", "auto"}, {"fork", "vprocfs", "fork"}}
+	if os.Getenv(binaryEnv) == "" { // else there is no Go to build with
+		runs = append(runs, run{"built with cgo", buildWithCgo(t), "auto"})
+	}
+	for _, r := range runs {
+		t.Run(r.name, func(t *testing.T) {
 			dir := t.TempDir()
-			d := startDaemon(t, dir, nil, "serve", "--init-pid", method, dir)
+			d := startDaemonCommand(t, dir, exec.Command(r.program, "serve", "--init-pid", r.method, dir), nil)
 			d.line(t)
 			c := startContainer(t, "--mount", dir, "--memory", "64M", "--cpus", "0.5")
 			wantView(t, c)

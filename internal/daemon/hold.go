@@ -76,13 +76,6 @@ func hold(o Options, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	// What it starts inherits both.
-	if err := preferUs(); err != nil {
-		log.Debug("no better priority", "err", err)
-	}
-	if err := dropPrivileges(servingCaps()); err != nil {
-		log.Warn("all privileges are kept", "err", err) // better than no /proc
-	}
 	h := supervise.NewHolder(supervise.Config{
 		Log:       log,
 		Program:   program,

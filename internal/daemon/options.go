@@ -64,6 +64,12 @@ func Serve(o Options, dir string) error {
 	if o.MaxOutage == 0 {
 		o.MaxOutage = DefaultMaxOutage
 	}
+	if err := limitPrivileges(servingCaps()); err != nil {
+		return err
+	}
+	if err := hideProcess(); err != nil {
+		return err
+	}
 	w, err := supervise.NewWorker()
 	switch {
 	case err != nil:

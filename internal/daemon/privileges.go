@@ -1,10 +1,9 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
-	"syscall"
-	"unsafe"
+	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,27 +27,68 @@ func servingCaps() capSet {
 		unix.CAP_SYS_PTRACE,   // to follow /proc/PID/ns of processes of other users
 		unix.CAP_DAC_OVERRIDE, // cgroups belong to the root of a user namespace, if it may manage them
 		unix.CAP_SYS_RESOURCE, // pressure triggers with windows of any length (kernel/sched/psi.c)
-		// To mount proc/pressure, to enter pid namespaces where the kernel is older
-		// than 6.11, and to unmount in the end.
+		// To mount and unmount, and to enter pid namespaces where the kernel is older
+		// than 6.11.
 		unix.CAP_SYS_ADMIN,
 	)
 }
 
-// dropPrivileges has this process, and all that it will execute, give up every
-// capability but those of keep that it has. It can gain none again, nobody
-// without CAP_SYS_PTRACE can look into it, and what it creates is its own.
+// priority is the nice value of a daemon (setpriority(2)), and its unit's Nice=.
+//
+// Without it one container with many busy threads has all others wait until the
+// daemon gets a CPU. With 64 threads that read in a loop, on two CPUs, the 99th
+// percentile of another container was 10 to 16 ms without it and 0.3 to 8 ms with it
+// (6.18).
+const priority = -10
+
+// limitPrivileges leaves this process, and all that it will execute, at most the
+// capabilities of keep, and no way to gain others (no_new_privs). It also sets the
+// priority, if the process may (CAP_SYS_NICE).
+//
+// Capabilities belong to a thread, and the Go runtime has several: one thread gives
+// up its own and executes the program again, with the same pid, arguments and open
+// files. Then limitPrivileges returns at once, as it does in every child process.
+// This needs no help of the runtime, which can change all threads only in a program
+// built without cgo.
 //
 // There is no seccomp filter: the unit has one (SystemCallFilter=), whose groups
 // systemd keeps up to date. A list of our own would have to foresee the system
 // calls of the next Go runtime, and a wrong one would break /proc in every
 // container.
-func dropPrivileges(keep capSet) error {
-	if err := onAllThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
+func limitPrivileges(keep capSet) error {
+	permitted, err := permittedCaps()
+	if err != nil {
+		return err
+	}
+	noNew, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	if err != nil {
+		return fmt.Errorf("prctl PR_GET_NO_NEW_PRIVS: %w", err)
+	}
+	if noNew == 1 && permitted&^keep == 0 {
+		return nil
+	}
+	// The thread is never unlocked: if exec fails, it must not run other goroutines.
+	runtime.LockOSThread()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority) // of this thread; EACCES: as it was
+	if err := limitThread(keep); err != nil {
+		return err
+	}
+	if err := unix.Exec("/proc/self/exe", os.Args, os.Environ()); err != nil {
+		return fmt.Errorf("execute /proc/self/exe with fewer privileges: %w", err)
+	}
+	return nil
+}
+
+// limitThread limits the calling thread.
+func limitThread(keep capSet) error {
+	// With it, what root executes gains nothing beyond the permitted set
+	// (cap_bprm_creds_from_file, security/commoncap.c).
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_NO_NEW_PRIVS: %w", err)
 	}
 	for n := uint(0); ; n++ {
 		in, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) {
+		if err == unix.EINVAL {
 			break // past the last one of this kernel
 		}
 		if err != nil {
@@ -57,66 +97,51 @@ func dropPrivileges(keep capSet) error {
 		if in == 0 || keep.has(n) {
 			continue
 		}
-		// EPERM: no CAP_SETPCAP. What is executed still gains nothing, by
-		// no_new_privs.
-		if err := onAllThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(n), 0); err != nil && !errors.Is(err, unix.EPERM) {
+		// EPERM: no CAP_SETPCAP. The bounding set stays, and is of no use to anybody.
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0); err != nil && err != unix.EPERM {
 			return fmt.Errorf("prctl PR_CAPBSET_DROP %d: %w", n, err)
 		}
 	}
-	if err := setCaps(keep); err != nil {
+	permitted, err := permittedCaps()
+	if err != nil {
 		return err
 	}
-	// It counts for the memory, and so for all threads. A container's root that
-	// shares the pid namespace has the same uid.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
-	}
-	unix.Umask(0o077)
-	return nil
-}
-
-// setCaps leaves all threads the permitted and effective capabilities that are in
-// keep too, and none to inherit.
-func setCaps(keep capSet) error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("capget: %w", err)
-	}
+	left := permitted & keep
+	var data [2]unix.CapUserData // nothing to inherit
 	for i := range data {
-		left := data[i].Permitted & uint32(keep>>(32*i))
-		data[i] = unix.CapUserData{Effective: left, Permitted: left}
+		word := uint32(left >> (32 * i))
+		data[i].Effective, data[i].Permitted = word, word
 	}
-	err := onAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
-	if err != nil {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capset(&header, &data[0]); err != nil {
 		return fmt.Errorf("capset: %w", err)
 	}
 	return nil
 }
 
-// priority is the nice value of a daemon (setpriority(2)), and its unit's Nice=.
-const priority = -10
-
-// preferUs lets this process, and all that it will start, run before others: one
-// container with many busy threads would have all others wait for the daemon to get
-// a CPU. With 64 threads that read in a loop, on two CPUs, the 99th percentile of
-// another container was 10 to 16 ms without it and 0.3 to 8 ms with it (6.18). It
-// needs CAP_SYS_NICE (EACCES).
-func preferUs() error {
-	nice := priority // a variable, for the conversion
-	if err := onAllThreads(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(nice)); err != nil {
-		return fmt.Errorf("setpriority %d: %w", priority, err)
+// permittedCaps returns the calling thread's permitted capabilities.
+func permittedCaps() (capSet, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, fmt.Errorf("capget: %w", err)
 	}
-	return nil
+	return capSet(data[0].Permitted) | capSet(data[1].Permitted)<<32, nil
 }
 
-// onAllThreads makes a system call that counts for one thread on each of them.
-// Those to come inherit from these. A binary built with cgo cannot (ENOTSUP).
-//
-//go:uintptrescapes
-func onAllThreads(trap, a1, a2, a3 uintptr) error {
-	if _, _, errno := syscall.AllThreadsSyscall6(trap, a1, a2, a3, 0, 0, 0); errno != 0 {
-		return errno
+// hideProcess keeps every process without CAP_SYS_PTRACE from looking into this one,
+// also a container's root that shares the pid namespace and so has the same uid. What
+// this process creates is its own (umask). exec(2) undoes the former, so each process
+// of the daemon calls it.
+func hideProcess() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
+	}
+	unix.Umask(0o077)
+	// The kernel names a process after the file that was executed, which was
+	// /proc/self/exe.
+	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
+		return fmt.Errorf("set the name of the process: %w", err)
 	}
 	return nil
 }

@@ -20,17 +20,6 @@ const workerPing = 5 * time.Second
 // work serves the connection that the holder has, in the worker.
 func work(o Options, dir string, w *supervise.Worker) error {
 	log := o.Log.NewLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
-	// In /proc/self/exe's place, which the kernel has made "exe" of.
-	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
-		return err
-	}
-	// Before there are goroutines that block in system calls. To change the privileges
-	// of all threads Go stops the world some forty times, and that takes a minute where
-	// one of them is just about to block (fs/pulse.go). CAP_SYS_ADMIN stays:
-	// proc/pressure is yet to be mounted.
-	if err := dropPrivileges(servingCaps()); err != nil {
-		log.Warn("all privileges are kept", "err", err) // better than no /proc
-	}
 	// What is read warm makes no garbage, so that collecting more often costs nothing
 	// but while containers are new: with 1,000 of them RSS is 36 MB at most, where
 	// Go's default of 100 makes 45 of it.
