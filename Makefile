@@ -9,6 +9,10 @@ FUZZTIME    ?= 20s
 # A static binary: it runs on any distribution and in an empty image.
 export CGO_ENABLED := 0
 
+# Packages whose tests are unit tests, and those of them whose tests mount nothing.
+UNITS     := $$($(GO) list ./... | grep -v '/test')
+UNMOUNTED := $$($(GO) list ./... | grep -v -e '/test' -e '/fs')
+
 # What depends on the kernel and the cgroup layout most; the same, but long here; survival and healing.
 VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile|Frozen
 VM_LONG := NoCounter|Readers|Languages
@@ -19,26 +23,34 @@ VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|H
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
 
-.PHONY: build run test test-survival test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root tools
+.PHONY: build run quick test race test-survival test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
+  demo-tools test-tools guest-tools bench-tools race-tools
 
 build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
 
-run: root build ## show a container with 256 MiB and one CPU next to the host
+run: root demo-tools build ## show a container with 256 MiB and one CPU next to the host
 	@sh test/demo.sh $(BINARY)
 
-test: root tools ## run all tests (they mount file systems and start containers)
+quick: root ## vet, and the unit tests that mount nothing: under a minute
+	$(GO) vet -tags systemd ./...
+	$(GO) test -count=1 -timeout 2m $(UNMOUNTED)
+
+test: root test-tools ## run all tests (they mount file systems and start containers)
 	$(GO) test -count=1 -timeout 20m ./...
 
-test-survival: root tools ## kill the worker 1000 times and upgrade it 100 times under readers that check all they read
+race: root race-tools ## run the unit tests of all packages with the race detector
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $(UNITS)
+
+test-survival: root test-tools ## kill the worker 1000 times and upgrade it 100 times under readers that check all they read
 	VPROCFS_SURVIVAL=1000,100 $(GO) test -count=1 -timeout 120m -v -run NobodyNotices ./test
 
-test-vm: root ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
+test-vm: root guest-tools ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m
 	$(GO) run ./test/vm -matrix -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 	$(GO) run ./test/vm -systemd -tests -timeout 20m
 
-test-vm-gate: root ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
+test-vm-gate: root guest-tools ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
 	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_LONG)|$(VM_LIFE)' test
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -swap 256 -timeout 20m -run '$(VM_CORE)' test
 	$(GO) run ./test/vm -hosts bookworm:hybrid -tests -swap 256 -timeout 20m -run '$(VM_CORE)' test
@@ -46,10 +58,10 @@ test-vm-gate: root ## the same in less time, for .ci/run: what depends most on k
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 	$(GO) run ./test/vm -systemd -tests -timeout 10m -run '$(VM_SYSTEMD)'
 
-bench: root tools build ## compare with the kernel's files, the floor and LXCFS; writes docs/benchmarks.md
+bench: root bench-tools build ## compare with the kernel's files, the floor and LXCFS; writes docs/benchmarks.md
 	$(GO) run ./test/bench --out docs/benchmarks.md
 
-bench-scale: root tools build ## a thousand containers that read five files every second, for five minutes
+bench-scale: root bench-tools build ## a thousand containers that read five files every second, for five minutes
 	$(GO) run ./test/bench --parts scale --out docs/benchmarks-scale.md
 
 bench-units: ## benchmarks of the packages, with their allocations
@@ -80,14 +92,17 @@ clean: ## remove what was built
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "this target mounts file systems and makes cgroups: run it as root" >&2; exit 1; }
 
-# The tests read the view with the programs that users read /proc with.
-tools:
-	@missing=; \
-	for p in busybox:busybox-static strace:strace free:procps htop:htop mpstat:sysstat python3:python3 node:nodejs \
-	  runc:runc crun:crun podman:podman lxcfs:lxcfs systemd-analyze:systemd; do \
-	  command -v $${p%%:*} >/dev/null || missing="$$missing $${p#*:}"; \
-	done; \
-	[ -z "$$missing" ] || { echo "tests need Debian packages:$$missing" >&2; exit 1; }
+# What the targets need beside Go is installed where it is missing (test/install.sh).
+demo-tools:
+	@sh test/install.sh demo
+test-tools:
+	@sh test/install.sh tests
+guest-tools:
+	@sh test/install.sh guests
+bench-tools:
+	@sh test/install.sh bench
+race-tools:
+	@sh test/install.sh race
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20

@@ -1,20 +1,22 @@
 #!/bin/sh
 # demo.sh VPROCFS: shows the numbers of the host, and of a container with 256 MiB
-# and one CPU, side by side. It needs sh and awk; free, top and uptime speak too
-# where they are installed.
+# and one CPU, side by side. It needs sh, awk and timeout; free, top and uptime are
+# shown too if they are installed.
 set -eu
 vprocfs=$1
 
-# What one side sees, a line "NAME|VALUE" each. Only /proc is read.
+# What one side sees, a line "NAME|VALUE" each. Only /proc is read. Two seconds by the
+# clock, one CPU is kept busy: all of the container's time, and half of that of a host
+# with two CPUs.
 look='
 awk "{ printf \"uptime|%d s\n\", \$1 }" /proc/uptime
 awk "/^(MemTotal|MemFree|MemAvailable|Cached|SwapTotal):/ { printf \"%s|%d MiB\n\", substr(\$1, 1, length(\$1) - 1), \$2 / 1024 }" /proc/meminfo
 awk "/^cpu[0-9]/ { n++ } END { printf \"CPUs in /proc/stat|%d\n\", n }" /proc/stat
 row() { awk "/^cpu / { print \$2 + \$3 + \$4, \$5 }" /proc/stat; }
 set -- $(row)
-( i=0; while [ $i -lt 400000 ]; do i=$((i + 1)); done ) & sleep 1; wait
+timeout 2 sh -c "while :; do :; done" || true
 set -- "$@" $(row)
-echo "$@" | awk "{ b = \$3 - \$1; i = \$4 - \$2; printf \"busy for a second or so|%d %%\n\", b + i ? 100 * b / (b + i) : 0 }"
+echo "$@" | awk "{ b = \$3 - \$1; i = \$4 - \$2; printf \"busy while one CPU is burnt|%d %%\n\", b + i ? 100 * b / (b + i) + 0.5 : 0 }"
 '
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -23,8 +25,8 @@ sh -c "$look" >"$tmp/host"
 
 awk -F'|' '
 	FNR == NR { host[$1] = $2; next }
-	FNR == 1  { printf "%-26s %14s %14s\n", "what /proc says", "host", "container" }
-	          { printf "%-26s %14s %14s\n", $1, host[$1], $2 }
+	FNR == 1  { printf "%-28s %14s %14s\n", "what /proc says", "host", "container" }
+	          { printf "%-28s %14s %14s\n", $1, host[$1], $2 }
 ' "$tmp/host" "$tmp/container"
 
 for tool in 'free -m' 'uptime' 'top -b -n1'; do
