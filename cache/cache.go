@@ -1,24 +1,28 @@
-// Package cache is a bounded cache of outcomes: what a fill gave for a key, be
-// it a value or a failure, is kept for a while, and one fill per key runs at a
-// time, however many goroutines ask.
+// Package cache is a bounded cache of outcomes. The outcome of a fill, a value or
+// a failure, is kept for a while. At most one fill of a key runs at a time.
 //
-// It starts no goroutine and no timer, so that an idle daemon has no wake-ups:
-// an expiry is noticed by the next call that meets it.
+// Values have owners. An owner that fills the cache evicts its own values, not
+// those of others.
+//
+// The package starts no goroutine and no timer, so an idle daemon has no
+// wake-ups. The next call that meets an expired outcome notices the expiry.
 package cache
 
 import (
+	"container/list"
 	"errors"
 	"sync"
 	"time"
 )
 
 var (
-	// ErrClosed is the answer of Do after Close, and to whoever waited for a
-	// fill that Close overtook.
+	// ErrClosed is returned by Do after Close, also by a Do that was in
+	// progress when Close was called.
 	ErrClosed = errors.New("cache is closed")
 
-	// ErrAborted is the answer to whoever waited for a fill that panicked or
-	// ended its goroutine. The goroutine that ran the fill sees the panic.
+	// ErrAborted is returned by a Do that waited for another goroutine's fill if
+	// that fill panicked or called runtime.Goexit. The panic goes on in the
+	// goroutine that ran the fill.
 	ErrAborted = errors.New("cache fill did not return")
 )
 
@@ -26,9 +30,9 @@ var (
 type Reason uint8
 
 const (
-	Expired  Reason = iota // its time was up, and no fill renewed it
-	Replaced               // a later fill of its key gave another value
-	Room                   // the cache was full
+	Expired  Reason = iota // it expired and no fill renewed it
+	Replaced               // a later fill of its key returned another value
+	Room                   // the cache, or its owner's share, was full
 	Deleted                // Delete was called
 	Closed                 // Close was called
 )
@@ -42,29 +46,38 @@ func (r Reason) String() string {
 	return "unknown"
 }
 
-// Config is what New needs.
+// Config is the configuration of a Cache.
 //
-// V is comparable so that a fill can hand back the very value it was given: see Do.
+// V is comparable because Do compares the value that a fill returns with the
+// stale value it was given.
 type Config[K, V comparable] struct {
-	TTL      time.Duration // how long a value is fresh; not positive: never
-	ErrorTTL time.Duration // how long a failure is fresh; not positive: never
-	Max      int           // most outcomes kept, failures included; below 1 counts as 1
+	TTL      time.Duration // how long a value is fresh; 0 or less: never
+	ErrorTTL time.Duration // how long a failure is fresh; 0 or less: never
+	Max      int           // most outcomes kept, failures included; at least 1
 
-	// Now is a clock that never goes back. Nil stands for the machine's
-	// monotonic clock.
+	// Share is the most values kept for one owner, and the most failures kept
+	// in all. 0 means Max.
+	Share int
+
+	// Owner returns the owner of a value. Nil means that all values have the
+	// same owner.
+	Owner func(v V) uint64
+
+	// Now is a clock that never goes back. Nil means the machine's monotonic
+	// clock.
 	Now func() time.Duration
 
-	// Evicted, if not nil, is called exactly once for each outcome that
-	// leaves, with the value and the error its fill returned. No lock is held:
-	// it may call the cache. It may run at the same time for several outcomes.
+	// Evicted, if not nil, is called exactly once for each outcome that leaves
+	// the cache, with the value and the error that its fill returned. It may
+	// call the cache: no lock is held. Calls for several outcomes may overlap.
 	Evicted func(k K, v V, err error, why Reason)
 }
 
-// Cache is made by New. All methods are safe for concurrent use.
+// Cache is a bounded cache of outcomes; New makes one. All methods are safe for
+// concurrent use.
 //
-// The value that Get or Do returns may leave the cache, and Evicted may be
-// called for it, before the caller looks at it. So whatever Evicted closes may
-// be used in one place only: by a fill, on the stale value it is given.
+// A value that Get or Do returned may be evicted before its caller looks at it.
+// So only a fill may use what Evicted closes, in the stale value that it is given.
 type Cache[K, V comparable] struct {
 	conf Config[K, V]
 
@@ -72,8 +85,27 @@ type Cache[K, V comparable] struct {
 	closed   bool
 	items    map[K]*item[K, V]
 	fills    map[K]*flight[V]
-	values   list[K, V] // least recently used first
-	failures list[K, V] // oldest first, which is also the order they expire in
+	failures list.List // of *item, oldest first: the order they expire in
+	owners   map[uint64]*owner
+	recent   list.List // of *owner, least recently used first
+}
+
+// item is an outcome in Cache.items. It is also in one list: of its owner's
+// values, or of failures.
+type item[K, V comparable] struct {
+	k      K
+	v      V
+	err    error
+	stored time.Duration
+	owner  *owner // nil for a failure
+	place  *list.Element
+}
+
+// owner has the values of one owner. One without values is in no map or list.
+type owner struct {
+	id     uint64
+	values list.List // of *item, least recently used first
+	place  *list.Element
 }
 
 // flight is a fill in progress. v and err are written before done is closed.
@@ -83,7 +115,7 @@ type flight[V any] struct {
 	err  error
 }
 
-// leaver is an outcome on its way out, still to be told to Evicted.
+// leaver is an outcome that was removed. Evicted is to be called for it.
 type leaver[K, V comparable] struct {
 	it  *item[K, V]
 	why Reason
@@ -95,15 +127,19 @@ func New[K, V comparable](conf Config[K, V]) *Cache[K, V] {
 		start := time.Now()
 		conf.Now = func() time.Duration { return time.Since(start) }
 	}
+	if conf.Owner == nil {
+		conf.Owner = func(V) uint64 { return 0 }
+	}
 	conf.Max = max(conf.Max, 1)
-	c := &Cache[K, V]{conf: conf, items: map[K]*item[K, V]{}, fills: map[K]*flight[V]{}}
-	c.values.init()
-	c.failures.init()
-	return c
+	if conf.Share < 1 || conf.Share > conf.Max {
+		conf.Share = conf.Max
+	}
+	return &Cache[K, V]{conf: conf, items: map[K]*item[K, V]{}, fills: map[K]*flight[V]{}, owners: map[uint64]*owner{}}
 }
 
-// Get returns the fresh outcome of k: the value, or the failure as err. ok is
-// false, and err nil, if there is none. It runs no fill, waits for none, and does not allocate.
+// Get returns the fresh outcome of k: the value, or the failure as err. If there
+// is none, ok is false and err is nil. Get does not wait for a fill and does not
+// allocate.
 func (c *Cache[K, V]) Get(k K) (v V, ok bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -114,17 +150,17 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool, err error) {
 	return it.v, true, it.err
 }
 
-// Do returns the fresh outcome of k. If there is none it runs fill, and keeps
-// and returns what fill returns; if another goroutine is filling k already, it
-// waits for that one and returns its outcome.
+// Do returns the fresh outcome of k. If there is none, Do runs fill, and keeps and
+// returns its outcome. If another goroutine is filling k, Do waits for it and
+// returns its outcome.
 //
-// fill gets the value that was kept for k but is no longer fresh, if there is
-// one. That value is out of reach of everyone else while fill runs: nobody
-// evicts it. If fill returns that same value it is renewed and Evicted is not
-// called; else it leaves, as Replaced or, where fill failed, as Expired.
+// fill is given the value of k that is no longer fresh, if there is one. The cache
+// does not evict that value while fill runs. If fill returns the same value, it is
+// renewed and Evicted is not called. If not, the value leaves the cache: as
+// Replaced, or as Expired if fill failed.
 //
-// A fill that fails may return a value too. It is kept with the failure, and
-// handed to Evicted when the failure leaves.
+// A fill that fails may return a value too. The value is kept with the failure and
+// given to Evicted with it.
 //
 // fill must not call Do for the same key.
 func (c *Cache[K, V]) Do(k K, fill func(stale V, ok bool) (V, error)) (V, error) {
@@ -157,13 +193,13 @@ func (c *Cache[K, V]) Do(k K, fill func(stale V, ok bool) (V, error)) (V, error)
 	return f.v, f.err
 }
 
-// run calls fill and stores its outcome, whichever way fill ends.
+// run calls fill and stores its outcome, also if fill panics.
 func (c *Cache[K, V]) run(k K, f *flight[V], stale *item[K, V], out []leaver[K, V], fill func(V, bool) (V, error)) {
 	it := &item[K, V]{k: k}
 	returned := false
 	defer func() {
 		out := c.finish(f, it, stale, returned)
-		close(f.done) // first, so that nobody waits for Evicted
+		close(f.done) // before Evicted, which may take long
 		c.tell(out)
 	}()
 	c.tell(out)
@@ -175,7 +211,7 @@ func (c *Cache[K, V]) run(k K, f *flight[V], stale *item[K, V], out []leaver[K, 
 	returned = true
 }
 
-// finish ends flight f with outcome it, and says what leaves because of it.
+// finish ends flight f with the outcome it, and returns the outcomes to evict.
 func (c *Cache[K, V]) finish(f *flight[V], it, stale *item[K, V], returned bool) (out []leaver[K, V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -202,29 +238,69 @@ func (c *Cache[K, V]) finish(f *flight[V], it, stale *item[K, V], returned bool)
 	return c.store(it, out)
 }
 
-// store puts it into the maps and lists and makes room for it. c.mu is held.
+// store adds it and makes room for it. c.mu is held.
 func (c *Cache[K, V]) store(it *item[K, V], out []leaver[K, V]) []leaver[K, V] {
 	it.stored = c.conf.Now()
 	c.items[it.k] = it
 	if it.err != nil {
-		c.failures.pushBack(it)
+		it.place = c.failures.PushBack(it)
 	} else {
-		c.values.pushBack(it)
+		it.owner = c.ownerOf(it.v)
+		it.place = it.owner.values.PushBack(it)
+		c.recent.MoveToBack(it.owner.place)
 	}
-	for len(c.items) > c.conf.Max {
-		// A flood of failures must not drive out values that are in use.
-		victim := c.failures.front()
-		if victim == nil || victim == it {
-			victim = c.values.front()
-		}
+	if victim := c.victim(it); victim != nil {
 		c.unlink(victim)
 		out = append(out, leaver[K, V]{victim, Room})
 	}
 	return out
 }
 
-// Delete drops v if it is what is kept for k, fresh or not, and says whether it
-// did. It does not reach a value that a fill holds at the moment.
+// ownerOf returns the owner of v, a new one if it has no values yet.
+func (c *Cache[K, V]) ownerOf(v V) *owner {
+	id := c.conf.Owner(v)
+	o := c.owners[id]
+	if o == nil {
+		o = &owner{id: id}
+		o.place = c.recent.PushBack(o)
+		c.owners[id] = o
+	}
+	return o
+}
+
+// victim returns the item that makes room for it, which was just stored, or nil.
+// A failure goes before a value, and a value of the same owner before another's.
+func (c *Cache[K, V]) victim(it *item[K, V]) *item[K, V] {
+	failure, own := c.front(&c.failures), (*item[K, V])(nil)
+	if it.owner != nil {
+		own = c.front(&it.owner.values)
+	}
+	switch {
+	case it.owner == nil && c.failures.Len() > c.conf.Share:
+		return failure
+	case it.owner != nil && it.owner.values.Len() > c.conf.Share:
+		return own
+	case len(c.items) <= c.conf.Max:
+		return nil
+	case failure != nil && failure != it:
+		return failure
+	case own != nil && own != it:
+		return own
+	}
+	// it is the only outcome of its kind, so another owner comes first here.
+	return c.front(&c.recent.Front().Value.(*owner).values)
+}
+
+// front returns the first item of l, or nil.
+func (c *Cache[K, V]) front(l *list.List) *item[K, V] {
+	if e := l.Front(); e != nil {
+		return e.Value.(*item[K, V])
+	}
+	return nil
+}
+
+// Delete removes v if it is kept for k, fresh or not, and reports whether it did.
+// It does not find a value that a fill of k was given and has not returned yet.
 func (c *Cache[K, V]) Delete(k K, v V) bool {
 	c.mu.Lock()
 	it := c.items[k]
@@ -238,14 +314,15 @@ func (c *Cache[K, V]) Delete(k K, v V) bool {
 	return true
 }
 
-// Len is the number of outcomes kept, fresh or not, failures included.
+// Len returns the number of outcomes kept, fresh or not, failures included.
 func (c *Cache[K, V]) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.items)
 }
 
-// Close drops everything. Fills in progress go on; what they return leaves at once.
+// Close removes all outcomes. Fills in progress go on; their outcomes are evicted
+// at once.
 func (c *Cache[K, V]) Close() {
 	c.mu.Lock()
 	c.closed = true
@@ -264,9 +341,9 @@ func (c *Cache[K, V]) fresh(k K) *item[K, V] {
 	if it == nil || c.expired(it) {
 		return nil
 	}
-	if it.err == nil {
-		it.remove()
-		c.values.pushBack(it)
+	if it.owner != nil {
+		it.owner.values.MoveToBack(it.place)
+		c.recent.MoveToBack(it.owner.place)
 	}
 	return it
 }
@@ -279,20 +356,28 @@ func (c *Cache[K, V]) expired(it *item[K, V]) bool {
 	return c.conf.Now()-it.stored >= ttl
 }
 
-// sweep takes out all failures whose time is up. Expired values stay: each is
-// the stale value of the next fill of its key. c.mu is held.
+// sweep removes all expired failures. Expired values stay: each is the stale value
+// of the next fill of its key. c.mu is held.
 func (c *Cache[K, V]) sweep(out []leaver[K, V]) []leaver[K, V] {
-	for it := c.failures.front(); it != nil && c.expired(it); it = c.failures.front() {
+	for it := c.front(&c.failures); it != nil && c.expired(it); it = c.front(&c.failures) {
 		c.unlink(it)
 		out = append(out, leaver[K, V]{it, Expired})
 	}
 	return out
 }
 
-// unlink takes it out of the map and its list. c.mu is held.
+// unlink removes it from the map and its list. c.mu is held.
 func (c *Cache[K, V]) unlink(it *item[K, V]) {
 	delete(c.items, it.k)
-	it.remove()
+	if it.owner == nil {
+		c.failures.Remove(it.place)
+		return
+	}
+	it.owner.values.Remove(it.place)
+	if it.owner.values.Len() == 0 {
+		c.recent.Remove(it.owner.place)
+		delete(c.owners, it.owner.id)
+	}
 }
 
 // tell calls Evicted for each leaver. c.mu is not held.

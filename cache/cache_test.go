@@ -26,10 +26,15 @@ type departure struct {
 	Why    Reason
 }
 
-func newHarness(maxLen int) *harness {
+// testOwner is the owner of a value in the tests: its last digit.
+func testOwner(v int) uint64 { return uint64(v % 10) }
+
+func newHarness(maxLen int) *harness { return newSharedHarness(maxLen, 0) }
+
+func newSharedHarness(maxLen, share int) *harness {
 	h := &harness{}
 	h.Cache = New(Config[int, int]{
-		TTL: 10, ErrorTTL: 3, Max: maxLen,
+		TTL: 10, ErrorTTL: 3, Max: maxLen, Share: share, Owner: testOwner,
 		Now: func() time.Duration { return h.now },
 		Evicted: func(k, v int, err error, why Reason) {
 			h.left = append(h.left, departure{k, v, err != nil, why})
@@ -150,6 +155,38 @@ func TestFailuresDoNotDriveOutValues(t *testing.T) {
 	if h.Len() != 3 {
 		t.Errorf("Len = %d, want 3", h.Len())
 	}
+}
+
+func TestOwnerBeyondItsShareLosesItsOwnValues(t *testing.T) {
+	h := newSharedHarness(8, 2)
+	h.put(t, 1, 11, nil)
+	h.put(t, 2, 22, nil)
+	h.put(t, 3, 32, nil)
+	h.put(t, 4, 42, nil)
+	h.wantLeft(t, departure{2, 22, false, Room})
+	h.wantGet(t, 1, 11, true, nil)
+}
+
+// TestOwnerThatFillsTheCacheLosesItsOwnValues: here the shares add up to more than
+// the cache has.
+func TestOwnerThatFillsTheCacheLosesItsOwnValues(t *testing.T) {
+	h := newSharedHarness(3, 3)
+	h.put(t, 1, 11, nil) // least recently used
+	h.put(t, 2, 22, nil)
+	h.put(t, 3, 32, nil)
+	h.put(t, 4, 42, nil)
+	h.wantLeft(t, departure{2, 22, false, Room})
+	// An owner without values takes the place of the owner that was used least recently.
+	h.put(t, 5, 53, nil)
+	h.wantLeft(t, departure{1, 11, false, Room})
+}
+
+func TestFailuresHaveAShareToo(t *testing.T) {
+	h := newSharedHarness(8, 2)
+	for k := range 3 {
+		h.put(t, k, k, errFill)
+	}
+	h.wantLeft(t, departure{0, 0, true, Room})
 }
 
 func TestDeleteOnlyDropsTheValueItNames(t *testing.T) {

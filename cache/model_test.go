@@ -10,9 +10,10 @@ import (
 // model is the cache as a slice, least recently used (values) or oldest
 // (failures) first. It is slow and obvious.
 type model struct {
-	max  int
-	kept []modelItem
-	left []departure
+	max, share int
+	kept       []modelItem
+	owners     []uint64 // of the values, least recently used first
+	left       []departure
 }
 
 type modelItem struct {
@@ -34,8 +35,58 @@ func (it modelItem) expired(now time.Duration) bool {
 
 func (m *model) leave(i int, why Reason) {
 	it := m.kept[i]
-	m.kept = slices.Delete(m.kept, i, i+1)
 	m.left = append(m.left, departure{it.k, it.v, it.failed, why})
+	m.drop(i)
+}
+
+// drop removes an item, and its owner with its last value.
+func (m *model) drop(i int) {
+	it := m.kept[i]
+	m.kept = slices.Delete(m.kept, i, i+1)
+	if !it.failed && m.count(it.owned) == 0 {
+		m.owners = slices.DeleteFunc(m.owners, func(o uint64) bool { return o == it.owner() })
+	}
+}
+
+func (it modelItem) owner() uint64              { return testOwner(it.v) }
+func (it modelItem) owned(other modelItem) bool { return !other.failed && other.owner() == it.owner() }
+func (it modelItem) isFailure() bool            { return it.failed }
+
+func (m *model) count(which func(modelItem) bool) (n int) {
+	for _, it := range m.kept {
+		if which(it) {
+			n++
+		}
+	}
+	return n
+}
+
+// use marks the value at i as used.
+func (m *model) use(i int) {
+	it := m.kept[i]
+	m.kept = append(slices.Delete(m.kept, i, i+1), it)
+	m.owners = append(slices.DeleteFunc(m.owners, func(o uint64) bool { return o == it.owner() }), it.owner())
+}
+
+// makeRoom removes what the last item has no room beside.
+func (m *model) makeRoom() {
+	last := len(m.kept) - 1
+	it, others := m.kept[last], m.kept[:last]
+	failure := slices.IndexFunc(others, modelItem.isFailure)
+	own := slices.IndexFunc(others, it.owned)
+	switch {
+	case it.failed && m.count(modelItem.isFailure) > m.share:
+		m.leave(failure, Room)
+	case !it.failed && m.count(it.owned) > m.share:
+		m.leave(own, Room)
+	case len(m.kept) <= m.max:
+	case failure >= 0:
+		m.leave(failure, Room)
+	case !it.failed && own >= 0:
+		m.leave(own, Room)
+	default:
+		m.leave(slices.IndexFunc(m.kept, func(it modelItem) bool { return it.owner() == m.owners[0] }), Room)
+	}
 }
 
 // get returns the fresh outcome and marks it as used.
@@ -46,7 +97,7 @@ func (m *model) get(k int, now time.Duration) (modelItem, bool) {
 	}
 	it := m.kept[i]
 	if !it.failed {
-		m.kept = append(slices.Delete(m.kept, i, i+1), it)
+		m.use(i)
 	}
 	return it, true
 }
@@ -67,7 +118,7 @@ func (m *model) do(k, v int, failed, renew bool, now time.Duration) modelItem {
 		switch {
 		case renew:
 			v = m.kept[i].v
-			m.kept = slices.Delete(m.kept, i, i+1)
+			m.drop(i)
 		case failed:
 			m.leave(i, Expired)
 		default:
@@ -76,17 +127,20 @@ func (m *model) do(k, v int, failed, renew bool, now time.Duration) modelItem {
 	}
 	it := modelItem{k, v, failed, now}
 	m.kept = append(m.kept, it)
-	for len(m.kept) > m.max {
-		i := slices.IndexFunc(m.kept[:len(m.kept)-1], func(it modelItem) bool { return it.failed })
-		m.leave(max(i, 0), Room)
+	if !failed {
+		m.use(len(m.kept) - 1)
 	}
+	m.makeRoom()
 	return it
 }
 
 // runModel plays the operations that ops spells on the cache and on the model.
-func runModel(t *testing.T, maxLen int, ops []byte) {
-	h := newHarness(maxLen)
-	m := &model{max: max(maxLen, 1)}
+func runModel(t *testing.T, maxLen, share int, ops []byte) {
+	h := newSharedHarness(maxLen, share)
+	m := &model{max: max(maxLen, 1), share: share}
+	if share < 1 || share > m.max {
+		m.share = m.max
+	}
 	for n, op := range ops {
 		k, v := int(op>>3)%6, 100+n
 		switch op & 7 {
@@ -134,8 +188,8 @@ func runModel(t *testing.T, maxLen int, ops []byte) {
 }
 
 func FuzzCacheDoesWhatTheModelDoes(f *testing.F) {
-	f.Add(uint8(2), []byte{5, 13, 21, 1, 0x58, 5, 4, 3, 2})
-	f.Fuzz(func(t *testing.T, maxLen uint8, ops []byte) { runModel(t, int(maxLen%6), ops) })
+	f.Add(uint8(2), uint8(1), []byte{5, 13, 21, 1, 0x58, 5, 4, 3, 2})
+	f.Fuzz(func(t *testing.T, maxLen, share uint8, ops []byte) { runModel(t, int(maxLen%6), int(share%6), ops) })
 }
 
 func TestCacheDoesWhatTheModelDoes(t *testing.T) {
@@ -145,6 +199,6 @@ func TestCacheDoesWhatTheModelDoes(t *testing.T) {
 		for i := range ops {
 			ops[i] = byte(rng.Uint32())
 		}
-		runModel(t, int(seed%6), ops)
+		runModel(t, int(seed%6), int(seed/6%6), ops)
 	}
 }

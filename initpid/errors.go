@@ -7,68 +7,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Errors of Cached and Resolve, to be told apart by errors.Is. Those that stem
-// from a system call wrap its errno too.
+// Errors of the Resolver, for errors.Is. Those that a system call returned wrap its
+// errno too.
 var (
-	// ErrCold says that the answer is not at hand: ask Resolve.
-	ErrCold = errors.New("pid namespace is not resolved yet")
-
-	// ErrCallerGone says that there is no such pid (any more).
+	// ErrCallerGone is returned if no thread has this pid (any more).
 	ErrCallerGone = errors.New("caller is gone")
 
-	// ErrNoInit says that the namespace's init is dead.
+	// ErrNoInit is returned if the namespace's init is dead.
 	ErrNoInit = errors.New("pid namespace has no init")
 
-	// ErrNotVisible says that the process or its namespace cannot be seen from
-	// our own pid namespace. The kernel hands out pid 0 for such a caller.
+	// ErrNotVisible is returned if the process or its namespace is not visible in
+	// our own pid namespace. The kernel gives such a caller pid 0.
 	ErrNotVisible = errors.New("not visible in this pid namespace")
 
-	// ErrHelper says that the fork helper could not be started, died, or could
-	// not do its work. A *StepError tells which step failed.
+	// ErrHelper is returned if the fork helper did not start, died, or failed. A
+	// *StepError has the step that failed.
 	ErrHelper = errors.New("fork helper failed")
 
-	// ErrTimeout says that the fork helper was too slow.
+	// ErrTimeout is returned if the fork helper was too slow.
 	ErrTimeout = errors.New("fork helper timed out")
 
-	// ErrClosed says that the Resolver is closed.
+	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("resolver is closed")
 
-	// ErrUnsupported says that the kernel lacks something; the text names the
+	// ErrUnsupported is returned if the kernel lacks something. The text has the
 	// oldest kernel that has it.
 	ErrUnsupported = errors.New("not supported by this kernel")
 )
 
-// reasons are the names of the errors for a counter, most telling first.
-var reasons = [...]struct {
-	err  error
-	name string
-}{
-	{ErrCold, "cold"},
-	{ErrCallerGone, "caller_gone"},
-	{ErrNoInit, "no_init"},
-	{ErrNotVisible, "not_visible"},
-	{ErrTimeout, "helper_timeout"},
-	{ErrHelper, "helper_failed"},
-	{ErrClosed, "closed"},
-	{ErrUnsupported, "unsupported"},
-}
-
-// Reason is a short name for an error of this package, fit as the label of a
-// counter: one of a fixed few, "other" for what it does not know.
-func Reason(err error) string {
-	for _, r := range reasons {
-		if errors.Is(err, r.err) {
-			return r.name
-		}
-	}
-	return "other"
-}
-
 // StepError is a failure inside the fork helper. It is an ErrHelper.
 type StepError struct {
-	Step   string      // what the helper was at: setns, clone, ...
-	Errno  unix.Errno  // why it failed, or 0
-	Signal unix.Signal // what killed the helper's child, or 0
+	Step   string      // the step: setns, clone, ...
+	Errno  unix.Errno  // 0 if there is none
+	Signal unix.Signal // the signal that killed the helper's child, or 0
 }
 
 func (e *StepError) Error() string {

@@ -63,6 +63,11 @@ type Init struct {
 	// an older kernel.
 	ID uint64
 
+	// Owner is the inode number of the outermost pid namespace below our own that
+	// the namespace lies in: NS itself for a child of our own, and for our own.
+	// What a container makes us do is accounted to its owner.
+	Owner uint64
+
 	By Method // not Auto
 
 	// Host is true if the namespace is our own. PID is 1 then, whichever

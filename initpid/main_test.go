@@ -79,14 +79,19 @@ func play(mode string) {
 		}()
 		// TestMain runs on the first thread: see init below. Only that ends.
 		_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
-	case "nested": // an init that has a container in it
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = []string{modeEnv + "=init"}
-		cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
-		runtime.LockOSThread()
-		must(cmd.Run())
+	case "nested": // containers in each other, as many as countEnv says
+		if count() == 1 {
+			fmt.Println("ready")
+			break
+		}
+		must(inner("nested", count()-1).Wait())
 		return
+	case "crowd": // an init that has many containers in it
+		for range count() {
+			inner("silentinit", 0)
+		}
+		fmt.Println("ready")
+	case "silentinit":
 	case "family": // an init with a child that has a child, which says its pid on the host
 		child("parent")
 	case "parent":
@@ -112,6 +117,26 @@ func play(mode string) {
 		panic("unknown mode " + mode)
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// countEnv is a number for the part that is played.
+const countEnv = "INITPID_TEST_COUNT"
+
+func count() int {
+	n, err := strconv.Atoi(os.Getenv(countEnv))
+	must(err)
+	return n
+}
+
+// inner starts a part as the init of a pid namespace of its own.
+func inner(mode string, n int) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{modeEnv + "=" + mode, countEnv + "=" + strconv.Itoa(n), "GOMAXPROCS=1"}
+	cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
+	runtime.LockOSThread()
+	must(cmd.Start())
+	return cmd
 }
 
 // child runs another part as a child process.
@@ -156,10 +181,16 @@ func startContainer(t testing.TB, mode string, flags uintptr) *container {
 	return startCmd(t, mode, &syscall.SysProcAttr{Cloneflags: flags})
 }
 
-func startCmd(t testing.TB, mode string, attr *syscall.SysProcAttr) *container {
+// startCrowd starts n containers in each other, or beside each other in one.
+func startCrowd(t testing.TB, mode string, n int) *container {
+	t.Helper()
+	return startCmd(t, mode, &syscall.SysProcAttr{Cloneflags: newPIDNS}, countEnv+"="+strconv.Itoa(n))
+}
+
+func startCmd(t testing.TB, mode string, attr *syscall.SysProcAttr, env ...string) *container {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{modeEnv + "=" + mode, "GOMAXPROCS=2"}
+	cmd.Env = append(env, modeEnv+"="+mode, "GOMAXPROCS=2")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = attr
 	stdin, err := cmd.StdinPipe()

@@ -34,7 +34,7 @@ func TestAnInitIsFoundByItsDescendants(t *testing.T) {
 
 // Who comes from outside, and who hides the line that tells, costs a helper.
 func TestWhereParentsAreOfNoUseAHelperIs(t *testing.T) {
-	outer := startContainer(t, "nested", newPIDNS)
+	outer := startCrowd(t, "nested", 2)
 	inner := childrenOf(outer.pid)
 	if len(inner) != 1 {
 		t.Fatalf("children of the outer init: %v, want one", inner)

@@ -174,8 +174,8 @@ func TestAnswersHoldWhileContainersDie(t *testing.T) {
 					if pid == 0 {
 						continue
 					}
-					init, err := r.Cached(pid)
-					if errors.Is(err, ErrCold) {
+					init, ok, err := r.Lookup(pid)
+					if !ok {
 						init, err = r.Resolve(pid)
 					}
 					var step *StepError

@@ -19,17 +19,21 @@ const (
 	defaultMax      = 4096
 	defaultForks    = 4
 
-	// helperTimeout is how long a helper may take. It needs some milliseconds, and
-	// seconds on a machine that is short of CPU and memory (more than two were seen).
-	// Who gives up gets the host's numbers, and that is worse than to wait.
+	// An owner may have 1/sharePart of the entries, but always minShare: a system
+	// container may have a pid namespace for each container in it.
+	sharePart, minShare = 8, 32
+
+	// helperTimeout is how long a helper may take. It needs some milliseconds. On
+	// a machine short of CPU and memory, more than two seconds were seen. A caller
+	// whose helper times out gets the host's numbers, which is worse than a wait.
 	helperTimeout = 10 * time.Second
 
-	// maxTries bounds how often a pid that was recycled under our hands makes
-	// us ask again. More than one in a row takes an attacker.
+	// maxTries is how often an init is looked for if its pid turns out to be
+	// another process's. More than once in a row takes an attacker.
 	maxTries = 4
 )
 
-// Config is what New needs. The zero value is good.
+// Config is the configuration of a Resolver. The zero value is ready to use.
 type Config struct {
 	Method   Method        // Auto, Ioctl, Parents or Fork
 	TTL      time.Duration // how long an answer is used before it is verified again; 0: 1 minute
@@ -38,38 +42,39 @@ type Config struct {
 	MaxForks int           // most helpers at once; 0: 4
 	Proc     string        // a procfs of our own pid namespace; "": /proc
 
-	// Gone, if not nil, is told the inode number of each namespace that was
-	// resolved and whose init died, and Idle of each that is no longer kept for
-	// want of room. The number is not used again for another namespace before
-	// they return. A Resolve of the same namespace may overtake them. They must
-	// not call Close.
+	// Gone, if not nil, is called with the inode number of each namespace that
+	// was resolved and whose init has died. Idle is called with that of each
+	// namespace that was dropped to make room. The kernel does not use the number
+	// for another namespace before they return. A Resolve of the same namespace
+	// may run at the same time. They must not call Close.
 	Gone, Idle func(ns uint64)
 
 	Log *slog.Logger // nil: none
 }
 
-// Resolver finds inits and keeps them. Make one with New. Cached and Resolve
-// are safe for concurrent use. While nobody asks and no init dies, it sleeps.
+// Resolver finds inits and caches them; New makes one. All methods but Close are
+// safe for concurrent use. It has no wake-ups while nobody asks and no init dies.
 type Resolver struct {
-	proc   *procfs
-	host   Init // what every caller in our own namespace gets
-	hostfd int  // our own namespace, so that its inode number stays ours
-	find   finder
-	by     Method
-	forks  *forker
-	cache  *cache.Cache[uint64, *entry]
-	watch  *watcher
-	gone   func(uint64)
-	idle   func(uint64)
-	log    *slog.Logger
-	closed atomic.Bool
+	proc     *procfs
+	host     Init // the answer for every caller in our own namespace
+	hostfd   int  // our own namespace; it keeps the inode number ours
+	find     finder
+	by       Method
+	forks    *forker
+	cache    *cache.Cache[uint64, *entry]
+	ancestry *ancestry
+	watch    *watcher
+	gone     func(uint64)
+	idle     func(uint64)
+	log      *slog.Logger
+	closed   atomic.Bool
 
 	timeout time.Duration // helperTimeout; longer in tests
 }
 
-// New makes a Resolver. It probes the kernel: an error that is ErrUnsupported
-// names the oldest kernel that would do. Method Ioctl is such an error before
-// Linux 6.11; pidfds, and so this package, need 5.3.
+// New makes a Resolver. It returns ErrUnsupported, with the oldest kernel that
+// would do, if the kernel lacks something: Method Ioctl needs Linux 6.11, and
+// pidfds, which all methods need, 5.3.
 func New(conf Config) (_ *Resolver, err error) {
 	if conf.Log == nil {
 		conf.Log = slog.New(slog.DiscardHandler)
@@ -100,7 +105,8 @@ func New(conf Config) (_ *Resolver, err error) {
 		return nil, err
 	}
 	undo = append(undo, func() { unix.Close(r.hostfd) })
-	r.host = Init{PID: 1, NS: ns, ID: namespaceID(r.hostfd), By: Host, Host: true}
+	r.host = Init{PID: 1, NS: ns, ID: namespaceID(r.hostfd), Owner: ns, By: Host, Host: true}
+	r.ancestry = newAncestry(r.host)
 
 	if r.forks, err = newForker(withDefault(conf.MaxForks, defaultForks)); err != nil {
 		return nil, err
@@ -112,10 +118,13 @@ func New(conf Config) (_ *Resolver, err error) {
 	if r.watch, err = newWatcher(r.died); err != nil {
 		return nil, err
 	}
+	most := r.room(withDefault(conf.Max, defaultMax))
 	r.cache = cache.New(cache.Config[uint64, *entry]{
 		TTL:      withDefault(conf.TTL, defaultTTL),
 		ErrorTTL: withDefault(conf.ErrorTTL, defaultErrorTTL),
-		Max:      r.room(withDefault(conf.Max, defaultMax)),
+		Max:      most,
+		Share:    max(most/sharePart, minShare),
+		Owner:    func(e *entry) uint64 { return e.init.Owner },
 		Evicted:  r.evicted,
 	})
 	return r, nil
@@ -146,7 +155,8 @@ func (r *Resolver) choose(m Method) error {
 	return fmt.Errorf("method %v cannot be asked for", m)
 }
 
-// room lowers n so that the entries use half of the descriptors we may open.
+// room returns how many of n entries may be kept: at two descriptors each, they
+// may use half of those that this process may open.
 func (r *Resolver) room(n int) int {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
@@ -159,62 +169,60 @@ func (r *Resolver) room(n int) int {
 	return n
 }
 
-// Method is the method in use: Ioctl, Parents or Fork.
+// Method returns the method in use: Ioctl, Parents or Fork.
 func (r *Resolver) Method() Method { return r.by }
 
-// Cached returns the init of pid's namespace if it is at hand, and ErrCold if
-// it is not. A failure that is kept is returned as it was. It costs one system
-// call, does not allocate on a hit, and does not block.
+// Lookup returns the init of pid's namespace if it is cached. If it is not, ok is
+// false and err is nil: Resolve finds it. A failure that is cached, or of Lookup
+// itself, is returned as err. Lookup makes one system call, does not block, and does
+// not allocate if it finds the init.
 //
 // pid is the id of any thread, in our own pid namespace.
-func (r *Resolver) Cached(pid int) (Init, error) {
+func (r *Resolver) Lookup(pid int) (init Init, ok bool, err error) {
 	if r.closed.Load() {
-		return Init{}, ErrClosed
+		return Init{}, true, ErrClosed
 	}
 	ns, err := r.proc.namespace(pid)
 	if err != nil {
-		return Init{}, err
+		return Init{}, true, err
 	}
-	return r.Known(ns)
+	return r.LookupNS(ns)
 }
 
-// Known is Cached for a namespace whose inode number is known to be that of a
-// living caller: it makes no system call.
-func (r *Resolver) Known(ns uint64) (Init, error) {
+// LookupNS is Lookup by the inode number of the namespace of a living caller. It
+// makes no system call.
+func (r *Resolver) LookupNS(ns uint64) (init Init, ok bool, err error) {
 	if ns == r.host.NS {
-		return r.host, nil
+		return r.host, true, nil
 	}
 	if r.closed.Load() {
-		return Init{}, ErrClosed
+		return Init{}, true, ErrClosed
 	}
 	e, ok, err := r.cache.Get(ns)
 	switch {
-	case !ok:
-		return Init{NS: ns}, ErrCold
 	case err != nil:
-		return Init{NS: ns}, err
-	case e.dead.Load():
-		// A zombie can ask, or someone about one; Resolve finds the reason.
-		return Init{NS: ns}, ErrCold
+		return Init{NS: ns}, true, err
+	case !ok, e.dead.Load():
+		// A zombie can ask, or be asked about: Resolve returns the error.
+		return Init{NS: ns}, false, nil
 	}
-	init := e.init
+	init = e.init
 	init.By = Cache
-	return init, nil
+	return init, true, nil
 }
 
-// Resolve is Cached, and finds the init where it is not at hand. Where a helper is
-// needed it may wait up to 10 s, and 20 s for its turn; goroutines that ask for one
-// namespace at the same time share one resolution.
+// Resolve returns the init of pid's namespace, and finds it if it is not cached.
+// Goroutines that ask for the same namespace at the same time share one resolution.
+// Resolve may block: a helper process may take 10 s, and 20 s to get its turn.
 func (r *Resolver) Resolve(pid int) (Init, error) {
-	init, err := r.Cached(pid)
-	if !errors.Is(err, ErrCold) {
+	if init, ok, err := r.Lookup(pid); ok {
 		return init, err
 	}
 	nsfd, ns, err := r.proc.open(pid)
 	if err != nil {
 		return Init{}, err
 	}
-	if ns == r.host.NS { // the pid was recycled since we looked
+	if ns == r.host.NS { // the pid has become another process's since the look-up
 		unix.Close(nsfd)
 		return r.host, nil
 	}
@@ -225,9 +233,9 @@ func (r *Resolver) Resolve(pid int) (Init, error) {
 		}
 	}()
 	e, err := r.cache.Do(ns, func(stale *entry, ok bool) (*entry, error) {
-		// A namespace never gets another init, so an answer that still
-		// verifies need not be found again: no fork a minute per container,
-		// and a helper that fails cannot take away what is known to hold.
+		// A namespace never gets another init. So an answer that can be verified
+		// need not be found again: a container does not cost a fork each minute,
+		// and a helper that fails does not end a good answer.
 		if ok && !stale.dead.Load() && r.proc.reverify(stale.pidfd, stale.init.PID, ns) == nil {
 			renewed = true
 			return stale, nil
@@ -241,11 +249,11 @@ func (r *Resolver) Resolve(pid int) (Init, error) {
 	case err != nil:
 		return Init{NS: ns}, err
 	case e.dead.Load():
-		// It died before the cache had it, when died could not drop it.
+		// The init died before the cache had the entry, so died did not find it.
 		r.cache.Delete(ns, e)
 		return Init{NS: ns}, fmt.Errorf("process %d: %w", e.init.PID, ErrNoInit)
 	}
-	init = e.init
+	init := e.init
 	if renewed {
 		init.By = Cache
 	}
@@ -253,34 +261,33 @@ func (r *Resolver) Resolve(pid int) (Init, error) {
 }
 
 // Outermost returns the inode number of the outermost pid namespace below our own
-// that pid is in, and of our own where it is in that one: whatever namespaces a
-// container makes for itself, this one is the same. It takes three system calls, and
-// three more for each level, and does not block.
+// that pid is in, or of our own if pid is in that. It is the same for all pid
+// namespaces that a container makes. It makes one system call if the init of pid's
+// namespace is cached, and a few for a new namespace, however deep it is nested. It
+// does not block.
+//
+// On a kernel without NS_GET_ID (before Linux 6.18) the answer may be that of a
+// namespace that ended less than a second ago. So it is fit for accounting only.
 func (r *Resolver) Outermost(pid int) (ns uint64, err error) {
-	fd, ns, err := r.proc.open(pid)
+	if init, ok, err := r.Lookup(pid); ok && err == nil {
+		return init.Owner, nil
+	}
+	nsfd, ns, err := r.proc.open(pid)
 	if err != nil {
 		return 0, err
 	}
-	for ns != r.host.NS {
-		up, above, err := parent(fd)
-		if err == nil && above == r.host.NS {
-			unix.Close(up)
-			break
-		}
-		unix.Close(fd)
-		if err != nil {
-			return 0, fmt.Errorf("parent of pid namespace %d: %w", ns, err)
-		}
-		fd, ns = up, above
-	}
-	unix.Close(fd)
-	return ns, nil
+	defer unix.Close(nsfd)
+	return r.ancestry.outermost(nsfd, ns)
 }
 
-// fill resolves namespace nsfd, which it takes over and caller is in. The entry is
+// fill resolves the namespace nsfd of the thread caller. The entry owns nsfd and is
 // never nil.
 func (r *Resolver) fill(caller, nsfd int, ns uint64) (*entry, error) {
 	e := &entry{nsfd: nsfd, pidfd: -1}
+	owner, err := r.ancestry.certain(nsfd, ns)
+	if err != nil {
+		return e, err
+	}
 	for try := 1; ; try++ {
 		pid, by, err := r.find(question{caller, nsfd, ns, r.timeout})
 		if err != nil {
@@ -296,7 +303,7 @@ func (r *Resolver) fill(caller, nsfd int, ns uint64) (*entry, error) {
 		if err != nil {
 			return e, err
 		}
-		e.init = Init{PID: pid, NS: ns, ID: namespaceID(nsfd), By: by}
+		e.init = Init{PID: pid, NS: ns, ID: namespaceID(nsfd), Owner: owner, By: by}
 		e.pidfd = pidfd
 		break
 	}
@@ -312,15 +319,15 @@ func (r *Resolver) findFork(q question) (int, Method, error) {
 	return pid, Fork, err
 }
 
-// died is called by the watcher.
+// died drops the entry of an init that has died. The watcher calls it.
 func (r *Resolver) died(e *entry) {
-	// The mark comes first: if a fill holds e at the moment, Delete does not
-	// reach it, but Resolve looks at the mark after the fill.
+	// The mark comes first: Delete does not find e while a fill has it, but
+	// Resolve looks at the mark after the fill.
 	e.dead.Store(true)
 	r.cache.Delete(e.init.NS, e)
 }
 
-// evicted is called by the cache for each entry that leaves.
+// evicted closes an entry that has left the cache. The cache calls it.
 func (r *Resolver) evicted(ns uint64, e *entry, err error, why cache.Reason) {
 	if e == nil { // the fill panicked
 		return
@@ -338,11 +345,11 @@ func (r *Resolver) evicted(ns uint64, e *entry, err error, why cache.Reason) {
 			tell(ns)
 		}
 	}
-	e.close() // last: it frees the inode number for another namespace
+	e.close() // last: the kernel may use the inode number again from here on
 }
 
-// Close lets go of all descriptors. Gone is not called for what is kept. No
-// Cached and no Resolve may be running; later ones get ErrClosed.
+// Close closes all descriptors. Gone and Idle are not called for what is cached.
+// No other method may be running. Later calls return ErrClosed.
 func (r *Resolver) Close() {
 	if r.closed.Swap(true) {
 		return

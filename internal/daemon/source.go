@@ -86,8 +86,8 @@ func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
 		return nil, err
 	}
 	s.still = func(pid int) (uint64, bool) {
-		init, err := s.resolver.Cached(pid)
-		return init.NS, err == nil
+		init, ok, err := s.resolver.Lookup(pid)
+		return init.NS, ok && err == nil
 	}
 	if s.cpus, err = fs.OpenCPUTree(hostCPUs, s.lastCPU); err != nil {
 		log.Warn("sys/devices/system/cpu is not served", "err", err)
@@ -197,7 +197,7 @@ func (s *source) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte
 	defer s.requests.Put(r)
 	reason, lost := s.find(&r.subject, r, c.PID, wait)
 	switch {
-	case lost == initpid.ErrCold:
+	case lost == procvirt.ErrCold:
 		return dst, fs.ErrCold
 	case lost != nil:
 		dst, err = s.views.AppendHost(dst, file, reason, lost, wait)
@@ -226,7 +226,7 @@ func (s *source) lastCPU(c fs.Caller, wait bool) (int, error) {
 	defer s.requests.Put(r)
 	reason, lost := s.find(&r.subject, r, c.PID, wait)
 	switch {
-	case lost == initpid.ErrCold:
+	case lost == procvirt.ErrCold:
 		return 0, fs.ErrCold
 	case lost != nil:
 		s.views.NoteFallback(procvirt.CPUPossible, reason, lost)
@@ -251,17 +251,17 @@ func (s *source) find(to *procvirt.Subject, r *request, pid int, wait bool) (pro
 	}
 	if groups, ns, ok := s.callers.Read(pid, r.groups); ok {
 		r.groups = groups
-		if init, err := s.resolver.Known(ns); err == nil {
+		if init, ok, err := s.resolver.LookupNS(ns); ok && err == nil {
 			*to = subject(init, groups)
 			return 0, nil
 		}
 	}
-	var init initpid.Init
-	var err error
-	if wait {
+	init, ok, err := s.resolver.Lookup(pid)
+	switch {
+	case !ok && !wait:
+		return 0, procvirt.ErrCold
+	case !ok:
 		init, err = s.resolver.Resolve(pid)
-	} else {
-		init, err = s.resolver.Cached(pid)
 	}
 	if err != nil {
 		return reasonOf(err), err
