@@ -117,22 +117,42 @@ func (a *account) busy(age int64, used uint64, cpus int) uint64 {
 	return a.before + sub(used, a.base)
 }
 
+// cpuTimes are the CPU times that a container sees.
+type cpuTimes struct {
+	cpuView
+	// rows are the visible CPUs, by ascending number.
+	rows []cpuRow
+	// total is the sum over the CPUs that are visible or have been.
+	total cpuRow
+}
+
+func (t *cpuTimes) reset() {
+	t.cpuView.reset()
+	*t = cpuTimes{cpuView: t.cpuView, rows: t.rows[:0]}
+}
+
+// cpuRow is one CPU's row of /proc/stat, in nanoseconds. The kinds do not overlap.
+type cpuRow struct {
+	cpu                      int
+	user, nice, system, idle uint64
+}
+
 // step adds what was used since the last step to the rows, and copies the rows
-// of v.Visible, which must not be empty, and the sum of all to v.
-func (a *account) step(v *View, t *cgroup.CPUTime) {
+// of v.visible, which must not be empty, and the sum of all to v.
+func (a *account) step(v *cpuTimes, t *cgroup.CPUTime) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	age := max(uint64(v.Age), a.age)
-	a.begin(age, t.Total(), v.Visible.Count())
+	age := max(uint64(v.age), a.age)
+	a.begin(age, t.Total(), v.visible.Count())
 	a.last = max(a.last, t.Total())
-	for len(a.rows) <= v.Visible.Max() {
+	for len(a.rows) <= v.visible.Max() {
 		a.rows = append(a.rows, accountRow{})
 	}
 	dt := age - a.age
 	for c := range a.rows {
 		r := &a.rows[c]
 		r.give, r.room = 0, 0
-		if v.Visible.Has(c) || a.visible.Has(c) {
+		if v.visible.Has(c) || a.visible.Has(c) {
 			r.room = dt
 		}
 	}
@@ -141,19 +161,19 @@ func (a *account) step(v *View, t *cgroup.CPUTime) {
 	pool.add(a.carry)
 	rest := pool.total()
 	rest = a.giveOwn(t, rest)
-	rest = a.giveEvenly(&v.Visible, rest)
+	rest = a.giveEvenly(&v.visible, rest)
 	// CPUs that left since the last step may have worked until just now.
 	a.giveEvenly(&a.visible, rest)
 	for c := range a.rows {
 		a.rows[c].add(pool.take(a.rows[c].give))
 	}
 	a.carry = pool
-	for c := v.Visible.Next(0); c >= 0; c = v.Visible.Next(c + 1) {
+	for c := v.visible.Next(0); c >= 0; c = v.visible.Next(c + 1) {
 		a.rows[c].idle = age - a.rows[c].total()
 	}
 
 	a.age = age
-	a.visible.Copy(&v.Visible)
+	a.visible.Copy(&v.visible)
 	a.perCPU = append(a.perCPU[:0], t.PerCPU...)
 	// Before anybody sees the rows.
 	a.save()
@@ -227,19 +247,19 @@ func (r *accountRow) accept(amount uint64) uint64 {
 }
 
 // show copies the rows to v.
-func (a *account) show(v *View) {
-	v.Rows = v.Rows[:0]
-	v.Total = CPURow{}
+func (a *account) show(v *cpuTimes) {
+	v.rows = v.rows[:0]
+	v.total = cpuRow{}
 	for c := range a.rows {
 		r := &a.rows[c]
-		row := CPURow{CPU: c, User: r.user, Nice: r.nice, System: r.system, Idle: r.idle}
-		if v.Visible.Has(c) {
-			v.Rows = append(v.Rows, row)
+		row := cpuRow{cpu: c, user: r.user, nice: r.nice, system: r.system, idle: r.idle}
+		if v.visible.Has(c) {
+			v.rows = append(v.rows, row)
 		}
-		v.Total.User += row.User
-		v.Total.Nice += row.Nice
-		v.Total.System += row.System
-		v.Total.Idle += row.Idle
+		v.total.user += row.user
+		v.total.nice += row.nice
+		v.total.system += row.system
+		v.total.idle += row.idle
 	}
 }
 

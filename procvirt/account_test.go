@@ -46,9 +46,9 @@ func (m *machine) someCPUs() []int {
 	return m.rng.Perm(m.cpus)[:1+m.rng.IntN(m.cpus)]
 }
 
-func rowTotal(r CPURow) uint64 { return r.User + r.Nice + r.System + r.Idle }
+func rowTotal(r cpuRow) uint64 { return r.user + r.nice + r.system + r.idle }
 
-func busyOf(r CPURow) uint64 { return r.User + r.Nice + r.System }
+func busyOf(r cpuRow) uint64 { return r.user + r.nice + r.system }
 
 // TestStatNeverGoesBack changes the visible CPUs at random under a busy
 // container, and checks the promises of account after each step.
@@ -58,41 +58,41 @@ func TestStatNeverGoesBack(t *testing.T) {
 		m := &machine{rng: rng, v1: seed%2 == 0, cpus: 1 + rng.IntN(70)}
 		m.per = make([]uint64, m.cpus)
 		var a account
-		last := map[int]CPURow{}
-		var lastTotal CPURow
-		var v, before View
+		last := map[int]cpuRow{}
+		var lastTotal cpuRow
+		var v, before cpuTimes
 		for step := range 60 {
 			dt := rng.Uint64N(3 * second)
 			if rng.IntN(10) == 0 {
 				dt = 0
 			}
 			m.run(dt, m.someCPUs())
-			before.Visible.Copy(&v.Visible)
-			v.Visible.Clear()
+			before.visible.Copy(&v.visible)
+			v.visible.Clear()
 			for _, c := range m.someCPUs() {
-				v.Visible.Add(c)
+				v.visible.Add(c)
 			}
-			v.Age = int64(m.now)
+			v.age = int64(m.now)
 			a.step(&v, m.time())
 
-			if len(v.Rows) != v.Visible.Count() {
-				t.Fatalf("seed %d step %d: %d rows for CPUs %v", seed, step, len(v.Rows), &v.Visible)
+			if len(v.rows) != v.visible.Count() {
+				t.Fatalf("seed %d step %d: %d rows for CPUs %v", seed, step, len(v.rows), &v.visible)
 			}
-			for _, r := range v.Rows {
-				l := last[r.CPU]
-				if r.User < l.User || r.Nice < l.Nice || r.System < l.System || r.Idle < l.Idle {
-					t.Fatalf("seed %d step %d: cpu%d went back from %+v to %+v", seed, step, r.CPU, l, r)
+			for _, r := range v.rows {
+				l := last[r.cpu]
+				if r.user < l.user || r.nice < l.nice || r.system < l.system || r.idle < l.idle {
+					t.Fatalf("seed %d step %d: cpu%d went back from %+v to %+v", seed, step, r.cpu, l, r)
 				}
 				if rowTotal(r) != m.now {
-					t.Fatalf("seed %d step %d: cpu%d sums to %d at age %d", seed, step, r.CPU, rowTotal(r), m.now)
+					t.Fatalf("seed %d step %d: cpu%d sums to %d at age %d", seed, step, r.cpu, rowTotal(r), m.now)
 				}
-				if gain := busyOf(r) - busyOf(l); before.Visible.Has(r.CPU) && gain > dt {
-					t.Fatalf("seed %d step %d: cpu%d gained %d in %d", seed, step, r.CPU, gain, dt)
+				if gain := busyOf(r) - busyOf(l); before.visible.Has(r.cpu) && gain > dt {
+					t.Fatalf("seed %d step %d: cpu%d gained %d in %d", seed, step, r.cpu, gain, dt)
 				}
-				last[r.CPU] = r
+				last[r.cpu] = r
 			}
-			tt := v.Total
-			if tt.User < lastTotal.User || tt.Nice < lastTotal.Nice || tt.System < lastTotal.System || tt.Idle < lastTotal.Idle {
+			tt := v.total
+			if tt.user < lastTotal.user || tt.nice < lastTotal.nice || tt.system < lastTotal.system || tt.idle < lastTotal.idle {
 				t.Fatalf("seed %d step %d: the sum went back from %+v to %+v", seed, step, lastTotal, tt)
 			}
 			lastTotal = tt
@@ -105,12 +105,12 @@ func TestStatNeverGoesBack(t *testing.T) {
 
 // steady returns what is shown of a container that keeps n of its visible CPUs
 // busy, after some steps.
-func steady(v1 bool, visible, burning int) *View {
+func steady(v1 bool, visible, burning int) *cpuTimes {
 	m := &machine{rng: rand.New(rand.NewPCG(1, 1)), v1: v1, cpus: 8, per: make([]uint64, 8)}
 	var a account
-	v := &View{}
+	v := &cpuTimes{}
 	for c := range visible {
-		v.Visible.Add(c)
+		v.visible.Add(c)
 	}
 	for range 50 {
 		m.now += second / 10
@@ -118,7 +118,7 @@ func steady(v1 bool, visible, burning int) *View {
 			m.per[c] += second / 10
 			m.used.User += second / 10
 		}
-		v.Age = int64(m.now)
+		v.age = int64(m.now)
 		a.step(v, m.time())
 	}
 	return v
@@ -126,13 +126,13 @@ func steady(v1 bool, visible, burning int) *View {
 
 func TestBusyTimeStaysOnItsCPUWhereV1Tells(t *testing.T) {
 	v := steady(true, 4, 2)
-	for _, r := range v.Rows {
+	for _, r := range v.rows {
 		want := uint64(0)
-		if r.CPU < 2 {
+		if r.cpu < 2 {
 			want = 5 * second
 		}
 		if busyOf(r) != want {
-			t.Errorf("cpu%d: busy %d ns, want %d", r.CPU, busyOf(r), want)
+			t.Errorf("cpu%d: busy %d ns, want %d", r.cpu, busyOf(r), want)
 		}
 	}
 }
@@ -141,9 +141,9 @@ func TestBusyTimeOutsideTheVisibleCPUsIsFoldedIn(t *testing.T) {
 	// 3 CPUs burn, 4 are visible from 2 on: the quota cut the others off
 	m := &machine{v1: true, cpus: 8, per: make([]uint64, 8)}
 	var a account
-	v := &View{}
+	v := &cpuTimes{}
 	for c := range 4 {
-		v.Visible.Add(c)
+		v.visible.Add(c)
 	}
 	for range 10 {
 		m.now += second
@@ -151,24 +151,24 @@ func TestBusyTimeOutsideTheVisibleCPUsIsFoldedIn(t *testing.T) {
 			m.per[c] += second
 			m.used.User += second
 		}
-		v.Age = int64(m.now)
+		v.age = int64(m.now)
 		a.step(v, m.time())
 	}
-	if got := busyOf(v.Total); got != 30*second {
+	if got := busyOf(v.total); got != 30*second {
 		t.Errorf("busy %d ns, want %d", got, 30*second)
 	}
-	for _, r := range v.Rows {
+	for _, r := range v.rows {
 		if got := busyOf(r); got < 7*second || got > 8*second {
-			t.Errorf("cpu%d: busy %d ns, want about 7.5 s", r.CPU, got)
+			t.Errorf("cpu%d: busy %d ns, want about 7.5 s", r.cpu, got)
 		}
 	}
 }
 
 func TestV2TimeIsSpreadEvenly(t *testing.T) {
 	v := steady(false, 4, 2)
-	for _, r := range v.Rows {
+	for _, r := range v.rows {
 		if got := busyOf(r); got != 5*second*2/4 {
-			t.Errorf("cpu%d: busy %d ns, want %d", r.CPU, got, 5*second/2)
+			t.Errorf("cpu%d: busy %d ns, want %d", r.cpu, got, 5*second/2)
 		}
 	}
 }
@@ -176,47 +176,47 @@ func TestV2TimeIsSpreadEvenly(t *testing.T) {
 func TestTimeFromBeforeTheInitIsNotShown(t *testing.T) {
 	// a group that burned an hour before this container's init started in it
 	var a account
-	v := &View{Age: int64(2 * second)}
-	v.Visible.Add(0)
+	v := &cpuTimes{cpuView: cpuView{age: int64(2 * second)}}
+	v.visible.Add(0)
 	used := &cgroup.CPUTime{User: 3600 * second}
 	a.step(v, used)
-	if got := busyOf(v.Total); got > 2*second {
+	if got := busyOf(v.total); got > 2*second {
 		t.Errorf("a container of 2 s shows %d ns busy", got)
 	}
-	v.Age += int64(10 * second)
+	v.age += int64(10 * second)
 	a.step(v, used)
-	if got := busyOf(v.Total); got > 2*second+carryLimit {
+	if got := busyOf(v.total); got > 2*second+carryLimit {
 		t.Errorf("an idle container shows %d ns busy after 10 s", got)
 	}
-	if busy := a.busy(v.Age, used.Total(), 1); busy > 2*second+carryLimit {
+	if busy := a.busy(v.age, used.Total(), 1); busy > 2*second+carryLimit {
 		t.Errorf("uptime counts %d ns busy", busy)
 	}
 }
 
 func TestBurstIsCarriedOver(t *testing.T) {
 	var a account
-	v := &View{Age: int64(10 * second)}
-	v.Visible.Add(3)
+	v := &cpuTimes{cpuView: cpuView{age: int64(10 * second)}}
+	v.visible.Add(3)
 	a.step(v, &cgroup.CPUTime{User: second})
 	// 2.5 s of CPU in 1 s, as a burst on CPUs that a quota hides
 	used := &cgroup.CPUTime{User: second + second*5/2}
 	for _, want := range []uint64{2 * second, 3 * second, second * 7 / 2, second * 7 / 2} {
-		v.Age += int64(second)
+		v.age += int64(second)
 		a.step(v, used)
-		if got := busyOf(v.Total); got != want {
-			t.Errorf("at %d s: busy %d ns, want %d", v.Age/1e9, got, want)
+		if got := busyOf(v.total); got != want {
+			t.Errorf("at %d s: busy %d ns, want %d", v.age/1e9, got, want)
 		}
 	}
 }
 
 func TestOlderNumbersAddNothing(t *testing.T) {
 	var a account
-	v := &View{Age: int64(10 * second)}
-	v.Visible.Add(0)
+	v := &cpuTimes{cpuView: cpuView{age: int64(10 * second)}}
+	v.visible.Add(0)
 	a.step(v, &cgroup.CPUTime{User: 5 * second})
-	v.Age = int64(9 * second)
+	v.age = int64(9 * second)
 	a.step(v, &cgroup.CPUTime{User: 4 * second})
-	if got := v.Rows[0]; busyOf(got) != 5*second || rowTotal(got) != 10*second {
+	if got := v.rows[0]; busyOf(got) != 5*second || rowTotal(got) != 10*second {
 		t.Errorf("a late reader moved the row to %+v", got)
 	}
 }
@@ -224,20 +224,20 @@ func TestOlderNumbersAddNothing(t *testing.T) {
 func TestKindsFollowTheGroupWithoutGoingBack(t *testing.T) {
 	// the kernel estimates how to divide user and system, and may move time over
 	var a account
-	v := &View{}
-	v.Visible.Add(0)
-	var last CPURow
+	v := &cpuTimes{}
+	v.visible.Add(0)
+	var last cpuRow
 	for i := range uint64(100) {
-		v.Age = int64((i + 1) * second)
+		v.age = int64((i + 1) * second)
 		user := (i + 1) * second / 2
 		if i%2 == 1 {
 			user -= second / 4
 		}
 		a.step(v, &cgroup.CPUTime{User: user, System: (i+1)*second/2 - user + (i+1)*second/4})
-		if r := v.Rows[0]; r.User < last.User || r.System < last.System {
+		if r := v.rows[0]; r.user < last.user || r.system < last.system {
 			t.Fatalf("step %d: from %+v to %+v", i, last, r)
 		}
-		last = v.Rows[0]
+		last = v.rows[0]
 	}
 	if got, want := busyOf(last), 100*second*3/4; got != want {
 		t.Errorf("busy %d ns, want %d", got, want)
@@ -265,32 +265,32 @@ func FuzzTakeSplitsExactly(f *testing.F) {
 
 func TestAGroupMadeAnewGoesOnWhereTheOldOneEnded(t *testing.T) {
 	var a account
-	v := &View{Age: int64(10 * second)}
-	v.Visible.Add(0)
+	v := &cpuTimes{cpuView: cpuView{age: int64(10 * second)}}
+	v.visible.Add(0)
 	a.step(v, &cgroup.CPUTime{User: 4 * second})
 	a.restart()
-	v.Age += int64(10 * second)
+	v.age += int64(10 * second)
 	a.step(v, &cgroup.CPUTime{User: 3 * second})
-	if got := busyOf(v.Total); got != 7*second {
+	if got := busyOf(v.total); got != 7*second {
 		t.Errorf("busy %d ns, want 7 s", got)
 	}
-	if got := a.busy(v.Age, 3*second, 1); got != 7*second {
+	if got := a.busy(v.age, 3*second, 1); got != 7*second {
 		t.Errorf("uptime counts %d ns, want 7 s", got)
 	}
 }
 
 func TestCPUsThatLeaveTakeWhatWasUsedUntilThen(t *testing.T) {
 	var a account
-	v := &View{Age: int64(10 * second)}
+	v := &cpuTimes{cpuView: cpuView{age: int64(10 * second)}}
 	for c := range 4 {
-		v.Visible.Add(c)
+		v.visible.Add(c)
 	}
 	a.step(v, &cgroup.CPUTime{User: second})
 	// four CPUs worked for 10 s, and then three of them left
-	v.Age += int64(10 * second)
-	v.Visible.Truncate(1)
+	v.age += int64(10 * second)
+	v.visible.Truncate(1)
 	a.step(v, &cgroup.CPUTime{User: 41 * second})
-	if got := busyOf(v.Total); got != 41*second || a.carry.total() != 0 {
+	if got := busyOf(v.total); got != 41*second || a.carry.total() != 0 {
 		t.Errorf("busy %d ns and %d carried, want 41 s and none", got, a.carry.total())
 	}
 }

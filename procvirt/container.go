@@ -19,6 +19,9 @@ const incompleteRecheck = time.Second
 // container is one container's control groups, with the files that were needed
 // so far held open, and the account of its CPU rows.
 type container struct {
+	views *Views
+	space *space
+
 	places map[cgroup.Controller]cgroup.Place
 	failed map[cgroup.Controller]error
 
@@ -34,10 +37,10 @@ type container struct {
 	stalls cgroup.PressureFiles
 	// not is why there is nothing to open, where that is settled. It stands
 	// until the next look at the container's groups.
-	not [numNeeds]error
+	not [numSources]error
 
-	// pace is that of gathering for each file.
-	pace [numFiles]pace
+	// pace is that of gathering for each file, by its index.
+	pace []pace
 
 	account account
 }
@@ -68,16 +71,25 @@ func (p *pace) took(d, limit time.Duration) {
 	}
 }
 
-// gather fills w with what f needs, from open files. Without wait it answers
-// ErrCold where that is slow.
-func (c *container) gather(v *Views, f File, sp *space, x *scratch, wait bool) error {
-	if !wait && c.pace[f].isSlow() {
-		return ErrCold
+// errNotOpen says that a source is not open.
+var errNotOpen = errors.New("a source is not open")
+
+// content appends the content of f from open files. Without wait it returns ErrCold
+// if that is slow.
+func (c *container) content(dst []byte, f *File, x *scratch, wait bool) ([]byte, error) {
+	if !wait && c.pace[f.index].isSlow() {
+		return dst, ErrCold
+	}
+	if err := c.ready(f.needs); err != nil {
+		return dst, err
 	}
 	start := time.Now()
-	err := fileSpecs[f].gather(v, c, sp, &x.view, x)
-	c.pace[f].took(time.Since(start), v.slowAfter)
-	return err
+	text, err := f.content(dst, c, x)
+	c.pace[f.index].took(time.Since(start), c.views.slowAfter)
+	if err == errNotOpen {
+		err = ErrCold
+	}
+	return text, err
 }
 
 // incomplete tells whether a controller is enabled only above the container.
@@ -86,21 +98,47 @@ func (c *container) incomplete() bool {
 }
 
 // open opens what f needs. The caller holds the space's mu for writing.
-func (c *container) open(v *Views, sp *space, f File) error {
-	n := fileSpecs[f].needs
-	switch n {
-	case needCPU:
-		c.not[n] = c.openCPU(v)
-	case needMemory:
-		c.not[n] = c.openMemory(v)
-	case needIO:
-		c.not[n] = c.openIO(v)
-	case needLoad:
-		c.not[n] = c.track(v, sp)
-	case needCPUPressure, needMemoryPressure, needIOPressure:
-		c.not[n] = c.openPressure(v, n)
+func (c *container) open(f *File) error {
+	for i := range numSources {
+		if f.needs&(1<<i) == 0 {
+			continue
+		}
+		if c.not[i] = c.openSource(1 << i); c.not[i] != nil {
+			return c.not[i]
+		}
 	}
-	return c.not[n]
+	return nil
+}
+
+func (c *container) openSource(s sources) error {
+	switch v := c.views; s {
+	case sourceCPU:
+		return c.openCPU(v)
+	case sourceMemory:
+		return c.openMemory(v)
+	case sourceIO:
+		return c.openIO(v)
+	case sourceLoad:
+		return c.track(v, c.space)
+	default:
+		return c.openPressure(v, s)
+	}
+}
+
+// has reports whether a source is open.
+func (c *container) has(s sources) bool {
+	switch s {
+	case sourceCPU:
+		return c.cpu != nil
+	case sourceMemory:
+		return c.memory != nil
+	case sourceIO:
+		return c.io != nil
+	case sourceLoad:
+		return c.load != nil
+	default:
+		return c.stalls.Has(resourceOf(s))
+	}
 }
 
 func (c *container) openMemory(v *Views) error {
@@ -164,14 +202,21 @@ func (c *container) openIO(v *Views) error {
 	return err
 }
 
-// missing is why the files that n stands for are not open: nobody needed them
-// yet, or there are none.
-func (c *container) missing(n needs) error {
-	not := c.not[n]
-	if _, ok := not.(Reason); ok || errors.Is(not, cgroup.ErrNoController) || errors.Is(not, cgroup.ErrOutside) || errors.Is(not, cgroup.ErrTooDeep) {
-		return not
+// ready returns nil if all of the sources are open, ErrCold if one is to be opened
+// first, and else why one cannot be.
+func (c *container) ready(needs sources) error {
+	for i := range numSources {
+		s := sources(1) << i
+		if needs&s == 0 || c.has(s) {
+			continue
+		}
+		not := c.not[i]
+		if _, ok := not.(Reason); ok || errors.Is(not, cgroup.ErrNoController) || errors.Is(not, cgroup.ErrOutside) || errors.Is(not, cgroup.ErrTooDeep) {
+			return not
+		}
+		return ErrCold
 	}
-	return ErrCold
+	return nil
 }
 
 // isOpen tells whether any files are open.

@@ -7,8 +7,45 @@ import (
 	"strconv"
 
 	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/internal/scan"
 )
+
+func cpuinfoFile() File {
+	return File{
+		Path: "proc/cpuinfo", Node: 19, Mode: 0o444, Size: SizeContent,
+		host:    host.Source{Records: true},
+		needs:   sourceCPU,
+		numbers: func() numbers { return new(cpuinfo) },
+	}
+}
+
+// cpuinfo is what /proc/cpuinfo shows.
+type cpuinfo struct {
+	cpuView
+	host []byte // the host's text
+	// packages count the visible CPUs by physical id, ascending.
+	packages []cpuPackage
+	cores    []core // what packages is made from
+}
+
+func (n *cpuinfo) reset() {
+	n.cpuView.reset()
+	*n = cpuinfo{cpuView: n.cpuView, packages: n.packages[:0], cores: n.cores[:0]}
+}
+
+func (n *cpuinfo) gather(c *container, x *scratch) error {
+	if err := n.cpuView.gather(c, x); err != nil {
+		return err
+	}
+	var err error
+	if x.host, err = c.views.readHost("proc/cpuinfo", x.host); err != nil {
+		return err
+	}
+	n.host = x.host
+	n.countPackages()
+	return nil
+}
 
 // /proc/cpuinfo is made by each architecture in its own way (show_cpuinfo or
 // c_show, arch/*/kernel). Two layouts cover them:
@@ -20,12 +57,12 @@ import (
 //     "processor N: ..." for each CPU. Then come blocks, each an empty line,
 //     "cpu number : N" and more.
 
-// Package is a physical package of CPUs, as far as the container sees it.
-type Package struct {
-	ID uint64 // as cpuinfo's "physical id"
-	// CPUs is how many of its CPUs are visible, Cores how many cores these are
+// cpuPackage is a physical package of CPUs, as far as the container sees it.
+type cpuPackage struct {
+	id uint64 // as cpuinfo's "physical id"
+	// cpus is how many of its CPUs are visible, cores how many cores these are
 	// in.
-	CPUs, Cores uint64
+	cpus, cores uint64
 }
 
 // core is where a visible CPU sits.
@@ -115,24 +152,24 @@ func cpuNumber(b []byte) int {
 }
 
 // sees tells whether the line is shown.
-func (v *View) sees(l *cpuinfoLine) bool { return l.cpu < 0 || v.Visible.Has(l.cpu) }
+func (n *cpuinfo) sees(l *cpuinfoLine) bool { return l.cpu < 0 || n.visible.Has(l.cpu) }
 
-// countPackages fills Packages from Host and Visible.
-func (v *View) countPackages() {
-	v.cores = v.cores[:0]
-	lines := newCPUInfoLines(v.Host)
+// countPackages fills packages from host and visible.
+func (n *cpuinfo) countPackages() {
+	n.cores = n.cores[:0]
+	lines := newCPUInfoLines(n.host)
 	for l, ok := lines.next(); ok; l, ok = lines.next() {
-		if l.cpu < 0 || !v.sees(&l) {
+		if l.cpu < 0 || !n.sees(&l) {
 			continue
 		}
 		if l.first {
 			// A CPU without a core id is a core.
-			v.cores = append(v.cores, core{cpu: l.cpu, core: uint64(l.cpu)})
+			n.cores = append(n.cores, core{cpu: l.cpu, core: uint64(l.cpu)})
 		}
-		if len(v.cores) == 0 || !isNumber(l.value) {
+		if len(n.cores) == 0 || !isNumber(l.value) {
 			continue
 		}
-		last := &v.cores[len(v.cores)-1]
+		last := &n.cores[len(n.cores)-1]
 		switch string(l.label) {
 		case "physical id":
 			last.pkg, _ = scan.Uint(l.value)
@@ -141,38 +178,38 @@ func (v *View) countPackages() {
 			last.core, _ = scan.Uint(l.value)
 		}
 	}
-	slices.SortFunc(v.cores, func(a, b core) int {
+	slices.SortFunc(n.cores, func(a, b core) int {
 		return cmp.Or(cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.core, b.core))
 	})
-	v.Packages = v.Packages[:0]
+	n.packages = n.packages[:0]
 	var before *core
-	for i := range v.cores {
-		c := &v.cores[i]
+	for i := range n.cores {
+		c := &n.cores[i]
 		if !c.known {
 			continue
 		}
 		if before == nil || before.pkg != c.pkg {
-			v.Packages = append(v.Packages, Package{ID: c.pkg})
+			n.packages = append(n.packages, cpuPackage{id: c.pkg})
 			before = nil
 		}
-		p := &v.Packages[len(v.Packages)-1]
-		p.CPUs++
+		p := &n.packages[len(n.packages)-1]
+		p.cpus++
 		if before == nil || before.core != c.core {
-			p.Cores++
+			p.cores++
 		}
 		before = c
 	}
 }
 
-// appendCPUInfo makes /proc/cpuinfo: the host's lines, without those of CPUs that
+// append writes /proc/cpuinfo: the host's lines, without those of CPUs that
 // are not visible. The counts of CPUs are no larger than what is visible; all
 // other numbers are the hardware's, those of the CPUs too, so that they fit
 // sched_getaffinity(2).
-func appendCPUInfo(dst []byte, v *View) []byte {
-	var pkg *Package // of the block
-	lines := newCPUInfoLines(v.Host)
+func (n *cpuinfo) append(dst []byte) []byte {
+	var pkg *cpuPackage // of the block
+	lines := newCPUInfoLines(n.host)
 	for l, ok := lines.next(); ok; l, ok = lines.next() {
-		if !v.sees(&l) {
+		if !n.sees(&l) {
 			continue
 		}
 		if l.first {
@@ -180,19 +217,19 @@ func appendCPUInfo(dst []byte, v *View) []byte {
 		}
 		switch string(l.label) {
 		case "# processors":
-			dst = appendAtMost(dst, &l, uint64(v.Visible.Count()))
+			dst = appendAtMost(dst, &l, uint64(n.visible.Count()))
 		case "physical id":
-			pkg = v.pkg(l.value)
+			pkg = n.pkg(l.value)
 			dst = append(dst, l.text...)
 		case "siblings":
 			if pkg != nil {
-				dst = appendAtMost(dst, &l, pkg.CPUs)
+				dst = appendAtMost(dst, &l, pkg.cpus)
 				break
 			}
 			dst = append(dst, l.text...)
 		case "cpu cores":
 			if pkg != nil {
-				dst = appendAtMost(dst, &l, pkg.Cores)
+				dst = appendAtMost(dst, &l, pkg.cores)
 				break
 			}
 			dst = append(dst, l.text...)
@@ -205,13 +242,13 @@ func appendCPUInfo(dst []byte, v *View) []byte {
 }
 
 // pkg finds a package by its physical id.
-func (v *View) pkg(id []byte) *Package {
-	n, _ := scan.Uint(id)
-	i, ok := slices.BinarySearchFunc(v.Packages, n, func(p Package, id uint64) int { return cmp.Compare(p.ID, id) })
+func (n *cpuinfo) pkg(id []byte) *cpuPackage {
+	want, _ := scan.Uint(id)
+	i, ok := slices.BinarySearchFunc(n.packages, want, func(p cpuPackage, id uint64) int { return cmp.Compare(p.id, id) })
 	if !ok || !isNumber(id) {
 		return nil
 	}
-	return &v.Packages[i]
+	return &n.packages[i]
 }
 
 // appendAtMost writes a line with its number, or most where that is less.

@@ -13,16 +13,16 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 )
 
-// cpuinfo is what a container that sees the CPUs in the list is shown of the
+// shownCPUInfo is what a container that sees the CPUs in the list is shown of the
 // host's text.
-func cpuinfo(tb testing.TB, host []byte, list string) []byte {
+func shownCPUInfo(tb testing.TB, host []byte, list string) []byte {
 	tb.Helper()
-	v := &View{Host: host}
-	if err := v.Visible.Parse([]byte(list)); err != nil {
+	v := &cpuinfo{host: host}
+	if err := v.visible.Parse([]byte(list)); err != nil {
 		tb.Fatal(err)
 	}
 	v.countPackages()
-	return appendCPUInfo(nil, v)
+	return v.append(nil)
 }
 
 // cpuinfoHosts returns the host's texts of all architectures, by name.
@@ -50,7 +50,7 @@ func TestCPUInfoOfEveryArchitecture(t *testing.T) {
 		host := ar.Files[0].Data
 		for i := range ar.Files[1:] {
 			f := &ar.Files[1+i]
-			got := cpuinfo(t, host, f.Name)
+			got := shownCPUInfo(t, host, f.Name)
 			if *update {
 				f.Data = got
 			}
@@ -69,7 +69,7 @@ func TestCPUInfoOfEveryArchitecture(t *testing.T) {
 func TestCPUInfoOfAllCPUsIsTheHosts(t *testing.T) {
 	for file, ar := range cpuinfoHosts(t) {
 		host := ar.Files[0].Data
-		if d := cmp.Diff(string(host), string(cpuinfo(t, host, "0-63"))); d != "" {
+		if d := cmp.Diff(string(host), string(shownCPUInfo(t, host, "0-63"))); d != "" {
 			t.Errorf("%s (-want +got):\n%s", file, d)
 		}
 	}
@@ -87,7 +87,7 @@ func TestCountsOfCPUsAreThoseOfTheVisibleOnes(t *testing.T) {
 		"0-5":   "0:4/2 1:4/2 2:2/2 3:2/2 4:4/2 5:4/2",
 	} {
 		var got []string
-		for _, c := range cpuinfoOracle(t, cpuinfo(t, host, list)) {
+		for _, c := range cpuinfoOracle(t, shownCPUInfo(t, host, list)) {
 			got = append(got, fmt.Sprintf("%d:%d/%d", c.Processor, c.Siblings, c.CPUCores))
 		}
 		if s := strings.Join(got, " "); s != want {
@@ -102,8 +102,8 @@ func TestCPUInfoAgreesWithStat(t *testing.T) {
 		v := fixtureViews(t, h, nil)
 		for role, pid := range h.Roles {
 			s := subject(t, h, pid)
-			_, st := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
-			cpus := cpuinfoOracle(t, render(t, v, CPUInfo, s))
+			_, st := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
+			cpus := cpuinfoOracle(t, render(t, v, "cpuinfo", s))
 			if len(cpus) != len(st.CPU) {
 				t.Errorf("%s, %s: %d CPUs, stat has %d", name, role, len(cpus), len(st.CPU))
 			}
@@ -128,26 +128,26 @@ func FuzzCPUInfo(f *testing.F) {
 		if bytes.ContainsRune(host, 0) {
 			return
 		}
-		v := &View{Host: host}
+		v := &cpuinfo{host: host}
 		for i := range min(len(visible)*8, 8192) {
 			if visible[i/8]&(1<<(i%8)) != 0 {
-				v.Visible.Add(i)
+				v.visible.Add(i)
 			}
 		}
 		v.countPackages()
-		out := appendCPUInfo(nil, v)
+		out := v.append(nil)
 		lines := newCPUInfoLines(out)
 		for l, ok := lines.next(); ok; l, ok = lines.next() {
-			if l.cpu >= 0 && !v.Visible.Has(l.cpu) {
+			if l.cpu >= 0 && !v.visible.Has(l.cpu) {
 				t.Fatalf("a line of CPU %d: %q", l.cpu, l.text)
 			}
 			if !bytes.Contains(host, l.label) {
 				t.Fatalf("not a line of the host's: %q", l.text)
 			}
 		}
-		v.Host = out
+		v.host = out
 		v.countPackages()
-		if again := appendCPUInfo(nil, v); !bytes.Equal(out, again) {
+		if again := v.append(nil); !bytes.Equal(out, again) {
 			t.Fatalf("shown again: %q became %q", out, again)
 		}
 	})
@@ -164,12 +164,12 @@ func cpuinfoOf(n int) []byte {
 }
 
 func TestCPUInfoOfManyCPUsIsWholeAndCostsNoAllocation(t *testing.T) {
-	v := &View{Host: cpuinfoOf(512)}
+	v := &cpuinfo{host: cpuinfoOf(512)}
 	for c := 0; c < 512; c += 2 {
-		v.Visible.Add(c)
+		v.visible.Add(c)
 	}
 	v.countPackages()
-	dst := appendCPUInfo(nil, v)
+	dst := v.append(nil)
 	if n := bytes.Count(dst, []byte("processor\t")); n != 256 {
 		t.Errorf("%d CPUs, want 256", n)
 	}
@@ -178,7 +178,7 @@ func TestCPUInfoOfManyCPUsIsWholeAndCostsNoAllocation(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(20, func() {
 		v.countPackages()
-		dst = appendCPUInfo(dst[:0], v)
+		dst = v.append(dst[:0])
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

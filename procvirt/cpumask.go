@@ -1,67 +1,105 @@
 package procvirt
 
-import "strconv"
+import (
+	"strconv"
+
+	"vprocfs/procvirt/cgroup"
+)
 
 // The files of /sys/devices/system/cpu that list CPUs (drivers/base/cpu.c). The
 // container's are a machine whose CPUs run from 0 to the highest that it may run
 // on: so an array that is sized by the possible CPUs covers every number that
 // sched_getcpu(3) can return, and those that it does not see are offline.
 
-func (v *Views) gatherCPUMask(c *container, sp *space, w *View, x *scratch) error {
-	if c.cpu == nil {
-		return c.missing(needCPU)
-	}
-	if err := v.gatherCPUs(c, sp, w, x); err != nil {
-		return err
-	}
-	w.findOffline()
-	return nil
-}
+const (
+	cpuDir     = "sys/devices/system/cpu/"
+	onlinePath = cpuDir + "online"
+)
 
-// findOffline sets Offline.
-func (v *View) findOffline() {
-	v.Offline.Clear()
-	for c := range v.LastCPU + 1 {
-		if !v.Visible.Has(c) {
-			v.Offline.Add(c)
-		}
+func onlineFile() File {
+	return File{
+		Path: onlinePath, Node: 32, Mode: 0o444, Size: SizePage,
+		needs:   sourceCPU,
+		numbers: func() numbers { return new(online) },
 	}
 }
 
-func appendCPUOnline(dst []byte, v *View) []byte {
-	return append(v.Visible.AppendList(dst), '\n')
+func presentFile() File {
+	return File{
+		Path: cpuDir + "present", Node: 33, Mode: 0o444, Size: SizePage,
+		needs:   sourceCPU,
+		numbers: func() numbers { return new(present) },
+	}
 }
 
-// appendCPUPresent makes present and possible, which are the same.
-func appendCPUPresent(dst []byte, v *View) []byte {
+// possibleFile is the file of the CPUs that may ever be there. Those of a container
+// are those that are present.
+func possibleFile() File {
+	return File{
+		Path: possiblePath, Node: 34, Mode: 0o444, Size: SizePage,
+		needs:   sourceCPU,
+		numbers: func() numbers { return new(present) },
+	}
+}
+
+const possiblePath = cpuDir + "possible"
+
+func offlineFile() File {
+	return File{
+		Path: cpuDir + "offline", Node: 35, Mode: 0o444, Size: SizePage,
+		needs:   sourceCPU,
+		numbers: func() numbers { return new(offline) },
+	}
+}
+
+// online is what online shows.
+type online struct{ cpuView }
+
+func (n *online) append(dst []byte) []byte {
+	return append(n.visible.AppendList(dst), '\n')
+}
+
+// present is what present and possible show.
+type present struct{ cpuView }
+
+func (n *present) append(dst []byte) []byte {
 	dst = append(dst, '0')
-	if v.LastCPU > 0 {
+	if n.last > 0 {
 		dst = append(dst, '-')
-		dst = strconv.AppendInt(dst, int64(v.LastCPU), 10)
+		dst = strconv.AppendInt(dst, int64(n.last), 10)
 	}
 	return append(dst, '\n')
 }
 
-// appendCPUOffline makes an empty line where all CPUs are online, as the kernel
-// does.
-func appendCPUOffline(dst []byte, v *View) []byte {
-	return append(v.Offline.AppendList(dst), '\n')
+// offline is what offline shows.
+type offline struct {
+	cpuView
+	hidden cgroup.CPUs
 }
 
-// LastCPU returns the number of the highest CPU that the subject may run on,
-// which is the highest of its possible ones. ok is false where the subject has no
-// view of its own, and a Reason is counted for CPUPossible. The only error is
-// ErrCold, as Append's.
-func (v *Views) LastCPU(s *Subject, wait bool) (cpu int, ok bool, err error) {
-	x := v.scratch.Get().(*scratch)
-	defer v.scratch.Put(x)
-	err = v.gather(CPUPossible, s, x, wait)
-	switch {
-	case err == nil:
-		return x.view.LastCPU, true, nil
-	case err == ErrCold:
-		return 0, false, ErrCold
+func (n *offline) reset() {
+	n.cpuView.reset()
+	n.hidden.Clear()
+}
+
+func (n *offline) gather(c *container, x *scratch) error {
+	if err := n.cpuView.gather(c, x); err != nil {
+		return err
 	}
-	v.NoteFallback(CPUPossible, reasonOf(err), err)
-	return 0, false, nil
+	n.findHidden()
+	return nil
+}
+
+// findHidden adds to hidden the CPUs that the container might have but does not see.
+func (n *offline) findHidden() {
+	for cpu := range n.last + 1 {
+		if !n.visible.Has(cpu) {
+			n.hidden.Add(cpu)
+		}
+	}
+}
+
+// append writes an empty line if all CPUs are online, as the kernel does.
+func (n *offline) append(dst []byte) []byte {
+	return append(n.hidden.AppendList(dst), '\n')
 }

@@ -23,11 +23,11 @@ func TestCPUMasksAreOneMachine(t *testing.T) {
 		{"1,3,5", 2, "1,3", "0-5", "0,2,4-5"},
 		{"0-8191", 1, "0", "0-8191", "1-8191"},
 	} {
-		v := cpuView(t, tt.effective, tt.quota)
+		v := someCPUs(t, tt.effective, tt.quota)
 		for what, got := range map[string][2]string{
-			"online":  {string(appendCPUOnline(nil, v)), tt.online},
-			"present": {string(appendCPUPresent(nil, v)), tt.present},
-			"offline": {string(appendCPUOffline(nil, v)), tt.offline},
+			"online":  {string((&online{v}).append(nil)), tt.online},
+			"present": {string((&present{v}).append(nil)), tt.present},
+			"offline": {string(offlineOf(v).append(nil)), tt.offline},
 		} {
 			if got[0] != got[1]+"\n" {
 				t.Errorf("%s by %d: %s is %q, want %q", tt.effective, tt.quota, what, got[0], got[1])
@@ -36,17 +36,22 @@ func TestCPUMasksAreOneMachine(t *testing.T) {
 	}
 }
 
-func cpuView(t testing.TB, effective string, quota int) *View {
+func offlineOf(v cpuView) *offline {
+	n := &offline{cpuView: v}
+	n.findHidden()
+	return n
+}
+
+func someCPUs(t testing.TB, effective string, quota int) cpuView {
 	t.Helper()
-	v := &View{}
-	if err := v.Visible.Parse([]byte(effective)); err != nil {
+	v := cpuView{}
+	if err := v.visible.Parse([]byte(effective)); err != nil {
 		t.Fatal(err)
 	}
-	v.LastCPU = v.Visible.Max()
+	v.last = v.visible.Max()
 	if quota > 0 {
-		v.Visible.Truncate(quota)
+		v.visible.Truncate(quota)
 	}
-	v.findOffline()
 	return v
 }
 
@@ -58,35 +63,34 @@ func FuzzCPUMasks(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, cpus, quota uint16) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		n := int(cpus)%cgroup.MaxCPUs + 1
-		v := &View{}
-		v.Visible.Add(random.IntN(n))
+		v := cpuView{}
+		v.visible.Add(random.IntN(n))
 		for range random.IntN(n) {
-			v.Visible.Add(random.IntN(n))
+			v.visible.Add(random.IntN(n))
 		}
-		v.LastCPU = v.Visible.Max()
+		v.last = v.visible.Max()
 		if quota > 0 {
-			v.Visible.Truncate(int(quota))
+			v.visible.Truncate(int(quota))
 		}
-		v.findOffline()
-		var online, present, offline cgroup.CPUs
+		var on, there, off cgroup.CPUs
 		for _, list := range []struct {
 			text []byte
 			set  *cgroup.CPUs
 		}{
-			{appendCPUOnline(nil, v), &online},
-			{appendCPUPresent(nil, v), &present},
-			{appendCPUOffline(nil, v), &offline},
+			{(&online{v}).append(nil), &on},
+			{(&present{v}).append(nil), &there},
+			{offlineOf(v).append(nil), &off},
 		} {
 			if err := list.set.Parse(list.text); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if present.Count() != v.LastCPU+1 || present.Max() != v.LastCPU {
-			t.Fatalf("present is %v, want 0 to %d", &present, v.LastCPU)
+		if there.Count() != v.last+1 || there.Max() != v.last {
+			t.Fatalf("present is %v, want 0 to %d", &there, v.last)
 		}
-		for c := range v.LastCPU + 1 {
-			if v.Visible.Has(c) == offline.Has(c) || v.Visible.Has(c) != online.Has(c) {
-				t.Fatalf("CPU %d: visible %v, online %v, offline %v", c, v.Visible.Has(c), online.Has(c), offline.Has(c))
+		for c := range v.last + 1 {
+			if v.visible.Has(c) == off.Has(c) || v.visible.Has(c) != on.Has(c) {
+				t.Fatalf("CPU %d: visible %v, online %v, offline %v", c, v.visible.Has(c), on.Has(c), off.Has(c))
 			}
 		}
 	})

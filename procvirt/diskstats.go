@@ -5,8 +5,36 @@ import (
 	"strconv"
 
 	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/internal/scan"
 )
+
+func diskstatsFile() File {
+	return File{
+		Path: "proc/diskstats", Node: 22, Mode: 0o444, Size: SizeContent,
+		host:    host.Source{Records: true, Optional: true}, // CONFIG_BLOCK
+		needs:   sourceIO,
+		numbers: func() numbers { return new(diskstats) },
+	}
+}
+
+// diskstats is what /proc/diskstats shows.
+type diskstats struct {
+	host []byte // the host's text
+	// disks are the devices that the container has used, by ascending number.
+	disks []cgroup.DiskIO
+}
+
+func (n *diskstats) reset() { *n = diskstats{disks: n.disks[:0]} }
+
+func (n *diskstats) gather(c *container, x *scratch) (err error) {
+	if x.host, err = c.views.readHost("proc/diskstats", x.host); err != nil {
+		return err
+	}
+	n.host = x.host
+	n.disks, x.buf, err = c.io.Read(n.disks, x.buf)
+	return err
+}
 
 // sectorSize is the unit of /proc/diskstats in bytes, whatever the device's own
 // is (Documentation/admin-guide/iostats.rst).
@@ -31,17 +59,17 @@ const (
 	diskDiscardSectors
 )
 
-// appendDiskstats makes /proc/diskstats (diskstats_show, block/genhd.c): the
+// append writes /proc/diskstats (diskstats_show, block/genhd.c): the
 // host's lines of the devices that the container has used, with its numbers. It
 // has as many fields as the host's: 11 before Linux 4.18, 15 before 5.5, 17 since.
-func appendDiskstats(dst []byte, v *View) []byte {
-	for text := v.Host; len(text) > 0; {
+func (n *diskstats) append(dst []byte) []byte {
+	for text := n.host; len(text) > 0; {
 		var line []byte
 		line, text = scan.Line(text)
 		major, rest := scan.Field(line)
 		minor, rest := scan.Field(rest)
 		name, rest := scan.Field(rest)
-		d := v.disk(major, minor)
+		d := n.disk(major, minor)
 		if d == nil || len(name) == 0 {
 			continue
 		}
@@ -59,19 +87,19 @@ func appendDiskstats(dst []byte, v *View) []byte {
 	return dst
 }
 
-// disk is what the container did to a device, nil where that is nothing.
-func (v *View) disk(major, minor []byte) *cgroup.DiskIO {
-	ma, n := scan.Uint(major)
+// disk is what the container did to a device, nil if that is nothing.
+func (n *diskstats) disk(major, minor []byte) *cgroup.DiskIO {
+	ma, k := scan.Uint(major)
 	mi, m := scan.Uint(minor)
-	if n == 0 || n < len(major) || m == 0 || m < len(minor) || max(ma, mi) > 1<<32-1 {
+	if k == 0 || k < len(major) || m == 0 || m < len(minor) || max(ma, mi) > 1<<32-1 {
 		return nil
 	}
 	want := cgroup.DiskIO{Major: uint32(ma), Minor: uint32(mi)}
-	i, ok := slices.BinarySearchFunc(v.Disks, want, func(d, w cgroup.DiskIO) int { return d.Compare(&w) })
-	if !ok || v.Disks[i].None() {
+	i, ok := slices.BinarySearchFunc(n.disks, want, func(d, w cgroup.DiskIO) int { return d.Compare(&w) })
+	if !ok || n.disks[i].None() {
 		return nil
 	}
-	return &v.Disks[i]
+	return &n.disks[i]
 }
 
 // diskValue is a field's value: 0 for what no control group counts.

@@ -43,7 +43,7 @@ func TestDiskstatsOfV1AndV2AreTheGroups(t *testing.T) {
 	} {
 		h := load(t, name)
 		v := fixtureViews(t, h, nil)
-		text := render(t, v, Diskstats, subject(t, h, h.Roles["child"]))
+		text := render(t, v, "diskstats", subject(t, h, h.Roles["child"]))
 		d, ok := diskstatsOracle(t, text)["vda"]
 		if used := want != (blockdevice.IOStats{}); ok != used || d.IOStats != want {
 			t.Errorf("%s: %+v, want %+v:\n%s", name, d.IOStats, want, text)
@@ -66,11 +66,11 @@ func TestDiskstatsHasTheHostsFieldsAndDevices(t *testing.T) {
 			ReadBytes: 4 * 512, WriteBytes: 5*512 + 511, DiscardBytes: 6 * 512,
 		}
 	}
-	v := &View{Host: []byte(host), Disks: []cgroup.DiskIO{io(7, 0), io(8, 0), io(8, 16), {Major: 253}, io(259, 0)}}
+	v := &diskstats{host: []byte(host), disks: []cgroup.DiskIO{io(7, 0), io(8, 0), io(8, 16), {Major: 253}, io(259, 0)}}
 	const want = "   8       0 sda 1 0 4 0 2 0 5 0 0 0 0\n" +
 		"   8      16 sdb 1 0 4 0 2 0 5 0 0 0 0 3 0 6 0\n" +
 		" 259       0 nvme0n1 1 0 4 0 2 0 5 0 0 0 0 3 0 6 0 0 0 0 0\n"
-	if got := string(appendDiskstats(nil, v)); got != want {
+	if got := string(v.append(nil)); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
@@ -80,10 +80,10 @@ func FuzzDiskstats(f *testing.F) {
 	f.Add("   8       0 sda 9 9 9 9 9 9 9 9 9 9 9\n", uint32(8), uint32(0), uint64(1), uint64(1<<63))
 	f.Add("8 0\n\n8 0 x\n4294967304 0 y 1\n8 x z 1 2 3", uint32(8), uint32(0), ^uint64(0), uint64(0))
 	f.Fuzz(func(t *testing.T, host string, major, minor uint32, requests, n uint64) {
-		v := &View{Host: []byte(host), Disks: []cgroup.DiskIO{
+		v := &diskstats{host: []byte(host), disks: []cgroup.DiskIO{
 			{Major: major, Minor: minor, Reads: requests, ReadBytes: n, DiscardBytes: n},
 		}}
-		out := appendDiskstats(nil, v)
+		out := v.append(nil)
 		var hosts []string
 		for line := range strings.Lines(host) {
 			hosts = append(hosts, line)

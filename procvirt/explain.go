@@ -61,9 +61,9 @@ func (v *Views) Explain(s *Subject) Explanation {
 	var e Explanation
 	x := v.scratch.Get().(*scratch)
 	defer v.scratch.Put(x)
-	for f := range numFiles {
+	for _, f := range v.Files() {
 		fe := FileExplanation{Name: f.String()}
-		if err := v.gather(f, s, x, true); err != nil {
+		if _, err := v.content(nil, f, s, x, true); err != nil {
 			fe.Host = reasonOf(err).String()
 		}
 		e.Files = append(e.Files, fe)
@@ -88,8 +88,9 @@ func (v *Views) Explain(s *Subject) Explanation {
 		if _, err := c.cpu.Effective(&set, nil); err == nil && set.Count() > 0 {
 			e.CPUs.Effective = set.String()
 		}
-		if err := v.gatherCPUs(c, sp, &x.view, x); err == nil {
-			e.CPUs.Visible = x.view.Visible.String()
+		var view cpuView
+		if err := view.gather(c, x); err == nil {
+			e.CPUs.Visible = view.visible.String()
 		}
 		if quota, _, err := c.cpu.Quota(nil); err == nil {
 			e.CPUs.Quota = quota

@@ -85,29 +85,29 @@ func reasonOf(err error) Reason {
 // fallbacks counts how often the host's file was given, and says each file and
 // reason in the log the first time.
 type fallbacks struct {
-	counts [numFiles][numReasons]atomic.Uint64
+	counts [][numReasons]atomic.Uint64 // by the file's index
 	log    *slog.Logger
 }
 
-func (f *fallbacks) note(file File, r Reason, err error) {
-	if f.counts[file][r].Add(1) > 1 {
+func (f *fallbacks) note(file *File, r Reason, err error) {
+	if f.counts[file.index][r].Add(1) > 1 {
 		return
 	}
 	level := slog.LevelWarn
 	if r == RootCgroup || r == SwitchedOff {
 		level = slog.LevelDebug // the host's own programs, and what was asked for
 	}
-	f.log.Log(context.Background(), level, "the host's file is given", "file", file, "reason", r.String(), "error", err)
+	f.log.Log(context.Background(), level, "the host's file is given", "file", file.String(), "reason", r.String(), "error", err)
 }
 
 // Fallbacks returns how often the host's file was given so far, for each file
 // and reason that ever was, as "FILE/REASON".
 func (v *Views) Fallbacks() map[string]uint64 {
 	all := map[string]uint64{}
-	for f := range numFiles {
+	for i := range v.files {
 		for r := range numReasons {
-			if n := v.fallbacks.counts[f][r].Load(); n > 0 {
-				all[f.String()+"/"+r.String()] = n
+			if n := v.fallbacks.counts[i][r].Load(); n > 0 {
+				all[v.files[i].String()+"/"+r.String()] = n
 			}
 		}
 	}
@@ -116,21 +116,21 @@ func (v *Views) Fallbacks() map[string]uint64 {
 
 // NoteFallback counts a decision of the same kind as AppendHost's, for whoever
 // gives something else of the host's than the text of f. detail may be nil.
-func (v *Views) NoteFallback(f File, r Reason, detail error) { v.fallbacks.note(f, r, detail) }
+func (v *Views) NoteFallback(f *File, r Reason, detail error) { v.fallbacks.note(f, r, detail) }
 
 // AppendHost appends the host's own file, byte for byte, and counts the reason.
 // detail, which may be nil, goes to the log the first time. Without wait it answers
 // ErrCold where reading that file is slow.
-func (v *Views) AppendHost(dst []byte, f File, r Reason, detail error, wait bool) ([]byte, error) {
-	if !wait && v.hostPace[f].isSlow() {
+func (v *Views) AppendHost(dst []byte, f *File, r Reason, detail error, wait bool) ([]byte, error) {
+	if !wait && v.hostPace[f.index].isSlow() {
 		return dst, ErrCold
 	}
 	v.fallbacks.note(f, r, detail)
 	s := v.scratch.Get().(*scratch)
 	defer v.scratch.Put(s)
 	start := time.Now()
-	text, err := v.host.Read(fileSpecs[f].host, s.host)
-	v.hostPace[f].took(time.Since(start), v.slowAfter)
+	text, err := v.readHost(f.Path, s.host)
+	v.hostPace[f.index].took(time.Since(start), v.slowAfter)
 	if err != nil {
 		return dst, err
 	}

@@ -2,77 +2,118 @@
 // /sys/devices/system/cpu as a container should see them.
 //
 // Making one is two steps. Gathering reads the container's control groups and
-// the host's files into a View: it does all of the I/O. Rendering turns a View
-// into text: it is pure. What each file shows is laid down in VIEW.md of the
-// project; the kernel's own formats are those of fs/proc.
+// the host's files into the numbers of that file: it does all of the I/O.
+// Appending turns the numbers into text: it is pure. What each file shows is laid
+// down in VIEW.md of the project; the kernel's own formats are those of fs/proc.
 package procvirt
 
-import "vprocfs/procvirt/host"
+import (
+	"strings"
+	"sync"
 
-// File is one of the files that the package makes.
-type File int
-
-// The files, by their names below /proc, and those of /sys/devices/system.
-const (
-	Uptime File = iota
-	Meminfo
-	Stat
-	CPUInfo
-	Swaps
-	Diskstats
-	Slabinfo
-	Loadavg
-	CPUOnline
-	CPUPresent
-	CPUPossible
-	CPUOffline
-	PressureCPU
-	PressureMemory
-	PressureIO
-	numFiles
+	"vprocfs/procvirt/host"
 )
 
-// needs is what has to be open before a file can be made.
-type needs int
+// File is a row of the table: one of the files that the package makes. All that
+// concerns one file stands in one Go file: its row, its numbers, how they are
+// gathered and how they are written.
+type File struct {
+	// Path is where the file is, both below the mount and on the host.
+	Path string
+	// Node is the number of the file: its FUSE node id and st_ino. Kernels keep it
+	// over a restart of the daemon, so it is never changed and never used again.
+	Node uint64
+	// Mode is the permission bits.
+	Mode uint32
+	// Size says what st_size is.
+	Size Size
 
+	// fromHost says that the file is served only if the host has it.
+	fromHost bool
+	// host says how the host's own file is read.
+	host host.Source
+	// needs are the sources that must be open before numbers are gathered.
+	needs sources
+	// numbers makes the numbers of the file, all zero.
+	numbers func() numbers
+
+	index int // in the table
+	pool  *sync.Pool
+}
+
+// Size says what st_size of a file is.
+type Size int
+
+// The rules of st_size.
 const (
-	needCPU needs = iota
-	needMemory
-	needIO
-	needLoad
-	needNothing
-	needCPUPressure
-	needMemoryPressure
-	needIOPressure
-	numNeeds
+	// SizePage is one page, which the content never exceeds.
+	SizePage Size = iota
+	// SizeContent is the length of the caller's own content.
+	SizeContent
 )
 
-// fileSpec says how a file is made.
-type fileSpec struct {
-	name   string
-	host   host.File
-	needs  needs
-	gather func(*Views, *container, *space, *View, *scratch) error
-	render func([]byte, *View) []byte
+// numbers is what one file shows of a container. Nothing in it outlives a request
+// but the memory of its slices: reset makes all else zero.
+type numbers interface {
+	reset()
+	// gather reads the numbers. The sources that the file needs are open.
+	gather(c *container, x *scratch) error
+	// append appends the text. It is pure.
+	append(dst []byte) []byte
 }
 
-var fileSpecs = [numFiles]fileSpec{
-	Uptime:    {"uptime", host.Uptime, needCPU, (*Views).gatherUptime, appendUptime},
-	Meminfo:   {"meminfo", host.Meminfo, needMemory, (*Views).gatherMeminfo, appendMeminfo},
-	Stat:      {"stat", host.Stat, needCPU, (*Views).gatherStat, appendStat},
-	CPUInfo:   {"cpuinfo", host.CPUInfo, needCPU, (*Views).gatherCPUInfo, appendCPUInfo},
-	Swaps:     {"swaps", host.Swaps, needMemory, (*Views).gatherSwaps, appendSwaps},
-	Diskstats: {"diskstats", host.Diskstats, needIO, (*Views).gatherDiskstats, appendDiskstats},
-	Slabinfo:  {"slabinfo", host.Slabinfo, needNothing, (*Views).gatherSlabinfo, appendSlabinfo},
-	Loadavg:   {"loadavg", host.Loadavg, needLoad, (*Views).gatherLoadavg, appendLoadavg},
-
-	CPUOnline:      {"cpu/online", host.Online, needCPU, (*Views).gatherCPUMask, appendCPUOnline},
-	CPUPresent:     {"cpu/present", host.Present, needCPU, (*Views).gatherCPUMask, appendCPUPresent},
-	CPUPossible:    {"cpu/possible", host.Possible, needCPU, (*Views).gatherCPUMask, appendCPUPresent},
-	CPUOffline:     {"cpu/offline", host.Offline, needCPU, (*Views).gatherCPUMask, appendCPUOffline},
-	PressureCPU:    {"pressure/cpu", host.PressureCPU, needCPUPressure, gatherPressure(needCPUPressure), appendPressure},
-	PressureMemory: {"pressure/memory", host.PressureMemory, needMemoryPressure, gatherPressure(needMemoryPressure), appendPressure},
-	PressureIO:     {"pressure/io", host.PressureIO, needIOPressure, gatherPressure(needIOPressure), appendPressure},
+// table returns the files.
+func table() []File {
+	files := []File{
+		uptimeFile(), meminfoFile(), statFile(), cpuinfoFile(), swapsFile(), diskstatsFile(), slabinfoFile(), loadavgFile(),
+		onlineFile(), presentFile(), possibleFile(), offlineFile(),
+		cpuPressureFile(), memoryPressureFile(), ioPressureFile(),
+	}
+	for i := range files {
+		f := &files[i]
+		f.index, f.host.Path = i, f.Path
+		f.pool = &sync.Pool{New: func() any { return f.numbers() }}
+	}
+	return files
 }
 
-func (f File) String() string { return fileSpecs[f].name }
+// String returns the short name of f, such as uptime or cpu/online.
+func (f *File) String() string {
+	if name, ok := strings.CutPrefix(f.Path, "proc/"); ok {
+		return name
+	}
+	return strings.TrimPrefix(f.Path, "sys/devices/system/")
+}
+
+// content appends the content of f as c sees it.
+func (f *File) content(dst []byte, c *container, x *scratch) ([]byte, error) {
+	n := f.pool.Get().(numbers)
+	defer f.pool.Put(n)
+	return fill(n, dst, c, x)
+}
+
+// fill gathers n and appends the text.
+func fill(n numbers, dst []byte, c *container, x *scratch) ([]byte, error) {
+	n.reset()
+	if err := n.gather(c, x); err != nil {
+		return dst, err
+	}
+	return n.append(dst), nil
+}
+
+// sources is a set of sources of numbers that are opened for a container.
+type sources uint
+
+// The sources.
+const (
+	sourceCPU sources = 1 << iota
+	sourceMemory
+	sourceIO
+	sourceLoad
+	sourceCPUPressure
+	sourceMemoryPressure
+	sourceIOPressure
+	allSources = 1<<iota - 1
+
+	numSources = 7
+)

@@ -14,6 +14,13 @@ const hostStat = "cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\nintr 5 1
 // meminfoLine is how a line of the kernel looks.
 var meminfoLine = regexp.MustCompile(`^[A-Za-z0-9_()]+: +[0-9]+( kB)?$`)
 
+// meminfoOf is the numbers of a group that uses nothing.
+func meminfoOf(host []byte) *meminfo {
+	n := &meminfo{text: host}
+	n.host.parse(host)
+	return n
+}
+
 // FuzzMeminfo gives a group any numbers: what is shown must be well formed, be
 // read by prometheus/procfs, and never have wrapped around.
 func FuzzMeminfo(f *testing.F) {
@@ -26,11 +33,12 @@ func FuzzMeminfo(f *testing.F) {
 	f.Add(uint8(2), ^uint64(0), uint64(0), ^uint64(0), uint64(1), ^uint64(0)-1, ^uint64(0))
 	f.Fuzz(func(t *testing.T, which uint8, limit, usage, swapLimit, swapUsage, any, huge uint64) {
 		host := hosts[int(which)%len(hosts)]
-		v := &View{Host: host, Huge: []cgroup.HugeUsage{{PageSize: 2 << 20, Limit: huge, Usage: any, HostTotal: 32 << 20}}}
-		v.Memory = cgroup.MemoryUsage{Limit: limit, Usage: usage, SwapAccounted: any%2 == 0, SwapLimit: swapLimit, SwapUsage: swapUsage}
-		s := &v.Memory.Stat
+		v := meminfoOf(host)
+		v.huge = []cgroup.HugeUsage{{PageSize: 2 << 20, Limit: huge, Usage: any, HostTotal: 32 << 20}}
+		v.memory.MemoryUsage = cgroup.MemoryUsage{Limit: limit, Usage: usage, SwapAccounted: any%2 == 0, SwapLimit: swapLimit, SwapUsage: swapUsage}
+		s := &v.memory.Stat
 		*s = cgroup.MemoryStat{Anon: any, File: any / 2, ActiveAnon: any, ActiveFile: any, InactiveFile: any, SlabReclaimable: any, SlabUnreclaimable: any}
-		out := appendMeminfo(nil, v)
+		out := v.append(nil)
 		if bytes.Count(out, []byte("\n")) != bytes.Count(host, []byte("\n")) {
 			t.Fatalf("lines are lost:\n%s", out)
 		}
@@ -51,7 +59,7 @@ func FuzzMeminfoHost(f *testing.F) {
 	f.Add([]byte("MemTotal:       24684096 kB\nNew:  5\n\nMemFree:\nActive(file): x\nMemAvailable:99999999999999999999 kB"))
 	f.Add([]byte(":\n: 1\nZswap:12"))
 	f.Fuzz(func(t *testing.T, host []byte) {
-		out := appendMeminfo(nil, &View{Host: host})
+		out := meminfoOf(host).append(nil)
 		want := bytes.Count(host, []byte("\n"))
 		if len(host) > 0 && host[len(host)-1] != '\n' {
 			want++
@@ -69,26 +77,26 @@ func FuzzStat(f *testing.F) {
 	f.Fuzz(func(t *testing.T, age int64, user, system, nice uint64, cpus []byte) {
 		const most = 1 << 61 // what package cgroup hands out at most
 		var a account
-		v := &View{Host: []byte(hostStat)}
+		v := &stat{host: []byte(hostStat)}
 		var last []byte
 		var shown uint64
 		for i, c := range append(cpus, 0) {
-			v.Age = (age & (1<<55 - 1)) * int64(i+1)
-			v.Visible.Clear()
-			v.Visible.Add(int(c))
-			v.Visible.Add(int(c) / 2)
-			a.step(v, &cgroup.CPUTime{
+			v.age = (age & (1<<55 - 1)) * int64(i+1)
+			v.visible.Clear()
+			v.visible.Add(int(c))
+			v.visible.Add(int(c) / 2)
+			a.step(&v.cpuTimes, &cgroup.CPUTime{
 				User: user % most / 8 * uint64(i+1), System: system % most / 8 * uint64(i+1), Nice: nice % most / 8 * uint64(i+1),
 			})
-			last = appendStat(last[:0], v)
-			if busy := v.Total.User + v.Total.System + v.Total.Nice; busy < shown {
+			last = v.append(last[:0])
+			if busy := v.total.user + v.total.system + v.total.nice; busy < shown {
 				t.Fatalf("busy time went back from %d to %d", shown, busy)
 			} else {
 				shown = busy
 			}
 		}
 		_, st := oracle(t, []byte("MemTotal: 1 kB\n"), last)
-		if len(st.CPU) != v.Visible.Count() || st.BootTime != 9 || st.ContextSwitches != 7 {
+		if len(st.CPU) != v.visible.Count() || st.BootTime != 9 || st.ContextSwitches != 7 {
 			t.Fatalf("read back as %+v:\n%s", st, last)
 		}
 	})
@@ -100,11 +108,11 @@ func FuzzUptime(f *testing.F) {
 	f.Add(int64(1), uint64(0), uint8(1))
 	f.Add(int64(9e18), ^uint64(0), uint8(200))
 	f.Fuzz(func(t *testing.T, age int64, busy uint64, cpus uint8) {
-		v := &View{Age: age & (1<<55 - 1), Busy: busy}
+		v := &uptime{cpuView: cpuView{age: age & (1<<55 - 1)}, busy: busy}
 		for c := range int(cpus) + 1 {
-			v.Visible.Add(c)
+			v.visible.Add(c)
 		}
-		out := appendUptime(nil, v)
+		out := v.append(nil)
 		if !format.Match(out) {
 			t.Fatalf("%q", out)
 		}

@@ -99,7 +99,24 @@ func subject(tb testing.TB, h *fixture.Host, pid int) *Subject {
 	return s
 }
 
-func render(tb testing.TB, v *Views, f File, s *Subject) []byte {
+// fileNamed returns the file with the given short name.
+func fileNamed(tb testing.TB, v *Views, name string) *File {
+	tb.Helper()
+	for i := range v.files {
+		if v.files[i].String() == name {
+			return &v.files[i]
+		}
+	}
+	tb.Fatalf("no file %s", name)
+	return nil
+}
+
+func render(tb testing.TB, v *Views, name string, s *Subject) []byte {
+	tb.Helper()
+	return renderFile(tb, v, fileNamed(tb, v, name), s)
+}
+
+func renderFile(tb testing.TB, v *Views, f *File, s *Subject) []byte {
 	tb.Helper()
 	text, err := v.Append(nil, f, s, true)
 	if err != nil {
@@ -117,8 +134,8 @@ func TestGolden(t *testing.T) {
 			got := &txtar.Archive{}
 			for _, role := range slices.Sorted(maps.Keys(h.Roles)) {
 				s := subject(t, h, h.Roles[role])
-				for f := range numFiles {
-					got.Files = append(got.Files, txtar.File{Name: role + "/" + f.String(), Data: render(t, v, f, s)})
+				for _, f := range v.Files() {
+					got.Files = append(got.Files, txtar.File{Name: role + "/" + f.String(), Data: renderFile(t, v, f, s)})
 				}
 			}
 			path := filepath.Join("testdata/golden", h.Name+".txtar")

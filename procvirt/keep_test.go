@@ -29,27 +29,27 @@ func TestAnAccountGoesOnInTheNextProcess(t *testing.T) {
 		m.per = make([]uint64, m.cpus)
 		table := accounts(t)
 		var steady account
-		var v, w View
+		var v, w cpuTimes
 		for step := range 40 {
 			m.run(rng.Uint64N(3*second), m.someCPUs())
-			v.Visible.Clear()
+			v.visible.Clear()
 			for _, c := range m.someCPUs() {
-				v.Visible.Add(c)
+				v.visible.Add(c)
 			}
-			w.Visible.Copy(&v.Visible)
-			v.Age, w.Age = int64(m.now), int64(m.now)
+			w.visible.Copy(&v.visible)
+			v.age, w.age = int64(m.now), int64(m.now)
 			var a account
 			a.attach(table.Get(shm.Key{1}, shm.Owner{}))
 			if rng.IntN(3) == 0 {
 				used := m.used.Total()
-				if x, y := a.busy(v.Age, used, v.Visible.Count()), steady.busy(v.Age, used, v.Visible.Count()); x != y {
+				if x, y := a.busy(v.age, used, v.visible.Count()), steady.busy(v.age, used, v.visible.Count()); x != y {
 					t.Fatalf("seed %d step %d: busy %d, want %d", seed, step, x, y)
 				}
 			}
 			a.step(&v, m.time())
 			steady.step(&w, m.time())
-			if !reflect.DeepEqual(v.Rows, w.Rows) || v.Total != w.Total {
-				t.Fatalf("seed %d step %d:\n%+v\nwant\n%+v", seed, step, v.Rows, w.Rows)
+			if !reflect.DeepEqual(v.rows, w.rows) || v.total != w.total {
+				t.Fatalf("seed %d step %d:\n%+v\nwant\n%+v", seed, step, v.rows, w.rows)
 			}
 			if rng.IntN(20) == 0 {
 				a.restart()
@@ -65,12 +65,12 @@ func TestSteppingAKeptAccountAllocatesNothing(t *testing.T) {
 	m := &machine{rng: rand.New(rand.NewPCG(1, 1)), v1: true, cpus: 4, per: make([]uint64, 4)}
 	var a account
 	a.attach(accounts(t).Get(shm.Key{1}, shm.Owner{}))
-	var v View
-	v.Visible.Add(1)
-	v.Visible.Add(3)
+	var v cpuTimes
+	v.visible.Add(1)
+	v.visible.Add(3)
 	now := m.time()
 	if n := testing.AllocsPerRun(100, func() {
-		v.Age += 1e9
+		v.age += 1e9
 		a.step(&v, now)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
@@ -119,7 +119,7 @@ func TestContainersGoOnInTheNextProcess(t *testing.T) {
 	s := subject(t, h, h.Roles["child"])
 	first := fixtureViews(t, h, nil)
 	first.kept = Kept{Accounts: table}
-	render(t, first, Stat, s)
+	render(t, first, "stat", s)
 	if table.Len() != 1 {
 		t.Fatalf("%d records", table.Len())
 	}
@@ -133,7 +133,7 @@ func TestContainersGoOnInTheNextProcess(t *testing.T) {
 	}
 	next := fixtureViews(t, h, nil)
 	next.kept = Kept{Accounts: table}
-	render(t, next, Meminfo, s) // which makes the container and steps nothing
+	render(t, next, "meminfo", s) // which makes the container and steps nothing
 	if age(next) == 0 || age(next) != age(first) {
 		t.Errorf("the account is of %d, want %d", age(next), age(first))
 	}

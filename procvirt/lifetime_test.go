@@ -26,8 +26,8 @@ func TestFilesStayBounded(t *testing.T) {
 	for ns := range uint64(50) {
 		s := *base
 		s.NS = ns
-		for f := range numFiles {
-			render(t, v, f, &s)
+		for _, f := range v.Files() {
+			renderFile(t, v, f, &s)
 		}
 		// one container's files are above the bound at most, and the inits' stay
 		if n := v.OpenFiles() - int(ns) - 1; n > 40+20 {
@@ -48,7 +48,7 @@ func TestReadersAndDropsTogether(t *testing.T) {
 	h := load(t, "dev-hybrid")
 	v := fixtureViews(t, h, nil)
 	base := subject(t, h, h.Roles["child"])
-	want := render(t, v, Meminfo, base)
+	want := render(t, v, "meminfo", base)
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -56,13 +56,13 @@ func TestReadersAndDropsTogether(t *testing.T) {
 			var dst []byte
 			for n := range 300 {
 				s.NS = uint64(n % 3)
-				f := File(n % int(numFiles))
+				f := &v.files[n%len(v.files)]
 				var err error
 				dst, err = v.Append(dst[:0], f, &s, n%2 == 0)
 				if err != nil && !errors.Is(err, ErrCold) {
 					t.Error(err)
 				}
-				if f == Meminfo && err == nil && !bytes.Equal(dst, want) {
+				if f.String() == "meminfo" && err == nil && !bytes.Equal(dst, want) {
 					t.Errorf("meminfo differs:\n%s", dst)
 				}
 				if i == 0 && n%7 == 0 {
@@ -79,17 +79,17 @@ func TestColdContainerIsNotOpenedWithoutWaiting(t *testing.T) {
 	v := fixtureViews(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
 	dst := []byte("x")
-	if got, err := v.Append(dst, Uptime, s, false); err != ErrCold || string(got) != "x" {
+	if got, err := v.Append(dst, fileNamed(t, v, "uptime"), s, false); err != ErrCold || string(got) != "x" {
 		t.Fatalf("%q, %v", got, err)
 	}
-	if got, err := v.Append(dst, Uptime, s, true); err != nil || len(got) < 10 {
+	if got, err := v.Append(dst, fileNamed(t, v, "uptime"), s, true); err != nil || len(got) < 10 {
 		t.Fatalf("%q, %v", got, err)
 	}
-	if _, err := v.Append(dst, Uptime, s, false); err != nil {
+	if _, err := v.Append(dst, fileNamed(t, v, "uptime"), s, false); err != nil {
 		t.Fatal(err)
 	}
 	v.Drop(s.NS)
-	if _, err := v.Append(dst, Uptime, s, false); err != ErrCold {
+	if _, err := v.Append(dst, fileNamed(t, v, "uptime"), s, false); err != ErrCold {
 		t.Fatalf("after Drop: %v", err)
 	}
 }
@@ -99,18 +99,18 @@ func TestSlowGroupsAreReadOnlyWithWaiting(t *testing.T) {
 	v := fixtureViews(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
 	v.slowAfter = 0
-	render(t, v, Meminfo, s)
-	if _, err := v.Append(nil, Meminfo, s, false); err != nil {
+	render(t, v, "meminfo", s)
+	if _, err := v.Append(nil, fileNamed(t, v, "meminfo"), s, false); err != nil {
 		t.Fatalf("once is no more than chance: %v", err)
 	}
 	v.slowAfter = time.Hour
-	if _, err := v.Append(nil, Meminfo, s, false); err != ErrCold {
+	if _, err := v.Append(nil, fileNamed(t, v, "meminfo"), s, false); err != ErrCold {
 		t.Fatalf("slow: %v", err)
 	}
-	if _, err := v.Append(nil, Meminfo, s, true); err != nil {
+	if _, err := v.Append(nil, fileNamed(t, v, "meminfo"), s, true); err != nil {
 		t.Fatalf("slow, with waiting: %v", err)
 	}
-	if _, err := v.Append(nil, Meminfo, s, false); err != nil {
+	if _, err := v.Append(nil, fileNamed(t, v, "meminfo"), s, false); err != nil {
 		t.Errorf("quick again: %v", err)
 	}
 }
@@ -120,14 +120,14 @@ func TestSlowFilesOfTheHostAreReadOnlyWithWaiting(t *testing.T) {
 	v := fixtureViews(t, h, nil)
 	v.slowAfter = 0
 	for range 2 { // once is no more than chance
-		if _, err := v.AppendHost(nil, CPUInfo, Invisible, nil, false); err != nil {
+		if _, err := v.AppendHost(nil, fileNamed(t, v, "cpuinfo"), Invisible, nil, false); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := v.AppendHost(nil, CPUInfo, Invisible, nil, false); err != ErrCold {
+	if _, err := v.AppendHost(nil, fileNamed(t, v, "cpuinfo"), Invisible, nil, false); err != ErrCold {
 		t.Fatalf("slow: %v", err)
 	}
-	if text, err := v.AppendHost(nil, CPUInfo, Invisible, nil, true); err != nil || len(text) == 0 {
+	if text, err := v.AppendHost(nil, fileNamed(t, v, "cpuinfo"), Invisible, nil, true); err != nil || len(text) == 0 {
 		t.Fatalf("slow, with waiting: %d bytes, %v", len(text), err)
 	}
 	if n := v.Fallbacks()["cpuinfo/caller-invisible"]; n != 3 {
@@ -142,7 +142,7 @@ func TestAnInitThatMovesTakesItsContainerAlong(t *testing.T) {
 	v := fixtureViews(t, h, nil)
 	below := subject(t, h, h.Roles["below"])
 	total := func() uint64 {
-		m, _ := oracle(t, render(t, v, Meminfo, below), render(t, v, Stat, below))
+		m, _ := oracle(t, render(t, v, "meminfo", below), render(t, v, "stat", below))
 		return *m.MemTotal
 	}
 	if got := total(); got != 256<<10 {
@@ -162,7 +162,7 @@ func TestAControllerEnabledLaterShows(t *testing.T) {
 	now := h.Boottime
 	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
 	s := subject(t, h, h.Roles["child"])
-	before := render(t, v, Meminfo, s)
+	before := render(t, v, "meminfo", s)
 	path := strings.TrimSpace(strings.TrimPrefix(string(h.Read(t, fmt.Sprintf("proc/%d/cgroup", h.Init))), "0::"))
 	dir := filepath.Join(h.Root, "sys/fs/cgroup", path)
 	for name, text := range map[string]string{"memory.max": "67108864\n", "memory.current": "4096\n", "memory.stat": "anon 4096\n"} {
@@ -170,11 +170,11 @@ func TestAControllerEnabledLaterShows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if again := render(t, v, Meminfo, s); !bytes.Equal(before, again) {
+	if again := render(t, v, "meminfo", s); !bytes.Equal(before, again) {
 		t.Errorf("changed within the second:\n%s", again)
 	}
 	now += int64(incompleteRecheck) + 1
-	m, _ := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+	m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 	if *m.MemTotal != 64<<10 || *m.MemFree != 64<<10-4 {
 		t.Errorf("a second later: MemTotal %d kB, MemFree %d", *m.MemTotal, *m.MemFree)
 	}
@@ -186,7 +186,7 @@ func TestCallersThatMoveAroundAreBounded(t *testing.T) {
 	s := *subject(t, h, h.Roles["child"])
 	for i := range 5 * maxCallers {
 		s.Groups = []byte(fmt.Sprintf("0::/machine/ct1/%d\n", i))
-		render(t, v, Uptime, &s)
+		render(t, v, "uptime", &s)
 	}
 	sp := v.spaces[s.NS]
 	if len(sp.callers) > maxCallers || len(sp.containers) > maxCallers+1 {
@@ -201,7 +201,7 @@ func TestAnInitWhoseFirstThreadExitsLater(t *testing.T) {
 	now := h.Boottime
 	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
 	s := subject(t, h, h.Roles["child"])
-	want := render(t, v, Meminfo, s)
+	want := render(t, v, "meminfo", s)
 	proc := filepath.Join(h.Root, "proc", fmt.Sprint(h.Init))
 	groups := h.Read(t, fmt.Sprintf("proc/%d/cgroup", h.Init))
 	stat := h.Read(t, fmt.Sprintf("proc/%d/stat", h.Init))
@@ -225,7 +225,7 @@ func TestAnInitWhoseFirstThreadExitsLater(t *testing.T) {
 		}
 	}
 	now += int64(v.cfg.Recheck) + 1
-	if got := render(t, v, Meminfo, s); !bytes.Equal(got, want) {
+	if got := render(t, v, "meminfo", s); !bytes.Equal(got, want) {
 		t.Errorf("meminfo became\n%s%v", got, v.Fallbacks())
 	}
 }
@@ -237,19 +237,19 @@ func TestReleasedContainersGoOn(t *testing.T) {
 	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
 	host := v.OpenFiles()
 	s := subject(t, h, h.Roles["child"])
-	render(t, v, Stat, s)
-	render(t, v, Meminfo, s)
+	render(t, v, "stat", s)
+	render(t, v, "meminfo", s)
 	// one of its two CPUs leaves: the sum keeps what it had
 	set := filepath.Join(h.Root, "sys/fs/cgroup/machine/ct1/cpuset.cpus.effective")
 	if err := os.WriteFile(set, []byte("1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, before := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+	_, before := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 	v.Release(s.NS)
 	if n := v.OpenFiles(); n != host {
 		t.Errorf("%d files are open, want the host's %d", n, host)
 	}
-	_, after := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+	_, after := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 	if after.CPUTotal != before.CPUTotal {
 		t.Errorf("the sum was %+v and is %+v", before.CPUTotal, after.CPUTotal)
 	}
@@ -271,15 +271,15 @@ func TestGroupsOfOneNamespaceDoNotTakeAllFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Groups = []byte("0::/machine/ct1/" + sub + "\n")
-		for f := range numFiles {
-			render(t, v, f, &s)
+		for _, f := range v.Files() {
+			renderFile(t, v, f, &s)
 		}
 		if n := v.OpenFiles(); n > 20*(maxOpen+1) {
 			t.Fatalf("%d files are open after %d groups", n, i+1)
 		}
 	}
 	s.Groups = []byte("0::/machine" + strings.Repeat("/d", 100) + "\n")
-	render(t, v, Meminfo, &s)
+	render(t, v, "meminfo", &s)
 	if v.Fallbacks()["meminfo/deep-cgroup"] != 1 {
 		t.Errorf("%v", v.Fallbacks())
 	}
@@ -291,9 +291,9 @@ func TestAnotherNamespaceWithTheSameNumberIsAnother(t *testing.T) {
 	h := load(t, "trixie-v2")
 	v := fixtureViews(t, h, nil)
 	s := *subject(t, h, h.Roles["child"])
-	render(t, v, Stat, &s)
+	render(t, v, "stat", &s)
 	s.ID = 7
-	if _, err := v.Append(nil, Stat, &s, false); err != ErrCold {
+	if _, err := v.Append(nil, fileNamed(t, v, "stat"), &s, false); err != ErrCold {
 		t.Errorf("known already: %v", err)
 	}
 }
@@ -302,27 +302,27 @@ func TestAnotherNamespaceWithTheSameNumberIsAnother(t *testing.T) {
 // block devices or slabinfo.
 func TestAFileThatTheHostLacksIsNotThere(t *testing.T) {
 	h := load(t, "trixie-v2")
-	gone := map[File]bool{Swaps: true, Diskstats: true, Slabinfo: true}
+	gone := map[string]bool{"swaps": true, "diskstats": true, "slabinfo": true}
 	v := fixtureViews(t, h, func(*Config) {
 		for f := range gone {
-			if err := os.Remove(filepath.Join(h.Root, "proc", f.String())); err != nil {
+			if err := os.Remove(filepath.Join(h.Root, "proc", f)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	})
 	root := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
-	for f := range numFiles {
+	for _, f := range v.Files() {
 		dst, err := v.Append([]byte("x"), f, root, true)
-		if gone[f] && (!errors.Is(err, unix.ENOENT) || string(dst) != "x") || !gone[f] && err != nil {
+		if gone[f.String()] && (!errors.Is(err, unix.ENOENT) || string(dst) != "x") || !gone[f.String()] && err != nil {
 			t.Errorf("%v: %q, %v", f, dst, err)
 		}
 	}
 	// the head of slabinfo is the same on every host
 	child := subject(t, h, h.Roles["child"])
-	if got := string(render(t, v, Slabinfo, child)); got != slabinfoHeader {
+	if got := string(render(t, v, "slabinfo", child)); got != slabinfoHeader {
 		t.Errorf("slabinfo of a container: %q", got)
 	}
-	if _, err := v.Append(nil, Swaps, child, true); !errors.Is(err, unix.ENOENT) {
+	if _, err := v.Append(nil, fileNamed(t, v, "swaps"), child, true); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("swaps of a container: %v", err)
 	}
 }
@@ -335,11 +335,11 @@ func TestSlabinfoOfAContainerWithoutAMemoryController(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := fixtureViews(t, h, nil)
-	if got := string(render(t, v, Slabinfo, subject(t, h, h.Roles["child"]))); got != slabinfoHeader {
+	if got := string(render(t, v, "slabinfo", subject(t, h, h.Roles["child"]))); got != slabinfoHeader {
 		t.Errorf("slabinfo of a container: %q", got)
 	}
 	root := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
-	if got := render(t, v, Slabinfo, root); !bytes.Equal(got, h.Read(t, "proc/slabinfo")) {
+	if got := render(t, v, "slabinfo", root); !bytes.Equal(got, h.Read(t, "proc/slabinfo")) {
 		t.Errorf("slabinfo of the host: %q", got)
 	}
 }
@@ -352,7 +352,7 @@ func TestAGroupMadeAnewUnderALivingContainer(t *testing.T) {
 	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
 	s := subject(t, h, h.Roles["child"])
 	busy := func() float64 {
-		_, st := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+		_, st := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 		return st.CPUTotal.User + st.CPUTotal.Nice + st.CPUTotal.System
 	}
 	before := busy()
@@ -361,7 +361,7 @@ func TestAGroupMadeAnewUnderALivingContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	// what a read that ends in ENODEV leads to
-	if err := v.prepare(Stat, s, true); err != nil {
+	if err := v.prepare(fileNamed(t, v, "stat"), s, true); err != nil {
 		t.Fatal(err)
 	}
 	now += 10 * int64(time.Second)

@@ -5,40 +5,49 @@ import (
 
 	"vprocfs/internal/shm"
 	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/loadavg"
 )
 
-// appendLoadavg makes /proc/loadavg (fs/proc/loadavg.c).
-func appendLoadavg(dst []byte, v *View) []byte {
-	for _, a := range v.Load.Averages {
+func loadavgFile() File {
+	return File{
+		Path: "proc/loadavg", Node: 20, Mode: 0o444, Size: SizePage,
+		needs:   sourceLoad,
+		numbers: func() numbers { return new(loadAverages) },
+	}
+}
+
+// loadAverages is what /proc/loadavg shows.
+type loadAverages struct{ loadavg.State }
+
+func (n *loadAverages) reset() { *n = loadAverages{} }
+
+func (n *loadAverages) gather(c *container, _ *scratch) error {
+	var ok bool
+	if n.State, ok = c.load.Read(); !ok {
+		return errNotOpen
+	}
+	return nil
+}
+
+// append writes /proc/loadavg (fs/proc/loadavg.c).
+func (n *loadAverages) append(dst []byte) []byte {
+	for _, a := range n.Averages {
 		a += loadavg.One / 200
 		dst = appendHundredths(dst, a>>loadavg.Shift*100+a%loadavg.One*100>>loadavg.Shift)
 		dst = append(dst, ' ')
 	}
-	dst = strconv.AppendInt(dst, int64(running(v)), 10)
+	dst = strconv.AppendInt(dst, int64(running(&n.State)), 10)
 	dst = append(dst, '/')
-	dst = strconv.AppendInt(dst, int64(max(v.Load.Total, running(v))), 10)
+	dst = strconv.AppendInt(dst, int64(max(n.Total, running(&n.State))), 10)
 	dst = append(dst, ' ')
-	dst = strconv.AppendInt(dst, int64(max(v.Load.LastPID, 1)), 10)
+	dst = strconv.AppendInt(dst, int64(max(n.LastPID, 1)), 10)
 	return append(dst, '\n')
 }
 
 // running is how many threads of the container run. Who reads is one of them, as
 // on a machine, whatever the last sample has seen: it waits for the answer.
-func running(v *View) int { return max(v.Load.Running, 1) }
-
-func (v *Views) gatherLoadavg(c *container, _ *space, w *View, _ *scratch) error {
-	if v.loads == nil {
-		return SwitchedOff
-	}
-	if c.load == nil {
-		return c.missing(needLoad)
-	}
-	if w.Load, w.Tracked = c.load.Read(); !w.Tracked {
-		return ErrCold
-	}
-	return nil
-}
+func running(s *loadavg.State) int { return max(s.Running, 1) }
 
 // track has the container sampled. The caller holds the space's mu for writing.
 func (c *container) track(v *Views, sp *space) error {
@@ -61,15 +70,16 @@ func (c *container) track(v *Views, sp *space) error {
 		}
 		x := v.scratch.Get().(*scratch)
 		defer v.scratch.Put(x)
-		if err := v.gatherUptime(c, sp, &x.view, x); err != nil {
+		var up uptime
+		if err := up.gather(c, x); err != nil {
 			return err
 		}
 		used, err := g.Used()
 		if err != nil {
 			return err
 		}
-		from.At = v.cfg.Steady() - x.view.Age
-		from.Used = used - min(x.view.Busy, used)
+		from.At = v.cfg.Steady() - up.age
+		from.Used = used - min(up.busy, used)
 	}
 	if !sp.host {
 		t := v.counters.Get().(*cgroup.ThreadCounter)
@@ -113,9 +123,12 @@ func (g *group) Count(last loadavg.Counts, limit int) (loadavg.Counts, int, erro
 	defer v.counters.Put(t)
 	x := v.scratch.Get().(*scratch)
 	defer v.scratch.Put(x)
-	var hostLast int
 	var err error
-	if hostLast, x.host, err = v.host.LastPID(x.host); err != nil {
+	if x.host, err = v.readHost("proc/loadavg", x.host); err != nil {
+		return last, 1, err
+	}
+	hostLast, err := host.ParseLastPID(x.host)
+	if err != nil {
 		return last, 1, err
 	}
 	n, err := t.Count(g.place, hostLast, limit)

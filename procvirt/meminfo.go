@@ -8,6 +8,53 @@ import (
 	"vprocfs/procvirt/internal/scan"
 )
 
+func meminfoFile() File {
+	return File{
+		Path: "proc/meminfo", Node: 17, Mode: 0o444, Size: SizePage,
+		needs:   sourceMemory,
+		numbers: func() numbers { return new(meminfo) },
+	}
+}
+
+// meminfo is what /proc/meminfo shows.
+type meminfo struct {
+	text   []byte // the host's
+	host   hostMemory
+	memory memory
+	// huge are the sizes of huge pages that the hugetlb controller counts.
+	huge []cgroup.HugeUsage
+}
+
+func (n *meminfo) reset() { *n = meminfo{huge: n.huge[:0]} }
+
+func (n *meminfo) gather(c *container, x *scratch) (err error) {
+	if x.host, err = c.views.readHost("proc/meminfo", x.host); err != nil {
+		return err
+	}
+	n.text = x.host
+	n.host.parse(n.text)
+	if n.host.hugetlb > 0 {
+		// Hosts without huge pages, most of them, are spared these reads.
+		if n.huge, x.buf, err = c.huge.Read(n.huge, x.buf); err != nil {
+			return err
+		}
+	}
+	return n.memory.gather(c, x)
+}
+
+// memory is what a container uses and may use.
+type memory struct {
+	cgroup.MemoryUsage
+	// noSwap and noZswap blank the swap and zswap lines.
+	noSwap, noZswap bool
+}
+
+func (m *memory) gather(c *container, x *scratch) (err error) {
+	m.noSwap, m.noZswap = c.views.cfg.NoSwap, c.views.cfg.NoZswap
+	x.buf, err = c.memory.Read(&m.MemoryUsage, x.buf)
+	return err
+}
+
 // hostMemory is what the view takes from the host's meminfo, in bytes.
 type hostMemory struct {
 	total, swap       uint64
@@ -47,7 +94,7 @@ func (h *hostMemory) parse(text []byte) {
 // memoryLines are the values that the view derives, in bytes. None of them can
 // wrap around.
 type memoryLines struct {
-	v               *View
+	m               *memory
 	total, free     uint64
 	available       uint64
 	swap, swapFree  uint64
@@ -60,18 +107,18 @@ type memoryLines struct {
 	active, inactiv uint64
 }
 
-func (l *memoryLines) derive(v *View, h *hostMemory) {
-	m, s := &v.Memory, &v.Memory.Stat
-	l.v = v
+func (l *memoryLines) derive(v *meminfo) {
+	h, m, s := &v.host, &v.memory, &v.memory.Stat
+	l.m = m
 	l.total = min(h.total, m.Limit)
 	l.free = sub(l.total, m.Usage)
 	l.available = min(l.total, add(l.free, s.ActiveFile, s.InactiveFile, s.SlabReclaimable))
 	l.active = add(s.ActiveAnon, s.ActiveFile)
 	l.inactiv = add(s.InactiveAnon, s.InactiveFile)
-	l.swap, l.swapFree = v.swap(h.swap)
+	l.swap, l.swapFree = m.swap(h.swap)
 	l.hugetlb, l.hugePageSize = h.hugetlb, h.hugePage
-	for i := range v.Huge {
-		u := &v.Huge[i]
+	for i := range v.huge {
+		u := &v.huge[i]
 		if u.Limit >= u.HostTotal {
 			continue
 		}
@@ -87,9 +134,8 @@ func (l *memoryLines) derive(v *View, h *hostMemory) {
 
 // swap is the swap that the container sees of host bytes of it, and what is free
 // of that, in bytes.
-func (v *View) swap(host uint64) (total, free uint64) {
-	m := &v.Memory
-	if !m.SwapAccounted || v.NoSwap {
+func (m *memory) swap(host uint64) (total, free uint64) {
+	if !m.SwapAccounted || m.noSwap {
 		return 0, 0
 	}
 	total = min(host, m.SwapLimit)
@@ -99,7 +145,7 @@ func (v *View) swap(host uint64) (total, free uint64) {
 // value returns what a line shows: bytes, to be shown in kB, or a plain number.
 // It answers false for a line that stays the host's.
 func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
-	s := &l.v.Memory.Stat
+	s := &l.m.Stat
 	switch string(label) {
 	case "MemTotal":
 		n = l.total
@@ -189,30 +235,28 @@ func (l *memoryLines) hugeValue(label []byte) (n uint64, plain, ok bool) {
 }
 
 func (l *memoryLines) zswap(n uint64) uint64 {
-	if l.v.NoZswap {
+	if l.m.noZswap {
 		return 0
 	}
 	return n
 }
 
-// appendMeminfo makes /proc/meminfo: the host's lines in the host's order and
+// append writes /proc/meminfo: the host's lines in the host's order and
 // columns, with the container's numbers. Lines it does not know stay as they
 // are.
-func appendMeminfo(dst []byte, v *View) []byte {
-	var h hostMemory
-	h.parse(v.Host)
+func (n *meminfo) append(dst []byte) []byte {
 	var l memoryLines
-	l.derive(v, &h)
-	for text := v.Host; len(text) > 0; {
+	l.derive(n)
+	for text := n.text; len(text) > 0; {
 		var line []byte
 		line, text = scan.Line(text)
 		label, _, _ := bytes.Cut(line, []byte(":"))
-		n, plain, ok := l.value(label)
+		v, plain, ok := l.value(label)
 		if ok && len(label) < len(line) {
 			if !plain {
-				n >>= 10
+				v >>= 10
 			}
-			dst = appendReplaced(dst, line, len(label)+1, n)
+			dst = appendReplaced(dst, line, len(label)+1, v)
 		} else {
 			dst = append(dst, line...)
 		}

@@ -3,17 +3,62 @@ package procvirt
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/host"
 )
 
-// resourceOf is what the files of need n tell of.
-func resourceOf(n needs) cgroup.Resource { return cgroup.Resource(n - needCPUPressure) }
+func cpuPressureFile() File {
+	return pressureFile("proc/pressure/cpu", 40, sourceCPUPressure)
+}
 
-func (c *container) openPressure(v *Views, n needs) error {
+func memoryPressureFile() File {
+	return pressureFile("proc/pressure/memory", 41, sourceMemoryPressure)
+}
+
+func ioPressureFile() File {
+	return pressureFile("proc/pressure/io", 42, sourceIOPressure)
+}
+
+func pressureFile(path string, node uint64, needs sources) File {
+	return File{
+		Path: path, Node: node, Mode: 0o666, Size: SizePage,
+		fromHost: true,
+		host:     host.Source{Optional: true}, // CONFIG_PSI, and psi=1 if it is off by default
+		needs:    needs,
+		numbers:  func() numbers { return &pressure{source: needs} },
+	}
+}
+
+// pressure is what a file of /proc/pressure shows: the text of the control group's
+// own file, which has the same format (psi_show, kernel/sched/psi.c).
+type pressure struct {
+	source sources
+	text   []byte
+}
+
+func (n *pressure) reset() { *n = pressure{source: n.source} }
+
+func (n *pressure) gather(c *container, x *scratch) (err error) {
+	if x.buf, err = c.stalls.Read(resourceOf(n.source), x.buf); err != nil {
+		return err
+	}
+	n.text = x.buf
+	return nil
+}
+
+func (n *pressure) append(dst []byte) []byte { return append(dst, n.text...) }
+
+// resourceOf returns what the files of source s tell of.
+func resourceOf(s sources) cgroup.Resource {
+	return cgroup.Resource(bits.TrailingZeros(uint(s / sourceCPUPressure)))
+}
+
+func (c *container) openPressure(v *Views, s sources) error {
 	switch err := c.failed[cgroup.Pressure]; {
 	case errors.Is(err, cgroup.ErrNoController):
 		return NoController // so all containers of the host: it must not allocate
@@ -24,30 +69,11 @@ func (c *container) openPressure(v *Views, n needs) error {
 	if p.Root {
 		return RootCgroup
 	}
-	return c.stalls.Open(&v.opener, p, resourceOf(n))
+	return c.stalls.Open(&v.opener, p, resourceOf(s))
 }
 
-// gatherPressure reads the control group's own text.
-func gatherPressure(n needs) func(*Views, *container, *space, *View, *scratch) error {
-	r := resourceOf(n)
-	return func(_ *Views, c *container, _ *space, w *View, x *scratch) (err error) {
-		if !c.stalls.Has(r) {
-			return c.missing(n)
-		}
-		if x.buf, err = c.stalls.Read(r, x.buf); err != nil {
-			return err
-		}
-		w.Stalls = x.buf
-		return nil
-	}
-}
-
-// appendPressure makes a file of /proc/pressure: a control group's has the same
-// format (psi_show, kernel/sched/psi.c).
-func appendPressure(dst []byte, w *View) []byte { return append(dst, w.Stalls...) }
-
-// HasPressure tells whether the host has /proc/pressure.
-func (v *Views) HasPressure() bool { return v.host.Has(fileSpecs[PressureCPU].host) }
+// HasPressure reports whether the host has /proc/pressure.
+func (v *Views) HasPressure() bool { return v.host["proc/pressure/cpu"] != nil }
 
 // PressurePlace is where a trigger for a file of /proc/pressure is set.
 type PressurePlace struct {
@@ -63,7 +89,7 @@ type PressurePlace struct {
 // count stalls. Where Append gives the host's file for want of something better,
 // it fails: ErrOutside, ErrTooDeep, ErrRemoved, NoInit and others, none of which
 // have an errno that a container could make sense of.
-func (v *Views) PressurePlace(f File, s *Subject) (PressurePlace, error) {
+func (v *Views) PressurePlace(f *File, s *Subject) (PressurePlace, error) {
 	host := v.HostPressurePlace(f)
 	sp, err := v.space(s)
 	if err != nil {
@@ -88,11 +114,11 @@ func (v *Views) PressurePlace(f File, s *Subject) (PressurePlace, error) {
 	case p.Root:
 		return host, nil
 	}
-	return PressurePlace{cgroup.PressureFile(p, resourceOf(fileSpecs[f].needs)), p.Dirs[0]}, nil
+	return PressurePlace{cgroup.PressureFile(p, resourceOf(f.needs)), p.Dirs[0]}, nil
 }
 
 // HostPressurePlace is the host's own file f.
-func (v *Views) HostPressurePlace(f File) PressurePlace {
+func (v *Views) HostPressurePlace(f *File) PressurePlace {
 	return PressurePlace{File: filepath.Join(v.proc, f.String())}
 }
 

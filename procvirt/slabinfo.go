@@ -1,5 +1,39 @@
 package procvirt
 
+import (
+	"vprocfs/procvirt/cgroup"
+	"vprocfs/procvirt/host"
+)
+
+func slabinfoFile() File {
+	return File{
+		Path: "proc/slabinfo", Node: 23, Mode: 0o400, Size: SizeContent,
+		host:    host.Source{Records: true, Optional: true}, // CONFIG_SLUB_DEBUG
+		numbers: func() numbers { return new(slabinfo) },
+	}
+}
+
+// slabinfo is what /proc/slabinfo shows: the slab caches are the kernel's, and no
+// control group tells its part of each.
+type slabinfo struct{}
+
+func (*slabinfo) reset() {}
+
+// gather only finds out whether there is a container at all. The memory controller
+// tells, or if the host has none, the one that counts CPU time, which every v2
+// group has.
+func (*slabinfo) gather(c *container, _ *scratch) error {
+	for _, ctl := range [...]cgroup.Controller{cgroup.Memory, cgroup.CPUAcct} {
+		if c.failed[ctl] == nil {
+			if c.places[ctl].Root {
+				return RootCgroup
+			}
+			return nil
+		}
+	}
+	return c.failed[cgroup.Memory]
+}
+
 // slabinfoHeader is the head of /proc/slabinfo (print_slabinfo_header,
 // mm/slab_common.c; the same since Linux 2.6.10).
 const slabinfoHeader = "slabinfo - version: 2.1\n" +
@@ -7,6 +41,4 @@ const slabinfoHeader = "slabinfo - version: 2.1\n" +
 	" : tunables <limit> <batchcount> <sharedfactor>" +
 	" : slabdata <active_slabs> <num_slabs> <sharedavail>\n"
 
-// appendSlabinfo makes /proc/slabinfo: the slab caches are the kernel's, and no
-// control group tells its part of each.
-func appendSlabinfo(dst []byte, _ *View) []byte { return append(dst, slabinfoHeader...) }
+func (*slabinfo) append(dst []byte) []byte { return append(dst, slabinfoHeader...) }

@@ -86,11 +86,10 @@ func (sp *space) decide(v *Views, caller []byte) (*membership, error) {
 			return nil, err
 		}
 	}
-	fresh := &container{places: map[cgroup.Controller]cgroup.Place{}, failed: map[cgroup.Controller]error{}}
+	fresh := &container{views: v, space: sp, pace: make([]pace, len(v.files)), places: map[cgroup.Controller]cgroup.Place{}, failed: map[cgroup.Controller]error{}}
 	var key strings.Builder
-	mounts := v.mounts.Load()
 	for _, c := range cgroup.Controllers() {
-		p, err := mounts.Locate(c, v.cfg.Policy, caller, init)
+		p, err := v.mounts.Locate(c, v.cfg.Policy, caller, init)
 		if err != nil {
 			fresh.failed[c] = err
 			key.WriteString(err.Error())

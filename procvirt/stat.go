@@ -4,29 +4,71 @@ import (
 	"bytes"
 	"strconv"
 
+	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/internal/scan"
+	"vprocfs/procvirt/loadavg"
 )
 
-// appendStat makes /proc/stat (fs/proc/stat.c): the rows of the CPUs are the
-// container's, and where its load is followed its running and blocked threads; all
+func statFile() File {
+	return File{
+		Path: "proc/stat", Node: 18, Mode: 0o444, Size: SizeContent,
+		needs:   sourceCPU,
+		numbers: func() numbers { return new(stat) },
+	}
+}
+
+// stat is what /proc/stat shows.
+type stat struct {
+	cpuTimes
+	used cgroup.CPUTime
+	host []byte // the host's text
+	// load is the container's load as of the last sample, if tracked.
+	load    loadavg.State
+	tracked bool
+}
+
+func (n *stat) reset() {
+	n.cpuTimes.reset()
+	*n = stat{cpuTimes: n.cpuTimes, used: cgroup.CPUTime{PerCPU: n.used.PerCPU[:0]}}
+}
+
+func (n *stat) gather(c *container, x *scratch) error {
+	if err := n.cpuView.gather(c, x); err != nil {
+		return err
+	}
+	var err error
+	if x.buf, err = c.cpu.Time(&n.used, x.buf); err != nil {
+		return err
+	}
+	if x.host, err = c.views.readHost("proc/stat", x.host); err != nil {
+		return err
+	}
+	n.host = x.host
+	c.account.step(&n.cpuTimes, &n.used)
+	n.load, n.tracked = c.load.Peek()
+	return nil
+}
+
+// append writes /proc/stat (fs/proc/stat.c): the rows of the CPUs are the
+// container's, and if its load is sampled its running and blocked threads; all
 // other lines are the host's. btime stays the host's too: the start
 // times in /proc/PID/stat count from the host's boot, and ps and psutil add the
 // two.
-func appendStat(dst []byte, v *View) []byte {
+func (n *stat) append(dst []byte) []byte {
 	dst = append(dst, "cpu "...)
-	dst = appendRow(dst, &v.Total)
-	for i := range v.Rows {
+	dst = appendRow(dst, &n.total)
+	for i := range n.rows {
 		dst = append(dst, "cpu"...)
-		dst = strconv.AppendInt(dst, int64(v.Rows[i].CPU), 10)
-		dst = appendRow(dst, &v.Rows[i])
+		dst = strconv.AppendInt(dst, int64(n.rows[i].cpu), 10)
+		dst = appendRow(dst, &n.rows[i])
 	}
 	// the host's rows are the first lines
-	rest := v.Host
+	rest := n.host
 	for bytes.HasPrefix(rest, []byte("cpu")) {
 		_, rest = scan.Line(rest)
 	}
-	if !v.Tracked {
+	if !n.tracked {
 		return append(dst, rest...)
 	}
 	for len(rest) > 0 {
@@ -34,10 +76,10 @@ func appendStat(dst []byte, v *View) []byte {
 		switch {
 		case bytes.HasPrefix(line, []byte("procs_running ")):
 			dst = append(dst, "procs_running "...)
-			dst = strconv.AppendInt(dst, int64(running(v)), 10)
+			dst = strconv.AppendInt(dst, int64(running(&n.load)), 10)
 		case bytes.HasPrefix(line, []byte("procs_blocked ")):
 			dst = append(dst, "procs_blocked "...)
-			dst = strconv.AppendInt(dst, int64(v.Load.Blocked), 10)
+			dst = strconv.AppendInt(dst, int64(n.load.Blocked), 10)
 		default:
 			dst = append(dst, line...)
 		}
@@ -49,8 +91,8 @@ func appendStat(dst []byte, v *View) []byte {
 
 // appendRow writes the ten counters of a row: user nice system idle, and iowait
 // irq softirq steal guest guest_nice, which no control group counts.
-func appendRow(dst []byte, r *CPURow) []byte {
-	for _, ns := range [...]uint64{r.User, r.Nice, r.System, r.Idle} {
+func appendRow(dst []byte, r *cpuRow) []byte {
+	for _, ns := range [...]uint64{r.user, r.nice, r.system, r.idle} {
 		dst = append(dst, ' ')
 		dst = strconv.AppendUint(dst, ns/host.NanosPerTick, 10)
 	}

@@ -4,21 +4,54 @@ import (
 	"bytes"
 	"strconv"
 
+	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/internal/scan"
 )
+
+func swapsFile() File {
+	return File{
+		Path: "proc/swaps", Node: 21, Mode: 0o444, Size: SizeContent,
+		host:    host.Source{Records: true, Optional: true}, // CONFIG_SWAP
+		needs:   sourceMemory,
+		numbers: func() numbers { return new(swaps) },
+	}
+}
+
+// swaps is what /proc/swaps shows.
+type swaps struct {
+	text   []byte // the host's
+	host   uint64 // the host's swap, in bytes
+	memory memory
+}
+
+func (n *swaps) reset() { *n = swaps{} }
+
+func (n *swaps) gather(c *container, x *scratch) (err error) {
+	if x.host, err = c.views.readHost("proc/meminfo", x.host); err != nil {
+		return err
+	}
+	var h hostMemory
+	h.parse(x.host)
+	n.host = h.swap
+	if x.host, err = c.views.readHost("proc/swaps", x.host); err != nil {
+		return err
+	}
+	n.text = x.host
+	return n.memory.gather(c, x)
+}
 
 // swapColumn is the width that the kernel pads a file name to (swap_show,
 // mm/swapfile.c).
 const swapColumn = 40
 
-// appendSwaps makes /proc/swaps: the host's header, and one line for all the swap
+// append writes /proc/swaps: the host's header, and one line for all the swap
 // that the container may use, with the numbers of meminfo's SwapTotal and
 // SwapFree. It is nobody's file, so its name is none, as LXCFS has it.
-func appendSwaps(dst []byte, v *View) []byte {
-	header, _ := scan.Line(v.Host)
+func (n *swaps) append(dst []byte) []byte {
+	header, _ := scan.Line(n.text)
 	dst = append(dst, header...)
 	dst = append(dst, '\n')
-	total, free := v.swap(v.HostSwap)
+	total, free := n.memory.swap(n.host)
 	total, free = total>>10, free>>10
 	if total == 0 {
 		return dst
@@ -31,10 +64,10 @@ func appendSwaps(dst []byte, v *View) []byte {
 		dst = append(dst, ' ')
 	}
 	dst = append(dst, "virtual\t"...)
-	for _, n := range [...]uint64{total, total - free} {
+	for _, kb := range [...]uint64{total, total - free} {
 		dst = append(dst, '\t')
-		dst = strconv.AppendUint(dst, n, 10)
-		if wide && n < 10_000_000 {
+		dst = strconv.AppendUint(dst, kb, 10)
+		if wide && kb < 10_000_000 {
 			dst = append(dst, '\t')
 		}
 	}

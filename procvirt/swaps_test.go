@@ -26,8 +26,8 @@ func TestSwapsAgreesWithMeminfo(t *testing.T) {
 		for _, off := range []bool{false, true} {
 			v := fixtureViews(t, h, func(c *Config) { c.NoSwap = off })
 			s := subject(t, h, h.Roles["child"])
-			m, _ := oracle(t, render(t, v, Meminfo, s), []byte(hostStat))
-			swaps := swapsOracle(t, render(t, v, Swaps, s))
+			m, _ := oracle(t, render(t, v, "meminfo", s), []byte(hostStat))
+			swaps := swapsOracle(t, render(t, v, "swaps", s))
 			if (len(swaps) == 1) != (*m.SwapTotal > 0) || off && len(swaps) != 0 {
 				t.Errorf("%s, off %v: %d lines, SwapTotal %d kB", h.Name, off, len(swaps), *m.SwapTotal)
 			}
@@ -62,9 +62,9 @@ func TestSwapsHasTheKernelsColumns(t *testing.T) {
 		{old + device, 12, 5, old + none + "12\t5\t0\n"},
 		{swapsHeader + device, 0, 7, swapsHeader},
 	} {
-		v := &View{Host: []byte(tt.host), HostSwap: 1 << 60}
-		v.Memory = cgroup.MemoryUsage{SwapAccounted: true, SwapLimit: tt.limit<<10 + 1023, SwapUsage: tt.usage << 10}
-		if got := string(appendSwaps(nil, v)); got != tt.want {
+		v := &swaps{text: []byte(tt.host), host: 1 << 60}
+		v.memory.MemoryUsage = cgroup.MemoryUsage{SwapAccounted: true, SwapLimit: tt.limit<<10 + 1023, SwapUsage: tt.usage << 10}
+		if got := string(v.append(nil)); got != tt.want {
 			t.Errorf("%d of %d kB: %q, want %q", tt.usage, tt.limit, got, tt.want)
 		}
 	}
@@ -74,9 +74,9 @@ func FuzzSwaps(f *testing.F) {
 	f.Add(swapsHeader, uint64(1<<30), uint64(1<<20), uint64(1<<21))
 	f.Add("", ^uint64(0), ^uint64(0), uint64(5))
 	f.Fuzz(func(t *testing.T, host string, total, limit, usage uint64) {
-		v := &View{Host: []byte(host), HostSwap: total}
-		v.Memory = cgroup.MemoryUsage{SwapAccounted: true, SwapLimit: limit, SwapUsage: usage}
-		swaps := swapsOracle(t, appendSwaps(nil, v))
+		v := &swaps{text: []byte(host), host: total}
+		v.memory.MemoryUsage = cgroup.MemoryUsage{SwapAccounted: true, SwapLimit: limit, SwapUsage: usage}
+		swaps := swapsOracle(t, v.append(nil))
 		if min(total, limit) < 1024 {
 			if len(swaps) != 0 {
 				t.Fatalf("%+v", *swaps[0])

@@ -5,12 +5,46 @@ import (
 	"strconv"
 )
 
-// appendUptime makes /proc/uptime (fs/proc/uptime.c): seconds since the init
-// started, and the idle seconds summed over the visible CPUs.
-func appendUptime(dst []byte, v *View) []byte {
-	dst = appendHundredths(dst, uint64(v.Age)/nanosPerHundredth)
+func uptimeFile() File {
+	return File{
+		Path: "proc/uptime", Node: 16, Mode: 0o444, Size: SizePage,
+		needs:   sourceCPU,
+		numbers: func() numbers { return new(uptime) },
+	}
+}
+
+// uptime is what /proc/uptime shows.
+type uptime struct {
+	cpuView
+	// busy is the CPU time that the container has used since its init started, in
+	// nanoseconds.
+	busy uint64
+}
+
+func (n *uptime) reset() {
+	n.cpuView.reset()
+	*n = uptime{cpuView: n.cpuView}
+}
+
+func (n *uptime) gather(c *container, x *scratch) error {
+	if err := n.cpuView.gather(c, x); err != nil {
+		return err
+	}
+	used, buf, err := c.cpu.Usage(x.buf)
+	x.buf = buf
+	if err != nil {
+		return err
+	}
+	n.busy = c.account.busy(n.age, used, n.visible.Count())
+	return nil
+}
+
+// append writes /proc/uptime (fs/proc/uptime.c): seconds since the init started,
+// and the idle seconds summed over the visible CPUs.
+func (n *uptime) append(dst []byte) []byte {
+	dst = appendHundredths(dst, uint64(n.age)/nanosPerHundredth)
 	dst = append(dst, ' ')
-	dst = appendHundredths(dst, idleHundredths(v))
+	dst = appendHundredths(dst, n.idleHundredths())
 	return append(dst, '\n')
 }
 
@@ -18,12 +52,12 @@ const nanosPerHundredth = 10_000_000
 
 // idleHundredths is the idle time over all visible CPUs. In nanoseconds it would
 // wrap around after 584 years, which is little more than one year of 512 CPUs.
-func idleHundredths(v *View) uint64 {
-	hi, lo := bits.Mul64(uint64(v.Visible.Count()), uint64(v.Age))
-	if hi == 0 && lo < v.Busy {
+func (n *uptime) idleHundredths() uint64 {
+	hi, lo := bits.Mul64(uint64(n.visible.Count()), uint64(n.age))
+	if hi == 0 && lo < n.busy {
 		return 0
 	}
-	lo, borrow := bits.Sub64(lo, v.Busy, 0)
+	lo, borrow := bits.Sub64(lo, n.busy, 0)
 	hi -= borrow
 	idle, _ := bits.Div64(hi, lo, nanosPerHundredth)
 	return idle

@@ -63,8 +63,9 @@ type Views struct {
 	cfg       Config
 	proc      string
 	opener    held.Opener
-	host      *host.Files
-	mounts    atomic.Pointer[cgroup.Mounts]
+	files     []File
+	host      map[string]*host.File // by path
+	mounts    *cgroup.Mounts
 	callers   *cgroup.Callers
 	fallbacks fallbacks
 	scratch   sync.Pool
@@ -74,20 +75,19 @@ type Views struct {
 	kept Kept // where accounts and loads outlive the process
 
 	slowAfter time.Duration // defaultSlowAfter but in tests
-	// hostPace is that of reading each file of the host.
-	hostPace [numFiles]pace
+	// hostPace is that of reading the host's own file, by index.
+	hostPace []pace
 
 	mu     sync.RWMutex // guards spaces, never held during I/O
 	spaces map[uint64]*space
 }
 
-// scratch is the memory that one request works in.
+// scratch is the memory that one request works in. Nothing is read from it that
+// the request has not written before.
 type scratch struct {
-	view View
-	// buf is for the files of control groups, host for the host's file, which
-	// lives until rendering, groups for the init's membership.
+	// buf is for the files of control groups, host for the host's file, which is
+	// used until the text is made, groups for the init's membership.
 	buf, host, groups []byte
-	time              cgroup.CPUTime
 }
 
 // New finds the control groups of the host and opens its files.
@@ -95,24 +95,75 @@ func New(cfg Config) (*Views, error) {
 	v := &Views{cfg: cfg, proc: filepath.Join(cfg.Root, "proc"), spaces: map[uint64]*space{}, slowAfter: defaultSlowAfter}
 	v.fallbacks.log = cfg.Log
 	v.scratch.New = func() any {
-		s := &scratch{buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024)}
-		s.view.NoSwap, s.view.NoZswap = cfg.NoSwap, cfg.NoZswap
-		return s
+		return &scratch{buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024)}
 	}
 	v.counters.New = func() any { return cgroup.NewThreadCounter(v.proc) }
 	if !cfg.HostLoad {
 		v.loads = loadavg.NewSampler(cfg.Steady)
 	}
 	v.callers = cgroup.NewCallers(&v.opener, v.proc, min(max(cfg.MaxFiles/16, 1), maxThreads))
-	mounts, err := cgroup.Discover(cfg.Root)
-	if err != nil {
+	var err error
+	if v.mounts, err = cgroup.Discover(cfg.Root); err != nil {
 		return nil, err
 	}
-	v.mounts.Store(mounts)
-	if v.host, err = host.Open(&v.opener, cfg.Root); err != nil {
+	if err := v.openHost(); err != nil {
+		v.closeHost()
 		return nil, err
 	}
 	return v, nil
+}
+
+// openHost opens the host's own files.
+func (v *Views) openHost() error {
+	v.host = map[string]*host.File{}
+	all := table()
+	for i := range all {
+		f, err := host.Open(&v.opener, v.cfg.Root, all[i].host)
+		if err != nil {
+			return err
+		}
+		v.host[all[i].Path] = f
+	}
+	v.files = all
+	v.hostPace = make([]pace, len(all))
+	v.fallbacks.counts = make([][numReasons]atomic.Uint64, len(all))
+	return nil
+}
+
+func (v *Views) closeHost() {
+	for _, f := range v.host {
+		f.Close()
+	}
+}
+
+// readHost returns the text of the host's own file at path.
+func (v *Views) readHost(path string, buf []byte) ([]byte, error) {
+	text, err := v.host[path].Read(buf)
+	if err == unix.ENOENT {
+		err = fmt.Errorf("open %s: %w", filepath.Join(v.cfg.Root, path), err)
+	}
+	return text, err
+}
+
+// Files returns the files that are served on this host.
+func (v *Views) Files() []*File {
+	var files []*File
+	for i := range v.files {
+		if f := &v.files[i]; !f.fromHost || v.host[f.Path] != nil {
+			files = append(files, f)
+		}
+	}
+	return files
+}
+
+// File returns the file with the given node, or nil.
+func (v *Views) File(node uint64) *File {
+	for i := range v.files {
+		if f := &v.files[i]; f.Node == node {
+			return f
+		}
+	}
+	return nil
 }
 
 // all returns the spaces there are now, by their namespaces.
@@ -129,7 +180,7 @@ func (v *Views) Close() {
 		v.Drop(ns)
 	}
 	v.callers.Close()
-	v.host.Close()
+	v.closeHost()
 }
 
 // Callers reads the text that Subject.Groups wants. It forgets with Drop.
@@ -160,63 +211,63 @@ type Subject struct {
 //
 // It makes no allocation once the container's files are open and dst is large
 // enough.
-func (v *Views) Append(dst []byte, f File, s *Subject, wait bool) ([]byte, error) {
+func (v *Views) Append(dst []byte, f *File, s *Subject, wait bool) ([]byte, error) {
 	x := v.scratch.Get().(*scratch)
 	defer v.scratch.Put(x)
-	err := v.gather(f, s, x, wait)
+	text, err := v.content(dst, f, s, x, wait)
 	switch {
 	case err == nil:
-		return fileSpecs[f].render(dst, &x.view), nil
+		return text, nil
 	case err == ErrCold:
 		return dst, ErrCold
 	}
 	return v.AppendHost(dst, f, reasonOf(err), err, wait)
 }
 
-// gather fills x.view for f.
-func (v *Views) gather(f File, s *Subject, x *scratch, wait bool) error {
+// content appends what s sees of f.
+func (v *Views) content(dst []byte, f *File, s *Subject, x *scratch, wait bool) ([]byte, error) {
 	// Each round of the slow way makes what the quick way missed. What it makes
 	// can be gone again by then, but not over and over.
 	for range 4 {
-		err := v.gatherWarm(f, s, x, wait)
+		text, err := v.warmContent(dst, f, s, x, wait)
 		if err == nil || !errors.Is(err, ErrCold) && !errors.Is(err, unix.ENODEV) {
-			return err
+			return text, err
 		}
 		if !wait {
-			return ErrCold
+			return dst, ErrCold
 		}
 		if err := v.prepare(f, s, errors.Is(err, unix.ENODEV)); err != nil {
-			return err
+			return dst, err
 		}
 	}
-	return fmt.Errorf("control groups of pid namespace %d keep changing: %w", s.NS, RemovedCgroup)
+	return dst, fmt.Errorf("control groups of pid namespace %d keep changing: %w", s.NS, RemovedCgroup)
 }
 
-// gatherWarm fills x.view from files that are open already, and answers ErrCold
-// where they are not.
-func (v *Views) gatherWarm(f File, s *Subject, x *scratch, wait bool) error {
+// warmContent is content from files that are open already. It returns ErrCold if
+// they are not.
+func (v *Views) warmContent(dst []byte, f *File, s *Subject, x *scratch, wait bool) ([]byte, error) {
 	v.mu.RLock()
 	sp := v.spaces[s.NS]
 	v.mu.RUnlock()
 	if sp == nil || !sp.is(s) {
-		return ErrCold
+		return dst, ErrCold
 	}
 	if wait {
 		sp.mu.RLock()
 	} else if !sp.mu.TryRLock() {
-		return ErrCold
+		return dst, ErrCold
 	}
 	defer sp.mu.RUnlock()
 	c := sp.find(v, s.Groups, x)
 	if c == nil {
-		return ErrCold
+		return dst, ErrCold
 	}
-	return c.gather(v, f, sp, x, wait)
+	return c.content(dst, f, x, wait)
 }
 
 // prepare opens what f needs. stale says that what is open is of a group that
 // was removed.
-func (v *Views) prepare(f File, s *Subject, stale bool) error {
+func (v *Views) prepare(f *File, s *Subject, stale bool) error {
 	sp, err := v.space(s)
 	if err != nil {
 		return err
@@ -235,7 +286,7 @@ func (v *Views) prepare(f File, s *Subject, stale bool) error {
 		m.container.forget(sp)
 	}
 	sp.closeOthers(m.container)
-	err = m.container.open(v, sp, f)
+	err = m.container.open(f)
 	m.until = v.cfg.Now() + int64(v.recheck(m.container))
 	return err
 }

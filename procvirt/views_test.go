@@ -102,7 +102,7 @@ func TestNumbersAreTheGroups(t *testing.T) {
 		t.Run(h.Name, func(t *testing.T) {
 			s := subject(t, h, h.Roles["child"])
 			v := fixtureViews(t, h, nil)
-			m, st := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+			m, st := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 			var total, usage, cached, anon, used uint64
 			base := h.Read(t, fmt.Sprintf("proc/%d/cgroup", h.Init))
 			if path := strings.TrimSpace(string(base[bytes.LastIndex(base, []byte("0::"))+3:])); h.Layout == "v2" {
@@ -156,7 +156,7 @@ func TestNumbersAreTheGroups(t *testing.T) {
 }
 
 // pathOf is where the host has a file.
-func pathOf(f File) string {
+func pathOf(f *File) string {
 	if strings.HasPrefix(f.String(), "cpu/") {
 		return "sys/devices/system/" + f.String()
 	}
@@ -167,9 +167,9 @@ func TestRootCgroupGetsTheHostsFiles(t *testing.T) {
 	h := load(t, "trixie-v2")
 	v := fixtureViews(t, h, nil)
 	s := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
-	for f := range numFiles {
+	for _, f := range v.Files() {
 		for range 2 {
-			if got := render(t, v, f, s); !bytes.Equal(got, h.Read(t, pathOf(f))) {
+			if got := renderFile(t, v, f, s); !bytes.Equal(got, h.Read(t, pathOf(f))) {
 				t.Errorf("%v is not the host's:\n%s", f, got)
 			}
 		}
@@ -192,7 +192,7 @@ func TestFallbacksAreNamed(t *testing.T) {
 		"no-init":        {NS: 2, Init: 999999, Groups: []byte("0::/machine/ct1\n")},
 	} {
 		v := fixtureViews(t, h, nil)
-		if got := render(t, v, Meminfo, s); !bytes.Equal(got, h.Read(t, "proc/meminfo")) {
+		if got := render(t, v, "meminfo", s); !bytes.Equal(got, h.Read(t, "proc/meminfo")) {
 			t.Errorf("%s: not the host's meminfo", want)
 		}
 		if all := v.Fallbacks(); all["meminfo/"+want] != 1 || len(all) != 1 {
@@ -206,7 +206,7 @@ func TestLimitsShowAtOnce(t *testing.T) {
 	v := fixtureViews(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
 	total := func() uint64 {
-		m, _ := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+		m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 		return *m.MemTotal
 	}
 	set := func(file, text string) {
@@ -226,7 +226,7 @@ func TestLimitsShowAtOnce(t *testing.T) {
 		t.Errorf("limit above lowered: %d kB", got)
 	}
 	set("ct1/cpu.max", "50000 100000\n")
-	if _, st := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s)); len(st.CPU) != 1 {
+	if _, st := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s)); len(st.CPU) != 1 {
 		t.Errorf("%d CPUs with half a CPU of quota", len(st.CPU))
 	}
 }
@@ -236,7 +236,7 @@ func TestOptions(t *testing.T) {
 	s := subject(t, h, h.Roles["child"])
 	mem := func(change func(*Config)) procfs.Meminfo {
 		v := fixtureViews(t, h, change)
-		m, _ := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+		m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 		return m
 	}
 	if m := mem(nil); *m.SwapTotal == 0 {
@@ -247,13 +247,13 @@ func TestOptions(t *testing.T) {
 	}
 	below := subject(t, h, h.Roles["below"])
 	v := fixtureViews(t, h, func(c *Config) { c.Policy = cgroup.Caller })
-	if m, _ := oracle(t, render(t, v, Meminfo, below), render(t, v, Stat, below)); *m.MemTotal != 256<<10 {
+	if m, _ := oracle(t, render(t, v, "meminfo", below), render(t, v, "stat", below)); *m.MemTotal != 256<<10 {
 		t.Errorf("caller's own group without a controller: %d kB, its parent's limit is 262144", *m.MemTotal)
 	}
 	shared := subject(t, h, h.Roles["shared"])
 	for policy, want := range map[cgroup.Policy]uint64{cgroup.Init: 256 << 10, cgroup.Auto: 0} {
 		v := fixtureViews(t, h, func(c *Config) { c.Policy = policy })
-		m, _ := oracle(t, render(t, v, Meminfo, shared), render(t, v, Stat, shared))
+		m, _ := oracle(t, render(t, v, "meminfo", shared), render(t, v, "stat", shared))
 		if policy == cgroup.Init && *m.MemTotal != want || policy == cgroup.Auto && *m.MemTotal == 256<<10 {
 			t.Errorf("shared pid namespace, policy %v: %d kB", policy, *m.MemTotal)
 		}
@@ -277,7 +277,7 @@ func TestZswap(t *testing.T) {
 	s := subject(t, h, h.Roles["child"])
 	for off, want := range map[bool][2]uint64{false: {5 << 10, 11 << 10}, true: {0, 0}} {
 		v := fixtureViews(t, h, func(c *Config) { c.NoZswap = off })
-		m, _ := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+		m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 		if m.Zswap == nil || m.Zswapped == nil || [2]uint64{*m.Zswap, *m.Zswapped} != want {
 			t.Errorf("NoZswap %t: %v, %v, want %v", off, m.Zswap, m.Zswapped, want)
 		}
@@ -296,7 +296,7 @@ func TestUsageAboveTheLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m, _ := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+	m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 	if *m.MemTotal != 4 || *m.MemFree != 0 || *m.MemAvailable > 4 || *m.SwapTotal != 0 || *m.SwapFree != 0 {
 		t.Errorf("total %d free %d available %d swap %d of %d", *m.MemTotal, *m.MemFree, *m.MemAvailable, *m.SwapFree, *m.SwapTotal)
 	}
@@ -310,7 +310,7 @@ func TestRemovedGroupIsTheHostsFile(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(h.Root, "sys/fs/cgroup/machine")); err != nil {
 		t.Fatal(err)
 	}
-	if got := render(t, v, Meminfo, s); !bytes.Equal(got, h.Read(t, "proc/meminfo")) {
+	if got := render(t, v, "meminfo", s); !bytes.Equal(got, h.Read(t, "proc/meminfo")) {
 		t.Errorf("not the host's meminfo:\n%s", got)
 	}
 	if v.Fallbacks()["meminfo/removed-cgroup"] != 1 {
@@ -319,11 +319,11 @@ func TestRemovedGroupIsTheHostsFile(t *testing.T) {
 }
 
 func TestIdleTimeOfAThousandCPUsForTenYears(t *testing.T) {
-	v := &View{Age: 10 * 365 * 86400 * 1e9, Busy: 1e9}
+	v := &uptime{cpuView: cpuView{age: 10 * 365 * 86400 * 1e9}, busy: 1e9}
 	for c := range 1024 {
-		v.Visible.Add(c)
+		v.visible.Add(c)
 	}
-	if got, want := string(appendUptime(nil, v)), "315360000.00 322928639999.00\n"; got != want {
+	if got, want := string(v.append(nil)), "315360000.00 322928639999.00\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
@@ -350,11 +350,11 @@ func TestHugePagesAreTheGroupsWhereItLimits(t *testing.T) {
 		}
 		v := fixtureViews(t, h, nil)
 		s := subject(t, h, h.Roles["child"])
-		m, _ := oracle(t, render(t, v, Meminfo, s), render(t, v, Stat, s))
+		m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 		if *m.HugePagesTotal != 4 || *m.HugePagesFree != 3 || *m.HugePagesRsvd != 0 {
 			t.Errorf("%s: %d huge pages, %d free, %d reserved", name, *m.HugePagesTotal, *m.HugePagesFree, *m.HugePagesRsvd)
 		}
-		if text := render(t, v, Meminfo, s); !bytes.Contains(text, []byte("\nHugetlb:            8192 kB\n")) {
+		if text := render(t, v, "meminfo", s); !bytes.Contains(text, []byte("\nHugetlb:            8192 kB\n")) {
 			t.Errorf("%s: no 8192 kB in\n%s", name, text)
 		}
 	}

@@ -193,7 +193,7 @@ func (t *triggers) Set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
 }
 
 func (t *triggers) set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
-	file, err := fileOf(n)
+	file, err := t.src.fileOf(n)
 	if err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func privileged(c fs.Caller) bool {
 // triggers one on it counts as: those of the pid namespace, which may have groups
 // of its own making, and those of the control group, which may have pid namespaces
 // of its own making.
-func (t *triggers) place(file procvirt.File, c fs.Caller) (place procvirt.PressurePlace, owners [2]string, err error) {
+func (t *triggers) place(file *procvirt.File, c fs.Caller) (place procvirt.PressurePlace, owners [2]string, err error) {
 	var r request
 	if _, err := t.src.find(&r.subject, &r, c.PID, true); err != nil {
 		return place, owners, unknown(err)

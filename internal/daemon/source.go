@@ -145,47 +145,18 @@ func (s *source) toggle() (on bool) {
 // Stats tells how often callers got the host's file, and why.
 func (s *source) Stats() map[string]uint64 { return s.views.Fallbacks() }
 
-// fileOf is the file that a node of the tree shows.
-func fileOf(n fs.NodeID) (procvirt.File, error) {
-	switch n {
-	case fs.NodeUptime:
-		return procvirt.Uptime, nil
-	case fs.NodeMeminfo:
-		return procvirt.Meminfo, nil
-	case fs.NodeStat:
-		return procvirt.Stat, nil
-	case fs.NodeCPUInfo:
-		return procvirt.CPUInfo, nil
-	case fs.NodeSwaps:
-		return procvirt.Swaps, nil
-	case fs.NodeDiskstats:
-		return procvirt.Diskstats, nil
-	case fs.NodeSlabinfo:
-		return procvirt.Slabinfo, nil
-	case fs.NodeLoadavg:
-		return procvirt.Loadavg, nil
-	case fs.NodeCPUOnline:
-		return procvirt.CPUOnline, nil
-	case fs.NodeCPUPresent:
-		return procvirt.CPUPresent, nil
-	case fs.NodeCPUPossible:
-		return procvirt.CPUPossible, nil
-	case fs.NodeCPUOffline:
-		return procvirt.CPUOffline, nil
-	case fs.NodePressureCPU:
-		return procvirt.PressureCPU, nil
-	case fs.NodePressureMemory:
-		return procvirt.PressureMemory, nil
-	case fs.NodePressureIO:
-		return procvirt.PressureIO, nil
+// fileOf returns the file that a node of the tree shows.
+func (s *source) fileOf(n fs.NodeID) (*procvirt.File, error) {
+	if f := s.views.File(uint64(n)); f != nil {
+		return f, nil
 	}
-	return 0, fmt.Errorf("node %d: %w", n, unix.ENOENT)
+	return nil, fmt.Errorf("node %d: %w", n, unix.ENOENT)
 }
 
 // Append is the road of one read. A caller that cannot be led to its container
 // gets the host's file, and a count under the reason.
 func (s *source) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte, error) {
-	file, err := fileOf(n)
+	file, err := s.fileOf(n)
 	if err != nil {
 		return dst, err
 	}
@@ -215,11 +186,13 @@ func coldError(err error) error {
 	return err
 }
 
+func (s *source) possible() *procvirt.File { return s.views.File(uint64(fs.NodeCPUPossible)) }
+
 // lastCPU is the highest CPU that a caller may run on. A caller that cannot be led
 // to its container may have all, and is counted as one that gets the host's file.
 func (s *source) lastCPU(c fs.Caller, wait bool) (int, error) {
 	if s.off.Load() {
-		s.views.NoteFallback(procvirt.CPUPossible, procvirt.SwitchedOff, nil)
+		s.views.NoteFallback(s.possible(), procvirt.SwitchedOff, nil)
 		return math.MaxInt, nil
 	}
 	r := s.requests.Get().(*request)
@@ -229,7 +202,7 @@ func (s *source) lastCPU(c fs.Caller, wait bool) (int, error) {
 	case lost == procvirt.ErrCold:
 		return 0, fs.ErrCold
 	case lost != nil:
-		s.views.NoteFallback(procvirt.CPUPossible, reason, lost)
+		s.views.NoteFallback(s.possible(), reason, lost)
 		return math.MaxInt, nil
 	}
 	cpu, ok, err := s.views.LastCPU(&r.subject, wait)

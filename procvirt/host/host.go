@@ -21,105 +21,57 @@ const TicksPerSecond = 100
 // NanosPerTick is the length of a tick in nanoseconds.
 const NanosPerTick = 1_000_000_000 / TicksPerSecond
 
-// File is one of the host's files.
-type File int
+// Source is one of the host's files.
+type Source struct {
+	// Path is the file's path below the root.
+	Path string
+	// Records says that the kernel returns the file piece by piece.
+	Records bool
+	// Optional says that some kernels are built without it.
+	Optional bool
+}
 
-// The files that are kept open.
-const (
-	Uptime File = iota
-	Meminfo
-	Stat
-	CPUInfo
-	Swaps
-	Diskstats
-	Slabinfo
-	Loadavg
-	Online
-	Present
-	Possible
-	Offline
-	PressureCPU
-	PressureMemory
-	PressureIO
-	numFiles
-)
-
-type fileSpec struct {
-	name string
-	// records says that the kernel hands it out piece by piece.
+// File is one of the host's files, kept open. Read is safe for concurrent use. The
+// methods of nil are those of a file that the host does not have.
+type File struct {
+	held    *held.File
 	records bool
-	// optional says that some kernels are built without it.
-	optional bool
 }
 
-var fileSpecs = [numFiles]fileSpec{
-	Uptime:    {name: "proc/uptime"},
-	Meminfo:   {name: "proc/meminfo"},
-	Stat:      {name: "proc/stat"},
-	CPUInfo:   {name: "proc/cpuinfo", records: true},
-	Swaps:     {name: "proc/swaps", records: true, optional: true},     // CONFIG_SWAP
-	Diskstats: {name: "proc/diskstats", records: true, optional: true}, // CONFIG_BLOCK
-	Slabinfo:  {name: "proc/slabinfo", records: true, optional: true},  // CONFIG_SLUB_DEBUG
-	Loadavg:   {name: "proc/loadavg"},
-	Online:    {name: "sys/devices/system/cpu/online"},
-	Present:   {name: "sys/devices/system/cpu/present"},
-	Possible:  {name: "sys/devices/system/cpu/possible"},
-	Offline:   {name: "sys/devices/system/cpu/offline"},
-
-	// CONFIG_PSI, and psi=1 where it is off by default
-	PressureCPU:    {name: "proc/pressure/cpu", optional: true},
-	PressureMemory: {name: "proc/pressure/memory", optional: true},
-	PressureIO:     {name: "proc/pressure/io", optional: true},
-}
-
-// Files holds the host's files open. Read is safe for concurrent use.
-type Files struct {
-	root  string
-	files [numFiles]*held.File // nil for one that the host does not have
-}
-
-// Open opens the files below root, "/" but in tests. It fails where one is
-// missing that every kernel has.
-func Open(o *held.Opener, root string) (*Files, error) {
-	h := &Files{root: root}
-	for i, spec := range fileSpecs {
-		f, err := o.Open(filepath.Join(root, spec.name))
-		if spec.optional && errors.Is(err, unix.ENOENT) {
-			continue
-		}
-		if err != nil {
-			h.Close()
-			return nil, err
-		}
-		h.files[i] = f
+// Open opens a file below root, "/" but in tests. It returns nil without an error
+// if the file is optional and the host does not have it.
+func Open(o *held.Opener, root string, s Source) (*File, error) {
+	f, err := o.Open(filepath.Join(root, s.Path))
+	switch {
+	case s.Optional && errors.Is(err, unix.ENOENT):
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
-	return h, nil
+	return &File{f, s.Records}, nil
 }
 
-// Read returns the text of f as it is now, in buf's memory where that is large
-// enough. ENOENT is a file that the host does not have.
+// Read returns the text as it is now, in buf's memory if that is large enough. It
+// returns ENOENT if the host does not have the file.
 //
 // Each request reads afresh. With a thousand containers that read five files every
 // second these reads are 6.6 % of the daemon's CPU time (6.18): that is the most that
 // sharing one among the requests of some milliseconds could save, and its price would
 // be numbers from before the question.
-func (h *Files) Read(f File, buf []byte) ([]byte, error) {
+func (f *File) Read(buf []byte) ([]byte, error) {
 	switch {
-	case h.files[f] == nil:
-		return buf, fmt.Errorf("open %s: %w", filepath.Join(h.root, fileSpecs[f].name), unix.ENOENT)
-	case fileSpecs[f].records:
-		return h.files[f].ReadRecords(buf)
+	case f == nil:
+		return buf, unix.ENOENT
+	case f.records:
+		return f.held.ReadRecords(buf)
 	}
-	return h.files[f].Read(buf)
+	return f.held.Read(buf)
 }
 
-// Has tells whether the host has f.
-func (h *Files) Has(f File) bool { return h.files[f] != nil }
-
-// Close closes the files. No Read may run beside it.
-func (h *Files) Close() {
-	for _, f := range h.files {
-		f.Close()
+// Close closes the file. No Read may run at the same time.
+func (f *File) Close() {
+	if f != nil {
+		f.held.Close()
 	}
 }
 
@@ -154,17 +106,13 @@ func parseStartTime(text []byte) (ticks uint64, ok bool) {
 	return ticks, n > 0 && n == len(f)
 }
 
-// LastPID returns the last id that was given to a thread in the daemon's pid
-// namespace: field 5 of PROC/loadavg.
-func (h *Files) LastPID(buf []byte) (int, []byte, error) {
-	text, err := h.Read(Loadavg, buf)
-	if err != nil {
-		return 0, buf, err
-	}
+// ParseLastPID returns the last id that was given to a thread in the daemon's pid
+// namespace: field 5 of PROC/loadavg, whose text is given.
+func ParseLastPID(text []byte) (int, error) {
 	line, _ := scan.Line(text)
 	id, n := scan.Uint(line[bytes.LastIndexByte(line, ' ')+1:])
 	if n == 0 || id >= 1<<31 {
-		return 0, text, fmt.Errorf("%s: no last pid in %q", filepath.Join(h.root, fileSpecs[Loadavg].name), line[:min(len(line), 80)])
+		return 0, fmt.Errorf("loadavg: no last pid in %q", line[:min(len(line), 80)])
 	}
-	return int(id), text, nil
+	return int(id), nil
 }
