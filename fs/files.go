@@ -23,6 +23,8 @@ func (s *Server) handleOpen(w *worker, h *fuse.InHeader, b []byte) (int, error) 
 		return 0, syscall.ESTALE
 	case n.isDir():
 		return 0, syscall.EISDIR
+	case s.pins.isOpening(callerOf(h)):
+		return pinReply(w)
 	case s.triggers == nil && (in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0):
 		return 0, syscall.EROFS
 	case !n.permits(callerOf(h), unix.R_OK):

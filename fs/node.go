@@ -156,6 +156,15 @@ func (t *tree) lookup(dir NodeID, name []byte) *node {
 	return nil
 }
 
+// path returns the path of n below the root.
+func (t *tree) path(n *node) string {
+	path := n.name
+	for n = t.nodes[n.parent]; n.id != NodeRoot; n = t.nodes[n.parent] {
+		path = n.name + "/" + path
+	}
+	return path
+}
+
 // nlink is 1 for a file, and for a directory 2 and one for each directory in it;
 // 1 for the directory of CPUs, which find(1) takes for not counted.
 func (t *tree) nlink(n *node) uint32 {

@@ -55,6 +55,8 @@ type ServerOptions struct {
 	// Pressure says that the MainTree has proc/pressure, which is there to
 	// mount the PressureTree on.
 	Pressure bool
+	// Pins keeps the files open, see Server.Pin. nil: nobody does.
+	Pins *Pins
 	// Triggers stands behind the files of the PressureTree, which must have
 	// it; the MainTree must not.
 	Triggers Triggers
@@ -91,6 +93,7 @@ type Server struct {
 	cpus    *CPUTree // nil: none
 	// hostReads are the slow requests that read the files of cpus.
 	hostReads slow
+	pins      *Pins // nil: none
 	// triggers is nil on a tree that nobody writes to.
 	triggers Triggers
 
@@ -121,6 +124,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		log:      o.Log,
 		tree:     newTree(o.table()),
 		cpus:     o.CPUs,
+		pins:     o.Pins,
 		triggers: o.Triggers,
 		pulse:    newPulse(),
 	}

@@ -1,0 +1,100 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// A bundle keeps descriptors open in flight (SCM_RIGHTS, unix(7)) between two sockets:
+// as long as any process has the holding end. So one descriptor, which a process can
+// hand on, stands for any number of them.
+type bundle struct {
+	sendFD int // -1 for a bundle of another process
+	holdFD int
+}
+
+// maxRights is the number of descriptors in one message (SCM_MAX_FD, include/net/scm.h).
+const maxRights = 253
+
+func newBundle() (*bundle, error) {
+	// A stream has no limit for the number of messages but its buffer.
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return &bundle{sendFD: fds[0], holdFD: fds[1]}, nil
+}
+
+// add puts descriptors into the bundle; they stay the caller's. It returns EAGAIN if
+// the bundle is full: one that is filled with a single call holds tens of thousands,
+// one that is filled one by one some 200.
+func (b *bundle) add(fds ...int) error {
+	for len(fds) > 0 {
+		n := min(len(fds), maxRights)
+		err := unix.Sendmsg(b.sendFD, []byte{0}, unix.UnixRights(fds[:n]...), nil, unix.MSG_NOSIGNAL)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("send descriptors: %w", err)
+		}
+		fds = fds[n:]
+	}
+	return nil
+}
+
+// empty closes the descriptors in the bundle, whoever else holds it.
+func (b *bundle) empty() error {
+	var data [1]byte
+	oob := make([]byte, unix.CmsgSpace(4*maxRights))
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(b.holdFD, data[:], oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN || err == nil && n == 0:
+			return nil
+		case err != nil:
+			return fmt.Errorf("receive descriptors: %w", err)
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil {
+			return err
+		}
+		for _, m := range messages {
+			fds, err := unix.ParseUnixRights(&m)
+			if err != nil {
+				return err
+			}
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}
+	}
+}
+
+// close closes this process's ends. The descriptors stay open if another process has
+// the holding end.
+func (b *bundle) close() error {
+	var errs []error
+	for _, fd := range []int{b.sendFD, b.holdFD} {
+		if fd >= 0 {
+			errs = append(errs, unix.Close(fd))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// end empties and closes b, which may be nil.
+func (b *bundle) end() error {
+	if b == nil {
+		return nil
+	}
+	return errors.Join(b.empty(), b.close())
+}
+
+// EmptyBundle closes the descriptors that the Pins of another process have left in the
+// bundle whose holding end is fd, and closes fd.
+func EmptyBundle(fd int) error { return (&bundle{sendFD: -1, holdFD: fd}).end() }

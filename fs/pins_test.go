@@ -1,0 +1,207 @@
+package fs_test
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/fs"
+)
+
+// pinned is a mount with a server and Pins.
+type pinned struct {
+	*served
+	pins *fs.Pins
+	held int // a descriptor of the bundle, as another process has it
+}
+
+// servePinned serves a mount whose files are pinned.
+func servePinned(t *testing.T, o fs.ServerOptions) *pinned {
+	t.Helper()
+	p := &pinned{served: &served{dir: tempDir(t), done: make(chan error, 1)}, held: -1}
+	conn, err := fs.Mount(p.dir, fs.MountOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.conn = conn
+	dev, err := fs.DevOf(p.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := fs.Clone(p.dir, dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.pins = fs.NewPins(root, func(fd int) {
+		if p.held >= 0 {
+			unix.Close(p.held)
+		}
+		if p.held, err = unix.Dup(fd); err != nil {
+			t.Error(err)
+		}
+	})
+	o.Pins = p.pins
+	p.srv = fs.NewServer(conn, constant("content\n"), o)
+	go func() { p.done <- p.srv.Serve() }()
+	t.Cleanup(func() {
+		_ = p.pins.Close() // the test may have
+		_ = fs.Unmount(p.dir)
+		p.wait(t)
+		unix.Close(p.held)
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// takeLease takes a lease on the file at path, which ends when the descriptor is closed.
+func takeLease(t *testing.T, path string, kind int) (fd int, err error) {
+	t.Helper()
+	if fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		t.Fatalf("open %s: %v", path, err)
+	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, kind)
+	return fd, err
+}
+
+// lease says whether a process would get a lease on the file at path.
+func lease(t *testing.T, path string, kind int) error {
+	t.Helper()
+	fd, err := takeLease(t, path, kind)
+	unix.Close(fd)
+	return err
+}
+
+// mayOpen opens the file at path. EAGAIN says that open(2) would have had to wait for a
+// lease.
+func mayOpen(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
+
+func procFiles(t *testing.T, dir string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(dir + "/proc/*")
+	if err != nil || len(paths) < 8 {
+		t.Fatalf("%d files, %v", len(paths), err)
+	}
+	return paths
+}
+
+func TestNoLeaseDelaysAnOpen(t *testing.T) {
+	m := servePinned(t, fs.ServerOptions{})
+	// What there is to be prevented.
+	fd, err := takeLease(t, m.path("uptime"), unix.F_WRLCK)
+	if err != nil {
+		t.Fatalf("without pins there is no lease: %v", err)
+	}
+	if err := mayOpen(m.path("uptime")); err != unix.EAGAIN {
+		t.Fatalf("open of a leased file: %v, want EAGAIN", err)
+	}
+	unix.Close(fd)
+
+	if err := m.srv.Pin(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range procFiles(t, m.dir) {
+		if err := lease(t, path, unix.F_WRLCK); err != unix.EAGAIN {
+			t.Errorf("%s: write lease: %v, want EAGAIN", path, err)
+		}
+		// A read lease would delay who opens the file for writing, which cannot be.
+		if err := lease(t, path, unix.F_RDLCK); err != nil && err != unix.EAGAIN {
+			t.Errorf("%s: read lease: %v", path, err)
+		}
+		if err := mayOpen(path); err != nil {
+			t.Errorf("%s: open: %v", path, err)
+		}
+		if fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK, 0); err != unix.EROFS {
+			t.Errorf("%s: open for writing: %d, %v, want EROFS", path, fd, err)
+		}
+	}
+	// And they serve no other purpose.
+	if got, err := readAll(m.path("uptime")); got != "content\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestPinsDoNotWaitForALease: a mount that was served without pins may have leases.
+func TestPinsDoNotWaitForALease(t *testing.T) {
+	m := servePinned(t, fs.ServerOptions{})
+	fd, err := takeLease(t, m.path("meminfo"), unix.F_WRLCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := m.srv.Pin(); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("pin a leased file: %v, want EAGAIN", err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := lease(t, m.path("stat"), unix.F_WRLCK); err != unix.EAGAIN {
+		t.Errorf("write lease of another file: %v, want EAGAIN", err)
+	}
+	unix.Close(fd)
+	if err := m.srv.Pin(); err != nil {
+		t.Error(err)
+	}
+	if err := lease(t, m.path("meminfo"), unix.F_WRLCK); err != unix.EAGAIN {
+		t.Errorf("write lease of the file: %v, want EAGAIN", err)
+	}
+}
+
+// TestPinsOutliveTheirProcess: another process has the bundle.
+func TestPinsOutliveTheirProcess(t *testing.T) {
+	m := servePinned(t, fs.ServerOptions{})
+	if err := m.srv.Pin(); err != nil {
+		t.Fatal(err)
+	}
+	m.pins.Abandon()
+	for _, path := range procFiles(t, m.dir) {
+		if err := lease(t, path, unix.F_WRLCK); err != unix.EAGAIN {
+			t.Errorf("%s: write lease: %v, want EAGAIN", path, err)
+		}
+	}
+	if err := fs.EmptyBundle(m.held); err != nil {
+		t.Fatal(err)
+	}
+	m.held = -1
+	if err := lease(t, m.path("uptime"), unix.F_WRLCK); err != nil {
+		t.Errorf("write lease of an unpinned file: %v", err)
+	}
+}
+
+// TestAMountWithPinsEnds: once it is unmounted, and the pins are closed.
+func TestAMountWithPinsEnds(t *testing.T) {
+	m := servePinned(t, fs.ServerOptions{})
+	if err := m.srv.Pin(); err != nil {
+		t.Fatal(err)
+	}
+	// Without MNT_DETACH, which fails with EBUSY for a mount that is in use.
+	if err := unix.Unmount(m.dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10 * time.Millisecond)
+	if !m.conn.Alive() {
+		t.Fatal("the pins do not keep the connection")
+	}
+	if err := m.pins.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-m.done:
+		m.done <- err
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(deadline):
+		t.Fatal("Serve does not return")
+	}
+}
