@@ -65,15 +65,3 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
-
-func FuzzMountinfo(f *testing.F) {
-	f.Add(`31 30 0:34 / /run/a\040b rw - fuse.vprocfs vprocfs ro`, "/run/a b")
-	f.Add(`\`, `\0`)
-	f.Fuzz(func(t *testing.T, text, path string) {
-		findMount(text, path)
-		// A path without a backslash stands for itself.
-		if got := unescape(`/a\040b\134`); got != `/a b\` {
-			t.Error(got)
-		}
-	})
-}

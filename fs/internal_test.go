@@ -171,29 +171,6 @@ func TestNodeIDsNeverChange(t *testing.T) {
 	}
 }
 
-func TestMountinfoIsReadExactly(t *testing.T) {
-	const text = `22 1 0:20 / / rw shared:1 - ext4 /dev/root rw
-30 22 0:33 / /run/a\040b rw,nosuid shared:5 master:2 - tmpfs tmpfs rw
-31 30 0:34 / /run/a\040b rw - fuse.vprocfs vprocfs ro,user_id=0
-32 22 0:35 / /run/back\134slash rw - fuse.a\040b x rw
-33 22 0:36 / /run/\134040 rw - ext3 x rw
-short line
-`
-	for path, want := range map[string]string{
-		"/":               "ext4",
-		"/run/a b":        "fuse.vprocfs",
-		"/run/a":          "",
-		"/run/a b/":       "",
-		`/run/back\slash`: "fuse.a b",
-		`/run/\040`:       "ext3",
-		"/run/ ":          "",
-	} {
-		if got, _ := findMount(text, path); got != want {
-			t.Errorf("%q: %q, want %q", path, got, want)
-		}
-	}
-}
-
 // Owners take turns, the one that has waited longest first; within an owner it is
 // first come, first served.
 func TestOwnersTakeTurns(t *testing.T) {

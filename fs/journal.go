@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -383,10 +382,6 @@ func (h *journalHeader) check() error {
 // symbolic links, and 0 where nothing is mounted there. It asks nothing of the
 // file system.
 func DevOf(path string) (uint64, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return 0, err
-	}
-	_, dev := findMount(string(info), path)
-	return dev, nil
+	m, err := topMount(path)
+	return m.Dev, err
 }

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/mountinfo"
 )
 
 // probeTimeout is how long another mount may take to answer before it counts as
@@ -103,54 +104,14 @@ func withTimeout(f func() error) error {
 // mountedType returns the type of the topmost mount on path, "" where there is
 // none.
 func mountedType(path string) (string, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	fsType, _ := findMount(string(info), path)
-	return fsType, nil
+	m, err := topMount(path)
+	return m.FSType, err
 }
 
-// findMount looks path up in the text of /proc/PID/mountinfo (man 5 proc):
-//
-//	36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-//
-// The last line for a mount point is the topmost mount.
-func findMount(mountinfo, path string) (fsType string, dev uint64) {
-	for line := range strings.Lines(mountinfo) {
-		before, after, _ := strings.Cut(line, " - ")
-		fields := strings.Fields(before)
-		if len(fields) < 6 || unescape(fields[4]) != path {
-			continue
-		}
-		fsType, _, _ = strings.Cut(after, " ")
-		major, minor, _ := strings.Cut(fields[2], ":")
-		dev = unix.Mkdev(number(major), number(minor))
-	}
-	return unescape(fsType), dev
-}
-
-func number(s string) uint32 {
-	n, _ := strconv.ParseUint(s, 10, 32) // the kernel's own text
-	return uint32(n)
-}
-
-// unescape decodes the octal escapes of fs/proc_namespace.c: \040 space, \011
-// tab, \012 newline, \134 backslash, \043 hash.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+// topMount returns the topmost mount on path, an absolute path without symbolic
+// links. If nothing is mounted there it returns the zero value.
+func topMount(path string) (mountinfo.Mount, error) {
+	mounts, err := mountinfo.Load("/proc/self/mountinfo")
+	top, _ := mountinfo.Top(mounts, path)
+	return top, err
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/mountinfo"
 )
 
 // This file and place.go run in a helper.
@@ -21,7 +23,7 @@ type container struct {
 	root   int   // its root directory, O_PATH
 	ns     int   // its mount namespace
 	mounts table // as they were at the beginning
-	list   []mount
+	list   []mountinfo.Mount
 	// ours are the peer groups of the mount namespaces of this process and of
 	// the host's init: a mount on one of their peers would show there.
 	ours map[string]bool
@@ -50,12 +52,8 @@ func openContainer(pid int, ns uint64) (*container, error) {
 	if c.root, err = unix.Open(dir+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, gone(err)
 	}
-	text, err := readMountinfo(hostProc, pid)
-	if err != nil {
+	if c.list, err = mountinfo.Load(dir + "/mountinfo"); err != nil {
 		return nil, gone(err)
-	}
-	if c.list, err = parseMounts(text); err != nil {
-		return nil, fmt.Errorf("%s/mountinfo: %w", dir, err)
 	}
 	c.mounts = newTable(c.list)
 	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil {
@@ -103,17 +101,13 @@ func (c *container) checkNamespace(want uint64) error {
 			return fmt.Errorf("it is in no container: its mount namespace is that of %s",
 				map[bool]string{true: "the host's init", false: "vprocfs itself"}[p == 1])
 		}
-		text, err := readMountinfo(hostProc, p)
-		if err != nil {
-			return err
-		}
-		mounts, err := parseMounts(text)
+		mounts, err := mountinfo.Load(fmt.Sprintf("%s/%d/mountinfo", hostProc, p))
 		if err != nil {
 			return err
 		}
 		for _, m := range mounts {
-			if m.shared != "" {
-				c.ours[m.shared] = true
+			if m.Shared != "" {
+				c.ours[m.Shared] = true
 			}
 		}
 	}
@@ -268,18 +262,18 @@ func (c *container) checkLeak(id int) error {
 	if !ok {
 		return errors.New("the container is changing its mounts: try again")
 	}
-	if c.ours[m.shared] {
+	if c.ours[m.Shared] {
 		return errors.New("its mount namespace shares the mount below with the host, where the file would show too")
 	}
 	return nil
 }
 
 // isOurType tells whether mount id is one of our types.
-func (c *container) isOurType(id int) bool { return slices.Contains(types, c.mounts[id].fsType) }
+func (c *container) isOurType(id int) bool { return slices.Contains(types, c.mounts[id].FSType) }
 
 // typeOf names the type of mount id.
 func (c *container) typeOf(id int) string {
-	if t := c.mounts[id].fsType; t != "" {
+	if t := c.mounts[id].FSType; t != "" {
 		return t
 	}
 	return "unknown"

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"vprocfs/internal/mountinfo"
 )
 
 // Bounds of Heal, for the sake of a host that a hostile container has filled.
@@ -78,14 +80,14 @@ type suspect struct {
 	ns    uint64
 	pid   int
 	items []item
-	devs  []string // of the items' superblocks
+	devs  []uint64 // of the items' superblocks
 	err   error
 }
 
 // drop leaves out the items of these superblocks.
-func (s *suspect) drop(devs map[string]bool) {
+func (s *suspect) drop(devs map[uint64]bool) {
 	var items []item
-	var left []string
+	var left []uint64
 	for i, dev := range s.devs {
 		if !devs[dev] {
 			items, left = append(items, s.items[i]), append(left, dev)
@@ -96,24 +98,20 @@ func (s *suspect) drop(devs map[string]bool) {
 
 // hostMounts returns the superblocks of our types that are mounted in the
 // namespace of this process, whose daemons are not dead.
-func hostMounts(ctx context.Context) (map[string]bool, error) {
-	text, err := readMountinfo(hostProc, os.Getpid())
+func hostMounts(ctx context.Context) (map[uint64]bool, error) {
+	mounts, err := mountinfo.Load(hostProc + "/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := parseMounts(text)
-	if err != nil {
-		return nil, err
-	}
-	points := make(map[string]string) // by superblock
+	points := make(map[uint64]string) // by superblock
 	for _, m := range mounts {
-		if slices.Contains(types, m.fsType) {
-			points[m.dev] = m.point
+		if slices.Contains(types, m.FSType) {
+			points[m.Dev] = m.Point
 		}
 	}
-	alive := make(map[string]bool)
+	alive := make(map[uint64]bool)
 	var mu sync.Mutex
-	atMost(slices.Collect(maps.Keys(points)), func(dev string) {
+	atMost(slices.Collect(maps.Keys(points)), func(dev uint64) {
 		if err := probe(ctx, points[dev]); err == nil || errors.Is(err, errHung) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -206,7 +204,7 @@ func namespaceOf(proc, pid string) (uint64, error) {
 // look reads the mounts of a process. It is not ok if the process is gone.
 func look(proc string, pid int, ns uint64) (s suspect, ok bool) {
 	s = suspect{ns: ns, pid: pid}
-	text, err := readMountinfo(proc, pid)
+	text, err := mountinfo.Read(filepath.Join(proc, strconv.Itoa(pid), "mountinfo"))
 	if err != nil {
 		s.err = err
 		return s, gone(err) != errGone
@@ -214,7 +212,7 @@ func look(proc string, pid int, ns uint64) (s suspect, ok bool) {
 	if !mentions(text) {
 		return s, true
 	}
-	mounts, err := parseMounts(text)
+	mounts, err := mountinfo.Parse(text)
 	if err != nil {
 		s.err = err
 		return s, true
@@ -229,8 +227,8 @@ func look(proc string, pid int, ns uint64) (s suspect, ok bool) {
 			s.err = fmt.Errorf("more than %d files: the rest is left for the next time", maxItems)
 			break
 		}
-		s.items = append(s.items, item{Path: path, Point: m.point, Mount: m.id})
-		s.devs = append(s.devs, m.dev)
+		s.items = append(s.items, item{Path: path, Point: m.Point, Mount: m.ID})
+		s.devs = append(s.devs, m.Dev)
 	}
 	return s, true
 }
@@ -254,7 +252,7 @@ func (s *suspect) heal(ctx context.Context, dir string, dryRun bool) Namespace {
 		hung++
 		n.Err = fmt.Errorf("%s: %w", s.items[done].Point, err)
 		s.items, s.devs = s.items[done:], s.devs[done:]
-		s.drop(map[string]bool{s.devs[0]: true})
+		s.drop(map[uint64]bool{s.devs[0]: true})
 	}
 	return n
 }

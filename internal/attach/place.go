@@ -170,7 +170,7 @@ func (c *container) show(fd int, it item, j *job) (State, error) {
 // replaceMount puts detached mount fd in the place of the mount that p is on, or
 // nothing for an fd of -1.
 func (c *container) replaceMount(fd int, p *place, it item, j *job) (State, error) {
-	if err := c.checkLeak(c.mounts[p.id].parent); err != nil {
+	if err := c.checkLeak(c.mounts[p.id].Parent); err != nil {
 		return "", err
 	}
 	if fd < 0 {

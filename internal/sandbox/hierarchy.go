@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"vprocfs/procvirt/cgroup"
+	"vprocfs/internal/mountinfo"
 )
 
 // hierarchy is one mounted tree of control groups that this process is in.
@@ -31,7 +31,7 @@ func (h *hierarchy) has(controller string) bool {
 // view is made from: a container of its own also wants its own pids, freezer
 // and blkio groups.
 func findHierarchies() ([]hierarchy, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.Load("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
@@ -39,12 +39,12 @@ func findHierarchies() ([]hierarchy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseHierarchies(string(mounts), string(membership))
+	return hierarchiesIn(mounts, string(membership))
 }
 
-// parseHierarchies does findHierarchies' work from the text of mountinfo
-// (proc_pid_mountinfo(5)) and /proc/PID/cgroup (cgroups(7)).
-func parseHierarchies(mountinfo, membership string) ([]hierarchy, error) {
+// hierarchiesIn does findHierarchies' work on a mount table and the text of
+// /proc/PID/cgroup (cgroups(7)).
+func hierarchiesIn(mounts []mountinfo.Mount, membership string) ([]hierarchy, error) {
 	paths := make(map[string]string) // controllers, "" for v2 -> path
 	for line := range strings.Lines(membership) {
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
@@ -53,21 +53,19 @@ func parseHierarchies(mountinfo, membership string) ([]hierarchy, error) {
 		}
 	}
 	var found []hierarchy
-	for line := range strings.Lines(mountinfo) {
-		before, after, ok := strings.Cut(line, " - ")
-		f, s := strings.Fields(before), strings.Fields(after)
-		if !ok || len(f) < 6 || len(s) < 3 || s[0] != "cgroup" && s[0] != "cgroup2" {
+	for _, m := range mounts {
+		if m.FSType != "cgroup" && m.FSType != "cgroup2" {
 			continue
 		}
-		h := hierarchy{v2: s[0] == "cgroup2", mount: cgroup.Unescape(f[4])}
+		h := hierarchy{v2: m.FSType == "cgroup2", mount: m.Point}
 		if !h.v2 {
-			h.controllers = v1Controllers(s[2], paths)
+			h.controllers = v1Controllers(m.Options, paths)
 			if len(h.controllers) == 0 {
 				continue
 			}
 		}
 		path, ok := paths[strings.Join(h.controllers, ",")]
-		rel, below := below(path, cgroup.Unescape(f[3]))
+		rel, below := below(path, m.Root)
 		if !ok || !below {
 			continue // a mount of a part of the tree that we are not in
 		}

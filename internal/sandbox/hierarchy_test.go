@@ -8,12 +8,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"vprocfs/internal/mountinfo"
 )
 
 func TestHierarchiesAreFoundOnEveryLayout(t *testing.T) {
 	for _, tt := range []struct {
-		name, mountinfo, membership string
-		want                        []hierarchy
+		name, mounts, membership string
+		want                     []hierarchy
 	}{{
 		"v2",
 		"29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n",
@@ -48,15 +50,19 @@ func TestHierarchiesAreFoundOnEveryLayout(t *testing.T) {
 		[]hierarchy{{v2: true, mount: "/sys/fs/cgroup", own: "/sys/fs/cgroup/docker/abc"}},
 	}} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := parseHierarchies(tt.mountinfo, tt.membership)
+			mounts, err := mountinfo.Parse([]byte(tt.mounts))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := hierarchiesIn(mounts, tt.membership)
 			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(hierarchy{})); err != nil || diff != "" {
 				t.Errorf("%v\n%s", err, diff)
 			}
 		})
 	}
-	for _, mountinfo := range []string{"", "garbage\n", "1 2 3:4 / /proc rw - proc proc rw\n"} {
-		if got, err := parseHierarchies(mountinfo, "0::/\n"); err == nil {
-			t.Errorf("%q: %v, want an error", mountinfo, got)
+	for _, mounts := range [][]mountinfo.Mount{nil, {{Point: "/proc", FSType: "proc"}}} {
+		if got, err := hierarchiesIn(mounts, "0::/\n"); err == nil {
+			t.Errorf("%v: %v, want an error", mounts, got)
 		}
 	}
 }

@@ -9,10 +9,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/mountinfo"
 	"vprocfs/procvirt/held"
 )
 
-const mountinfo = `31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+const mountTable = `31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
 90 31 0:31 /docker/x /var/lib/ct/sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
 32 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:7 - cgroup cgroup rw,cpu,cpuacct
 35 31 0:32 / /sys/fs/cgroup/mem\040ory rw,relatime - cgroup cgroup rw,memory
@@ -26,6 +27,16 @@ const (
 	ctOther = "4:memory:/lxc/ab\n3:cpu,cpuacct:/\n0::/lxc/b\n"
 )
 
+// parseMounts returns the Mounts of a mountinfo.
+func parseMounts(t *testing.T, text, root string, initNS bool) *Mounts {
+	t.Helper()
+	list, err := mountinfo.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newMounts(list, root, initNS)
+}
+
 // withV2 gives the v2 tree all controllers.
 func withV2(m *Mounts) *Mounts {
 	for c := range m.inV2 {
@@ -35,7 +46,7 @@ func withV2(m *Mounts) *Mounts {
 }
 
 func TestLocate(t *testing.T) {
-	m := withV2(parseMounts([]byte(mountinfo), "/r", true))
+	m := withV2(parseMounts(t, mountTable, "/r", true))
 	for _, tt := range []struct {
 		rule         string
 		c            Controller
@@ -70,10 +81,10 @@ func TestLocate(t *testing.T) {
 }
 
 func TestLocateErrors(t *testing.T) {
-	part := withV2(parseMounts([]byte("1 1 0:1 /pod/x /sys/fs/cgroup rw - cgroup2 c rw\n"), "/r", false))
-	none := withV2(parseMounts([]byte(mountinfo), "/r", true))
+	part := withV2(parseMounts(t, "1 1 0:1 /pod/x /sys/fs/cgroup rw - cgroup2 c rw\n", "/r", false))
+	none := withV2(parseMounts(t, mountTable, "/r", true))
 	none.v2 = nil
-	bare := parseMounts([]byte(mountinfo), "/r", true)
+	bare := parseMounts(t, mountTable, "/r", true)
 	for _, tt := range []struct {
 		rule   string
 		m      *Mounts
@@ -84,7 +95,7 @@ func TestLocateErrors(t *testing.T) {
 		{"outside the mounted part", part, "0::/pod/xy\n", ErrOutside},
 		{"no such controller", none, ctBelow, ErrNoController},
 		{"not in the v2 tree either", bare, ctBelow, ErrNoController},
-		{"removed", withV2(parseMounts([]byte(mountinfo), t.TempDir(), true)), "0::/gone (deleted)\n", ErrRemoved},
+		{"removed", withV2(parseMounts(t, mountTable, t.TempDir(), true)), "0::/gone (deleted)\n", ErrRemoved},
 	} {
 		if _, err := tt.m.Locate(CPUSet, Auto, []byte(tt.caller), nil); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.rule, err, tt.want)
@@ -95,7 +106,7 @@ func TestLocateErrors(t *testing.T) {
 // TestTheTopOfACgroupNamespaceCounts guards a daemon in a container: what it sees
 // as the root is a group with limits.
 func TestTheTopOfACgroupNamespaceCounts(t *testing.T) {
-	m := withV2(parseMounts([]byte("1 1 0:1 / /sys/fs/cgroup rw - cgroup2 c rw\n"), "/", false))
+	m := withV2(parseMounts(t, "1 1 0:1 / /sys/fs/cgroup rw - cgroup2 c rw\n", "/", false))
 	p, err := m.Locate(Memory, Auto, []byte("0::/a\n"), nil)
 	if err != nil || p.Root || len(p.Dirs) != 2 || p.Dirs[1] != "/sys/fs/cgroup" {
 		t.Errorf("%+v, %v", p, err)
@@ -108,7 +119,7 @@ func TestTheTopOfACgroupNamespaceCounts(t *testing.T) {
 
 func TestAGroupNamedDeletedIsAlive(t *testing.T) {
 	root := t.TempDir()
-	m := withV2(parseMounts([]byte(mountinfo), root, true))
+	m := withV2(parseMounts(t, mountTable, root, true))
 	dir := filepath.Join(root, "sys/fs/cgroup/unified/odd (deleted)")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)

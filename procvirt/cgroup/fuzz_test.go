@@ -65,19 +65,6 @@ func FuzzMembership(f *testing.F) {
 	})
 }
 
-func FuzzMountinfo(f *testing.F) {
-	f.Add("33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n41 31 0:38 /x\\040y /a rw shared:1 master:2 - cgroup2 c rw\n")
-	f.Add("- - - - - - - -\n\\777 \\0")
-	f.Fuzz(func(t *testing.T, text string) {
-		m := parseMounts([]byte(text), "/root", true)
-		for _, h := range append(m.v1[:], m.v2) {
-			if h != nil && !strings.HasPrefix(h.dir, "/root") {
-				t.Fatalf("%q: mounted on %q", text, h.dir)
-			}
-		}
-	})
-}
-
 func FuzzMemoryStat(f *testing.F) {
 	f.Add("anon 4096\nfile 18446744073709551616\nanon_thp x\n\nshmem\n")
 	f.Add("cache 1\ntotal_cache 2\nhierarchical_memory_limit 9223372036854771712\n")

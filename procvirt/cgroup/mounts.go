@@ -2,21 +2,20 @@
 // say: cgroup v2, v1, and hosts that have both, each controller found by
 // itself.
 //
-// It knows no format of /proc but two: mountinfo, which tells where the
-// hierarchies are mounted, and /proc/PID/cgroup, which tells where a process is
-// in them (cgroups(7)).
+// It knows one format of /proc: /proc/PID/cgroup, which says where a process is in
+// the hierarchies (cgroups(7)).
 package cgroup
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/mountinfo"
 )
 
 // Controller is a cgroup controller, by its v1 name.
@@ -83,7 +82,7 @@ type Mounts struct {
 // where there is no cgroup mount at all.
 func Discover(root string) (*Mounts, error) {
 	path := filepath.Join(root, "proc/self/mountinfo")
-	text, err := os.ReadFile(path)
+	list, err := mountinfo.Load(path)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +94,7 @@ func Discover(root string) (*Mounts, error) {
 		}
 		real = st.Ino == initCgroupNS
 	}
-	m := parseMounts(text, root, real)
+	m := newMounts(list, root, real)
 	if m.v2 == nil && m.v1 == [numControllers]*hierarchy{} {
 		return nil, fmt.Errorf("%s: no cgroup file system is mounted", path)
 	}
@@ -122,37 +121,23 @@ func (m *Mounts) readV2() error {
 	return nil
 }
 
-// parseMounts takes the cgroup mounts out of mountinfo (proc_pid_mountinfo(5)).
-// Lines it cannot read are passed over: they are of other file systems, or
-// damaged, and the rest still counts.
-func parseMounts(text []byte, root string, initNS bool) *Mounts {
+// newMounts picks the cgroup mounts out of list.
+func newMounts(list []mountinfo.Mount, root string, initNS bool) *Mounts {
 	m := &Mounts{}
-	for line := range bytes.Lines(text) {
-		f := strings.Fields(string(line))
-		sep := -1
-		for i := 6; i < len(f); i++ {
-			if f[i] == "-" {
-				sep = i
-				break
-			}
-		}
-		if sep < 0 || len(f) < sep+4 {
-			continue
-		}
-		top := Unescape(f[3])
+	for _, l := range list {
 		h := &hierarchy{
-			dir:  filepath.Join(root, Unescape(f[4])),
-			top:  top,
-			real: initNS && top == "/",
+			v2:   l.FSType == "cgroup2",
+			dir:  filepath.Join(root, l.Point),
+			top:  l.Root,
+			real: initNS && l.Root == "/",
 		}
-		switch f[sep+1] {
+		switch l.FSType {
 		case "cgroup2":
-			h.v2 = true
 			if better(m.v2, h) {
 				m.v2 = h
 			}
 		case "cgroup":
-			for _, opt := range strings.Split(f[sep+3], ",") {
+			for opt := range strings.SplitSeq(l.Options, ",") {
 				for c, name := range controllerNames {
 					if opt == name && better(m.v1[c], h) {
 						m.v1[c] = h
@@ -169,25 +154,6 @@ func parseMounts(text []byte, root string, initNS bool) *Mounts {
 // directories of containers.
 func better(old, h *hierarchy) bool {
 	return old == nil || old.top != "/" && h.top == "/"
-}
-
-// Unescape undoes the octal escapes of mountinfo: \040 is a space.
-func Unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(v))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // ErrNoController is the answer for a controller that this host has neither on
