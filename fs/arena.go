@@ -1,145 +1,143 @@
 package fs
 
-import "math/bits"
-
 const (
-	// arenaSize is what the content of all handles together takes at most, in
-	// bytes.
+	// arenaSize bounds the texts of all handles together, in bytes.
 	arenaSize = 32 << 20
-	// minBlockBits is the smallest block, 256 bytes: shorter than most of the
-	// files, and what is shorter than inlineSize needs none.
-	minBlockBits = 8
-	maxBlockBits = 24 // 16 MiB: cpuinfo of the kernel's 8192 CPUs
-	numOrders    = maxBlockBits - minBlockBits + 1
-	numBlocks    = arenaSize >> minBlockBits
+	// pieceSize is what a text takes at least, in bytes, when it does not fit into
+	// its handle.
+	pieceSize = 1 << 10
+	numPieces = arenaSize / pieceSize
+	// noPiece ends a chain.
+	noPiece = -1
 )
 
-// arena gives out blocks of the journal's contents: a buddy allocator, whose
-// blocks are powers of two. What is free is not written down there but follows
-// from the handles, so that a process that is killed in the middle of something
-// leaves nothing inconsistent. It is not safe for concurrent use.
-//
-// A block is named by the number of its first 256 bytes.
+// arena stores texts in chains of pieces, so that free pieces fit a text of any length.
+// Texts and links lie in the journal; which pieces are free follows from the handles.
+// It is not safe for concurrent use.
 type arena struct {
 	mem  []byte
-	used int // in bytes
-	// free has the first free block of each order, -1 at the end of a list.
-	free [numOrders]int32
-	// next and prev link the free blocks of one order.
-	next, prev []int32
-	// state is the order and 1 of the block that starts here, and stateFree
-	// where it is free; 0 where no block starts.
-	state []uint8
+	next []int32 // the piece after this one, in a chain or in the list of free ones
+	free int32   // the first free piece, noPiece if there is none
+	// Pieces from fresh on have never been used: their memory costs nothing yet.
+	fresh int32
+	used  int // pieces
 }
 
-const stateFree = 0x80
-
-func newArena(mem []byte) *arena {
-	a := &arena{
-		mem:   mem,
-		next:  make([]int32, numBlocks),
-		prev:  make([]int32, numBlocks),
-		state: make([]uint8, numBlocks),
-	}
-	for o := range a.free {
-		a.free[o] = -1
-	}
-	for at := int32(numBlocks - 1<<(numOrders-1)); at >= 0; at -= 1 << (numOrders - 1) {
-		a.push(at, numOrders-1)
-	}
-	return a
+func newArena(mem []byte, links []int32) *arena {
+	return &arena{mem: mem, next: links, free: noPiece}
 }
 
-// orderFor returns the order of the smallest block for n bytes, and numOrders
-// where there is none.
-func orderFor(n int) int {
-	return min(max(bits.Len(uint(max(n, 1)-1)), minBlockBits)-minBlockBits, numOrders)
+// piecesFor returns how many pieces a text of n bytes takes.
+func piecesFor(n int) int { return (n + pieceSize - 1) / pieceSize }
+
+// left returns how many pieces are free.
+func (a *arena) left() int { return numPieces - a.used }
+
+func (a *arena) piece(i int32) []byte {
+	at := int(i) * pieceSize
+	return a.mem[at : at+pieceSize : at+pieceSize]
 }
 
-// block returns the memory of a block.
-func (a *arena) block(at int32, order int) []byte {
-	start := int(at) << minBlockBits
-	end := start + 1<<(order+minBlockBits)
-	return a.mem[start:end:end]
-}
-
-func (a *arena) push(at int32, order int) {
-	a.state[at] = stateFree | uint8(order+1)
-	a.prev[at], a.next[at] = -1, a.free[order]
-	if n := a.free[order]; n >= 0 {
-		a.prev[n] = at
-	}
-	a.free[order] = at
-}
-
-func (a *arena) take(at int32, order int) {
-	if p := a.prev[at]; p >= 0 {
-		a.next[p] = a.next[at]
+func (a *arena) get() int32 {
+	i := a.free
+	if i != noPiece {
+		a.free = a.next[i]
 	} else {
-		a.free[order] = a.next[at]
+		i = a.fresh
+		a.fresh++
 	}
-	if n := a.next[at]; n >= 0 {
-		a.prev[n] = a.prev[at]
-	}
-	a.state[at] = 0
+	a.used++
+	return i
 }
 
-// get takes a free block.
-func (a *arena) get(order int) (at int32, ok bool) {
-	for o := order; o < numOrders; o++ {
-		if at = a.free[o]; at >= 0 {
-			a.take(at, o)
-			a.split(at, at, o, order)
-			return at, true
-		}
-	}
-	return 0, false
-}
-
-// split makes the block want of the given order out of the block at, which is in
-// no list, and gives the rest back.
-func (a *arena) split(at, want int32, from, order int) {
-	for o := from; o > order; {
-		o--
-		half := at + 1<<o
-		if want >= half {
-			a.push(at, o)
-			at = half
+// store copies text, which is not empty and fits into what is left, into a chain.
+func (a *arena) store(text []byte) (first int32) {
+	last := int32(noPiece)
+	for len(text) > 0 {
+		i := a.get()
+		if last == noPiece {
+			first = i
 		} else {
-			a.push(half, o)
+			a.next[last] = i
 		}
+		text = text[copy(a.piece(i), text):]
+		last = i
 	}
-	a.state[at] = uint8(order + 1)
-	a.used += 1 << (order + minBlockBits)
+	a.next[last] = noPiece
+	return first
 }
 
-// reserve takes a certain block, if it is free. Numbers that are no block's are
-// none.
-func (a *arena) reserve(want int32, order int) bool {
-	if want < 0 || want >= numBlocks || order < 0 || order >= numOrders || want&(1<<order-1) != 0 {
-		return false
+// drop frees the chain that starts at first.
+func (a *arena) drop(first int32) {
+	for i := first; i != noPiece; {
+		next := a.next[i]
+		a.next[i], a.free = a.free, i
+		a.used--
+		i = next
 	}
-	for o := order; o < numOrders; o++ {
-		if at := want &^ (1<<o - 1); a.state[at] == stateFree|uint8(o+1) {
-			a.take(at, o)
-			a.split(at, want, o, order)
-			return true
-		}
-	}
-	return false
 }
 
-// put gives a block back.
-func (a *arena) put(at int32, order int) {
-	a.used -= 1 << (order + minBlockBits)
-	a.state[at] = 0
-	for ; order < numOrders-1; order++ {
-		buddy := at ^ 1<<order
-		if a.state[buddy] != stateFree|uint8(order+1) {
+// appendPart appends size bytes of a chain from the offset off on, which must be there.
+func (a *arena) appendPart(dst []byte, first int32, off, size int) []byte {
+	for ; size > 0 && off >= pieceSize; off -= pieceSize {
+		first = a.next[first]
+	}
+	for size > 0 {
+		p := a.piece(first)[off:]
+		p = p[:min(size, len(p))]
+		dst = append(dst, p...)
+		size -= len(p)
+		first, off = a.next[first], 0
+	}
+	return dst
+}
+
+// restore takes the chains of a former process over: claim is called for each of its
+// texts, and then finish once.
+type restore struct {
+	*arena
+	taken []bool
+}
+
+func (a *arena) restore() *restore { return &restore{a, make([]bool, numPieces)} }
+
+// claim reports whether the chain that starts at first is one of n pieces that no other
+// text has, and takes it.
+func (r *restore) claim(first int32, n int) bool {
+	i, ok := first, n > 0
+	for claimed := 0; ok; claimed++ {
+		if ok = i >= 0 && i < numPieces && !r.taken[i]; !ok {
+			r.unclaim(first, claimed)
 			break
 		}
-		a.take(buddy, order)
-		at = min(at, buddy)
+		r.taken[i] = true
+		if claimed+1 == n {
+			r.next[i] = noPiece
+			r.used += n
+			break
+		}
+		i = r.next[i]
 	}
-	a.push(at, order)
+	return ok
+}
+
+func (r *restore) unclaim(first int32, n int) {
+	for i := first; n > 0; n-- {
+		r.taken[i] = false
+		i = r.next[i]
+	}
+}
+
+// finish finds out which pieces are free.
+func (r *restore) finish() {
+	for i := range int32(numPieces) {
+		if r.taken[i] {
+			r.fresh = i + 1
+		}
+	}
+	for i := r.fresh - 1; i >= 0; i-- {
+		if !r.taken[i] {
+			r.next[i], r.free = r.free, i
+		}
+	}
 }

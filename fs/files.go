@@ -40,15 +40,15 @@ func (s *Server) openReply(w *worker, id NodeID, c Caller, unique uint64) (int, 
 	if w.replayed {
 		fh = s.handles.openedBy(unique, id)
 	}
-	switch {
-	case fh != noHandle:
-	case s.owner != nil && s.handles.isCrowded():
-		var ok bool
-		if fh, ok = s.handles.openFor(s.owner(c), id, c, unique); !ok {
-			return 0, syscall.ENFILE
+	if fh == noHandle {
+		owner, ok := s.handles.ownerOf(c.PID)
+		if !ok && s.owner != nil && s.handles.isCrowded() {
+			owner = s.owner(c)
 		}
-	default:
-		fh = s.handles.open(id, c, unique)
+		var err error
+		if fh, err = s.handles.open(owner, id, c, unique); err != nil {
+			return 0, err
+		}
 	}
 	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
 	out.Fh = fh
@@ -127,18 +127,31 @@ func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
 // which may be another's: once for open, read, read, close, as the end of the file
 // comes from what is kept.
 func (s *Server) read(w *worker, r request, wait bool) (int, error) {
-	out, ok := s.handles.read(w.out[:outHeaderSize], &r)
+	out, ok, err := s.handles.read(w.out[:outHeaderSize], &r)
 	if ok {
 		w.setOut(out)
-		return len(out) - outHeaderSize, nil
+		return len(out) - outHeaderSize, err
 	}
 	content, err := s.makeContent(w, r, wait)
 	if err != nil {
 		return 0, err
 	}
 	p := part(content, r.off, r.size)
-	s.handles.keep(&r, content, r.off+uint64(len(p)))
+	if err := s.handles.keep(&r, s.textOwner(r.caller), content, len(p)); err != nil {
+		return 0, err
+	}
 	return copy(content, p), nil
+}
+
+// textOwner returns whom a text of c is accounted to. Until others have begun to fill the
+// arena that is 0, which costs nothing.
+func (s *Server) textOwner(c Caller) uint64 {
+	owner, ok := s.handles.ownerOf(c.PID)
+	if !ok && s.owner != nil && s.handles.isFilling() {
+		owner = s.owner(c)
+		s.handles.learn(c.PID, owner)
+	}
+	return owner
 }
 
 // handleGetattr answers a GETATTR, now or later.
@@ -201,20 +214,16 @@ func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
 	if fh == noHandle {
 		fh = s.handles.lastOpened(r.caller.PID, r.node.id)
 	}
-	if n, ok := s.handles.sizedBy(fh, r.unique); ok {
-		return n, nil
-	}
-	n, busy := s.handles.inMiddle(fh)
-	if busy && r.fh != 0 {
+	if n, ok := s.handles.length(fh, &r); ok {
 		return n, nil
 	}
 	content, err := s.makeContent(w, r, wait)
 	if err != nil {
 		return 0, err
 	}
-	if fh == noHandle || busy {
+	if fh == noHandle {
 		return (len(content) + lengthRoom + pageSize - 1) / pageSize * pageSize, nil
 	}
-	s.handles.keepSized(fh, &r, content)
+	s.handles.keepSized(fh, &r, s.textOwner(r.caller), content)
 	return len(content), nil
 }

@@ -22,59 +22,62 @@ const (
 	maxHandles = 1 << indexBits
 	chunkSize  = 256
 
-	// While crowd handles or more are open, the owners of further ones are asked for,
-	// and none gets more than maxHandlesOf. So it takes eight to leave the rest without.
-	crowd        = maxHandles / 8
-	maxHandlesOf = maxHandles / 8
+	// While crowd handles or more are open, the owners of further ones are asked for.
+	crowd = maxHandles / 8
 
 	// inlineSize holds two numbers of 2^53 hundredths and a blank, which is
 	// more than an uptime file.
 	inlineSize = 40
 
-	// sizedFor is how long the content made for a GETATTR waits for the
-	// read that it was made for. Between the two calls of a program lie
-	// microseconds; the rest is for a busy machine.
-	sizedFor = 100 * time.Millisecond
+	// sizedFor is how long the text made for a GETATTR waits for the read that it was
+	// made for, and how long a thread's last OPEN says which handle its fstat(2) means.
+	// Between two calls of a program lie microseconds, unless its CPU quota is used up
+	// (a period is 100 ms, and at most 1 s).
+	sizedFor = time.Second
 )
 
-// handle is an open file. It takes 112 bytes; content of more than inlineSize
-// bytes takes a block of the arena besides. It lies in the journal: the order in
-// which its fields are stored is such that a process that is killed in between
-// leaves a handle that is open or not, and has its content or none.
+// handle is an open file. It takes 128 bytes; a text of more than inlineSize bytes takes
+// pieces of the arena besides. It lies in the journal: the order in which its fields are
+// stored is such that a process that is killed in between leaves a handle that is open or
+// not, and has its text or none.
 type handle struct {
 	fh uint64 // 0 where it is not open; stored last
 	// maker is the unique of the OPEN that made the handle, and then that of
-	// the READ or GETATTR that the content was made for. The request may come
+	// the READ or GETATTR that the text was made for. The request may come
 	// twice, where a process died between the answer and clearing the journal:
 	// the second time it must find what it has made, and not make anew what a
 	// reader has begun to read.
 	maker uint64
-	// sized, where it is not 0, is when the content was made to answer a
-	// GETATTR of caller.
+	// sized, where it is not 0, is when the text was made to answer a GETATTR of
+	// caller. It is not begun then.
 	sized  time.Duration
 	caller Caller
 	node   NodeID
+	owner  uint64 // whom the handle and its text are accounted to; 0: not known
 	gen    uint32
-	next   int32 // next free index; -1 at the end of the list
+	// next and prev link the handles of one owner with a text in the arena (share.go),
+	// next alone the free ones; -1 ends a list.
+	next, prev int32
 
-	// has says that there is content: the first n bytes of inline, or of the
-	// block, where blockOrder is not 0. It is stored last.
-	has uint32
-	n   uint32
-	// block and blockOrder, which is the order and 1, are where it is.
-	block      int32
-	blockOrder uint8
-	// ended says that a read has reached the end of the content, so that
-	// nobody is in the middle of it.
-	ended  bool
-	inline [inlineSize]byte
+	// has is textKept if there is a text: the first n bytes of inline, or the chain of
+	// the arena that starts at piece, if n is more than inlineSize. It is stored last.
+	has   uint32
+	n     uint32
+	piece int32
+	// end is the length of the text that was begun last, if begun is set. The text may
+	// be gone: it is never made again for a read in the middle.
+	end   uint32
+	begun bool
+	// ended says that a read has reached the end of the text, so that nobody is in the
+	// middle of it.
+	ended   bool
+	counted bool // among the handles of owner
+	inline  [inlineSize]byte
 }
 
 func (h *handle) isOpen() bool { return atomic.LoadUint64(&h.fh) != 0 }
 
-func (h *handle) hasContent() bool { return atomic.LoadUint32(&h.has) != 0 }
-
-// recent is the last handle that a thread opened.
+// recent is the last handle of a file that a thread opened.
 type recent struct {
 	pid int
 	id  NodeID
@@ -82,53 +85,51 @@ type recent struct {
 	at  time.Duration
 }
 
-const numRecents = 64
+// The recents are a table by thread id. Threads whose ids lie numRecents/recentWays apart
+// share recentWays entries; one that is pushed out gets a bound for its file's length.
+const (
+	numRecents = 1024
+	recentWays = 4
+)
 
 // handles is the table of open files. It is safe for concurrent use. Nothing is
 // waited for and nothing is called while its lock is held, so that the reader of
 // the connection may take it.
 //
 // Memory is never given back, but bounded: by the most handles that were ever open
-// at once (10,000 of them with uptime's content: 1.1 MiB; 65,536: 7 MiB) and by
-// arenaSize for content of all handles together. Beyond that the content of some
-// handles is forgotten, to be made anew if they are read on. Where there are too many
-// handles further ones are noHandle, whose content is made for each read.
+// at once (10,000 of them with uptime's content: 1.3 MiB; 65,536: 8 MiB) and by
+// arenaSize for the texts of all handles together. What an owner may have of both
+// says share.go.
 type handles struct {
-	mu      sync.Mutex
-	header  *journalHeader
-	table   []handle
-	recents []recent // by thread id; a collision only costs work
-	arena   *arena
-	free    int32
-	inUse   atomic.Int32  // how many are open
-	owners  []*ownerCount // of those that were opened in a crowd, by index; nil before the first
-	counts  map[uint64]*ownerCount
-	adopted map[uint64]int32 // of processes with another journal; until RELEASE
-	hand    int32            // the next handle to forget the content of
-	start   time.Time
-	base    time.Duration // CLOCK_MONOTONIC at start
+	mu       sync.Mutex
+	header   *journalHeader
+	table    []handle
+	recents  []recent
+	arena    *arena
+	free     int32
+	inUse    atomic.Int32 // how many are open
+	accounts map[uint64]*account
+	sweepAt  int // how many accounts there are when empty ones are dropped
+	memo     [numMemos]memo
+	adopted  map[uint64]int32 // of processes with another journal; until RELEASE
+	start    time.Time
+	base     time.Duration // CLOCK_MONOTONIC at start
 }
 
-// noHandle is a file handle that has no entry in the table.
+// noHandle is never that of an open file.
 const noHandle = 0
-
-// ownerCount is how many handles an owner has opened in a crowd.
-type ownerCount struct {
-	id   uint64
-	open int
-}
 
 // newHandles makes the table of what is in the journal.
 func newHandles(j *Journal) *handles {
 	t := &handles{
-		header:  j.header(),
-		table:   j.handles(),
-		recents: j.recents(),
-		arena:   newArena(j.contents()),
-		free:    -1,
-		counts:  make(map[uint64]*ownerCount),
-		adopted: make(map[uint64]int32),
-		start:   time.Now(),
+		header:   j.header(),
+		table:    j.handles(),
+		recents:  j.recents(),
+		arena:    newArena(j.contents(), j.links()),
+		free:     -1,
+		accounts: make(map[uint64]*account),
+		adopted:  make(map[uint64]int32),
+		start:    time.Now(),
 	}
 	var ts unix.Timespec
 	// The clock is there since Linux 2.6.
@@ -140,6 +141,7 @@ func newHandles(j *Journal) *handles {
 
 // restore finds out what a former process has left.
 func (t *handles) restore() {
+	chains := t.arena.restore()
 	for i := t.grown() - 1; i >= 0; i-- {
 		h := &t.table[i]
 		if !h.isOpen() {
@@ -150,22 +152,22 @@ func (t *handles) restore() {
 		if h.fh != t.own(i) {
 			t.adopted[h.fh] = i
 		}
-		fits := int(h.n) <= inlineSize
-		if !h.hasContent() {
-			h.blockOrder = 0 // which need not be true then
+		if h.counted {
+			t.account(h.owner).handles++
 		}
-		if h.blockOrder != 0 {
-			order := int(h.blockOrder) - 1
-			fits = t.arena.reserve(h.block, order)
-			if !fits {
-				h.blockOrder = 0
-			}
-			fits = fits && int(h.n) <= 1<<(order+minBlockBits)
+		if !h.inArena() {
+			continue
 		}
-		if !h.hasContent() || !fits {
-			t.forget(h)
+		n := piecesFor(int(h.n))
+		if !chains.claim(h.piece, n) {
+			atomic.StoreUint32(&h.has, 0)
+			continue
 		}
+		o := t.account(h.owner)
+		o.pieces += n
+		t.link(o, h, !h.isBusy())
 	}
+	chains.finish()
 }
 
 func (t *handles) grown() int32 {
@@ -180,51 +182,39 @@ func (t *handles) own(i int32) uint64 {
 // now is never 0, which stands for never. It runs on from process to process.
 func (t *handles) now() time.Duration { return t.base + time.Since(t.start) }
 
-// isCrowded tells whether the owner of the next handle has to be known.
+// isFilling reports whether the owner of the next text has to be known.
+func (t *handles) isFilling() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.arena.used > numPieces/16
+}
+
+// isCrowded reports whether the owner of the next handle has to be known.
 func (t *handles) isCrowded() bool { return t.inUse.Load() >= crowd }
 
-// open makes a handle without content, or noHandle where there are too many. The
-// OPEN may be one that a former process has answered, or not.
-func (t *handles) open(id NodeID, c Caller, unique uint64) (fh uint64) {
+// open makes a handle without a text for an owner, 0 if it is not known. errTooManyFiles
+// says that the owner has its share. The OPEN may be one that a former process has
+// answered, or not.
+func (t *handles) open(owner uint64, id NodeID, c Caller, unique uint64) (fh uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.openLocked(id, c, unique)
-}
-
-// openFor is open for an owner, and false where that has too many.
-func (t *handles) openFor(owner uint64, id NodeID, c Caller, unique uint64) (fh uint64, ok bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	o := t.counts[owner]
-	if o == nil {
-		o = &ownerCount{id: owner}
+	known := owner != 0 || t.isCrowded()
+	if known && !t.mayOpen(t.account(owner)) {
+		return noHandle, errTooManyFiles
 	}
-	if o.open >= maxHandlesOf {
-		return noHandle, false
-	}
-	fh = t.openLocked(id, c, unique)
-	if fh != noHandle {
-		if t.owners == nil {
-			t.owners = make([]*ownerCount, maxHandles)
-		}
-		o.open++
-		t.owners[t.index(t.get(fh))], t.counts[owner] = o, o
-	}
-	return fh, true
-}
-
-func (t *handles) openLocked(id NodeID, c Caller, unique uint64) (fh uint64) {
 	h := t.entry()
 	if h == nil {
-		return noHandle
+		return noHandle, errTooManyFiles
+	}
+	if known {
+		h.owner, h.counted = owner, true
+		t.account(owner).handles++
 	}
 	h.node, h.maker = id, unique
 	fh = t.own(t.index(h))
 	atomic.StoreUint64(&h.fh, fh)
-	if c.PID != 0 {
-		t.recents[c.PID%numRecents] = recent{c.PID, id, fh, t.now()}
-	}
-	return fh
+	t.noteOpen(c.PID, id, fh)
+	return fh, nil
 }
 
 // openedBy returns the handle that the OPEN unique has made, noHandle where it has
@@ -307,7 +297,7 @@ func (t *handles) adopt(fh uint64, id NodeID) {
 	if h == nil {
 		return
 	}
-	h.node = id
+	h.node, h.begun, h.end = id, true, unknownEnd
 	t.adopted[fh] = t.index(h)
 	atomic.StoreUint64(&h.fh, fh)
 }
@@ -321,32 +311,80 @@ func (t *handles) release(fh uint64) {
 		return
 	}
 	atomic.StoreUint64(&h.fh, 0)
+	t.dropText(h)
+	t.discharge(h)
 	delete(t.adopted, fh)
-	t.forget(h)
-	i := t.index(h)
-	t.discard(i)
+	t.discard(t.index(h))
 	t.inUse.Add(-1)
-	if t.owners == nil || t.owners[i] == nil {
-		return
-	}
-	o := t.owners[i]
-	t.owners[i] = nil
-	if o.open--; o.open == 0 {
-		delete(t.counts, o.id)
-	}
 }
 
-// lastOpened returns the handle that the thread pid opened last, if it is of
-// node id, else 0. It may have been released since.
+// waysOf returns the recents that the thread pid may have.
+func (t *handles) waysOf(pid int) []recent {
+	at := pid % (numRecents / recentWays) * recentWays
+	return t.recents[at : at+recentWays]
+}
+
+// noteOpen notes that the thread pid has opened a file.
+func (t *handles) noteOpen(pid int, id NodeID, fh uint64) {
+	if pid == 0 {
+		return
+	}
+	ways := t.waysOf(pid)
+	oldest := &ways[0]
+	for i := range ways {
+		r := &ways[i]
+		if r.pid == pid && r.id == id {
+			oldest = r
+			break
+		}
+		if r.at < oldest.at {
+			oldest = r
+		}
+	}
+	*oldest = recent{pid, id, fh, t.now()}
+}
+
+// lastOpened returns the handle of node id that the thread pid opened last, if it was just
+// now, else noHandle. It may have been released since.
 func (t *handles) lastOpened(pid int, id NodeID) uint64 {
 	if pid == 0 {
-		return 0
+		return noHandle
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Not for long: the number may be another thread's by and by.
-	if r := t.recents[pid%numRecents]; r.pid == pid && r.id == id && t.now()-r.at < sizedFor {
-		return r.fh
+	for _, r := range t.waysOf(pid) {
+		// Not for long: the number may be another thread's by and by.
+		if r.pid == pid && r.id == id && t.now()-r.at < sizedFor {
+			return r.fh
+		}
 	}
 	return noHandle
+}
+
+// memo is whom a thread was accounted to a moment ago.
+type memo struct {
+	pid   int
+	owner uint64
+	at    time.Duration
+}
+
+const (
+	numMemos = 1024
+	// memoFor bounds the age of a memo: thread ids are used again.
+	memoFor = time.Second
+)
+
+// learn notes the owner of the thread pid.
+func (t *handles) learn(pid int, owner uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.memo[pid%numMemos] = memo{pid, owner, t.now()}
+}
+
+// ownerOf returns the owner of the thread pid; ok is false if it is not known.
+func (t *handles) ownerOf(pid int) (owner uint64, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := &t.memo[pid%numMemos]
+	return m.owner, m.pid == pid && pid != 0 && m.at != 0 && t.now()-m.at < memoFor
 }

@@ -22,6 +22,34 @@ func testHandles(t testing.TB) *handles {
 	return newHandles(j)
 }
 
+// opened is a new handle whose owner is not known.
+func opened(t testing.TB, h *handles, id NodeID, c Caller, unique uint64) uint64 {
+	t.Helper()
+	fh, err := h.open(0, id, c, unique)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fh
+}
+
+// kept makes content the text of r's handle, of which r gets size bytes.
+func kept(t testing.TB, h *handles, r *request, content string, size int) {
+	t.Helper()
+	if err := h.keep(r, 0, []byte(content), size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// got is what is read for r, if there is a text for it.
+func got(t testing.TB, h *handles, r *request) (string, bool) {
+	t.Helper()
+	b, ok, err := h.read(nil, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b), ok
+}
+
 // unique counts the requests of the tests.
 var unique atomic.Uint64
 
@@ -34,20 +62,17 @@ func reading(fh, off uint64, size int, c Caller) *request {
 }
 
 func TestHandleTakesWhatItsDocSays(t *testing.T) {
-	if size := unsafe.Sizeof(handle{}); size != 112 {
+	if size := unsafe.Sizeof(handle{}); size != 128 {
 		t.Errorf("%d bytes", size)
 	}
 	h := testHandles(t)
 	const n = 10_000
 	fhs := make([]uint64, 0, n)
-	uptime := []byte("12345678.90 123456789.01\n")
+	uptime := "12345678.90 123456789.01\n"
 	for range 3 {
 		for range n {
-			fh := h.open(NodeUptime, Caller{PID: 1}, 2)
-			if fh == noHandle {
-				t.Fatal("no handle")
-			}
-			h.keep(reading(fh, 0, 0, Caller{}), uptime, 0)
+			fh := opened(t, h, NodeUptime, Caller{PID: 1}, 2)
+			kept(t, h, reading(fh, 0, 0, Caller{}), uptime, len(uptime))
 			fhs = append(fhs, fh)
 		}
 		for _, fh := range fhs {
@@ -59,47 +84,65 @@ func TestHandleTakesWhatItsDocSays(t *testing.T) {
 		t.Errorf("%d entries: released handles are not used again", grown)
 	}
 	if h.arena.used != 0 {
-		t.Errorf("%d bytes of the arena are in use", h.arena.used)
+		t.Errorf("%d pieces of the arena are in use", h.arena.used)
 	}
 }
 
-// TestTooManyHandlesAreReadWithoutKeeping guards the callers of all containers from
-// one that opens too much.
-func TestTooManyHandlesAreReadWithoutKeeping(t *testing.T) {
+// TestManyOwnersShareTheHandles: whoever comes last is refused, and nobody else is in the
+// way of one that has closed its own.
+func TestManyOwnersShareTheHandles(t *testing.T) {
 	h := testHandles(t)
-	c := Caller{PID: 7}
-	for range maxHandles {
-		if h.open(NodeUptime, c, 2) == noHandle {
-			t.Fatal("no handle")
+	var fhs []uint64
+	for owner := uint64(1); ; owner++ {
+		fh, err := h.open(owner, NodeUptime, Caller{PID: 7}, 2)
+		if err != nil {
+			if err != syscall.ENFILE {
+				t.Error(err)
+			}
+			break
+		}
+		fhs = append(fhs, fh)
+	}
+	if len(fhs) <= maxHandles-ownerShare || len(fhs) > maxHandles {
+		t.Errorf("%d handles, want about %d", len(fhs), maxHandles)
+	}
+	for _, fh := range fhs[:ownerShare] {
+		h.release(fh)
+	}
+	if _, err := h.open(99, NodeUptime, Caller{PID: 7}, 2); err != nil {
+		t.Error("a handle that was closed is not given out again:", err)
+	}
+}
+
+// TestAReadWithoutAHandleIsNotContinued: a handle that could not be adopted has no text.
+// A read of it is the whole text, its end, or an error.
+func TestAReadWithoutAHandleIsNotContinued(t *testing.T) {
+	h := testHandles(t)
+	for _, c := range []struct {
+		off  uint64
+		size int
+		want error
+	}{{0, 7, nil}, {0, 6, syscall.ENOBUFS}, {3, 4, syscall.ESTALE}, {7, 0, nil}, {9, 0, nil}} {
+		if err := h.keep(reading(12345, c.off, 100, Caller{}), 0, []byte("content"), c.size); err != c.want {
+			t.Errorf("%d bytes at %d: %v, want %v", c.size, c.off, err, c.want)
 		}
 	}
-	fh := h.open(NodeUptime, c, 2)
-	if fh != noHandle {
-		t.Fatalf("%#x: one more than there are", fh)
-	}
-	h.adopt(fh, NodeUptime)
-	h.adopt(12345, NodeUptime)
-	h.keep(reading(fh, 0, 0, c), []byte("content"), 7)
-	if _, ok := h.read(nil, reading(fh, 3, 10, c)); ok || len(h.adopted) != 0 {
-		t.Error("something is kept")
-	}
-	h.release(fh)
 }
 
 // TestKeptContentIsBounded guards the daemon's memory.
 func TestKeptContentIsBounded(t *testing.T) {
 	h := testHandles(t)
-	big := make([]byte, 1<<20)
+	big := strings.Repeat("x", 1<<20)
 	c := Caller{PID: 7}
 	var fhs []uint64
 	for range 100 {
-		fh := h.open(NodeStat, c, 2)
-		h.keep(reading(fh, 0, 0, Caller{}), big, 10)
+		fh := opened(t, h, NodeStat, c, 2)
+		kept(t, h, reading(fh, 0, 0, Caller{}), big, 10)
 		fhs = append(fhs, fh)
-		if h.arena.used > arenaSize {
-			t.Fatalf("%d bytes are kept", h.arena.used)
+		if h.arena.used > numPieces/ownerShare {
+			t.Fatalf("%d pieces are kept", h.arena.used)
 		}
-		if got, ok := h.read(nil, reading(fh, 100, 50, c)); !ok || len(got) != 50 {
+		if got, ok := got(t, h, reading(fh, 100, 50, c)); !ok || len(got) != 50 {
 			t.Fatal("the newest content is not kept")
 		}
 	}
@@ -107,7 +150,7 @@ func TestKeptContentIsBounded(t *testing.T) {
 		h.release(fh)
 	}
 	if h.arena.used != 0 {
-		t.Errorf("%d bytes are kept of no handle", h.arena.used)
+		t.Errorf("%d pieces are kept of no handle", h.arena.used)
 	}
 }
 
@@ -116,12 +159,12 @@ func TestKeptContentIsBounded(t *testing.T) {
 func TestAThreadIdThatCameToAnotherIsNotFollowed(t *testing.T) {
 	h := testHandles(t)
 	first, second := Caller{PID: 7, UID: 1}, Caller{PID: 8, UID: 2}
-	fh := h.open(NodeStat, first, 2)
+	fh := opened(t, h, NodeStat, first, 2)
 	if h.lastOpened(first.PID, NodeStat) != fh {
 		t.Fatal("the handle just opened is not known")
 	}
-	h.keepSized(fh, reading(fh, 0, 0, first), []byte("first's content"))
-	if _, ok := h.read(nil, reading(fh, 3, 5, second)); ok {
+	h.keepSized(fh, reading(fh, 0, 0, first), 0, []byte("first's content"))
+	if _, ok := got(t, h, reading(fh, 3, 5, second)); ok {
 		t.Error("another caller reads what was made for the first one's stat")
 	}
 	h.start = h.start.Add(-2 * sizedFor)
@@ -132,33 +175,33 @@ func TestAThreadIdThatCameToAnotherIsNotFollowed(t *testing.T) {
 
 func TestReleasedHandleIsNotItsSuccessor(t *testing.T) {
 	h := testHandles(t)
-	old := h.open(NodeStat, Caller{PID: 7}, 2)
-	h.keep(reading(old, 0, 0, Caller{}), []byte("old"), 0)
+	old := opened(t, h, NodeStat, Caller{PID: 7}, 2)
+	kept(t, h, reading(old, 0, 0, Caller{}), "old", 0)
 	h.release(old)
-	fh := h.open(NodeStat, Caller{PID: 8}, 2)
+	fh := opened(t, h, NodeStat, Caller{PID: 8}, 2)
 	if fh == old || fh&(maxHandles-1) != old&(maxHandles-1) {
 		t.Fatalf("%#x after %#x", fh, old)
 	}
-	h.keep(reading(old, 0, 0, Caller{}), []byte("late"), 0)
+	kept(t, h, reading(old, 0, 0, Caller{}), "late", 4)
 	h.release(old)
-	if h.get(fh) == nil || h.get(fh).hasContent() || h.get(old) != nil {
+	if h.get(fh) == nil || h.get(fh).hasText() || h.get(old) != nil {
 		t.Error("what was done to the old handle was done to the new one")
 	}
 	if got := h.lastOpened(7, NodeStat); got != old {
 		t.Errorf("last opened: %#x", got)
 	}
-	if _, busy := h.inMiddle(old); busy {
+	if _, ok := h.length(old, reading(old, 0, 0, Caller{})); ok {
 		t.Error("a released handle is being read")
 	}
 }
 
 func TestGenerationsWrapWithoutZero(t *testing.T) {
 	h := testHandles(t)
-	fh := h.open(NodeStat, Caller{}, 2)
+	fh := opened(t, h, NodeStat, Caller{}, 2)
 	h.get(fh).gen = 1<<genBits - 1
 	fh |= (1<<genBits - 1) << genShift
 	h.release(fh)
-	next := h.open(NodeStat, Caller{}, 2)
+	next := opened(t, h, NodeStat, Caller{}, 2)
 	if gen := next >> genShift & (1<<genBits - 1); gen != 1 {
 		t.Errorf("generation %d after the last", gen)
 	}
@@ -167,15 +210,23 @@ func TestGenerationsWrapWithoutZero(t *testing.T) {
 func TestForeignHandleLivesUntilItsRelease(t *testing.T) {
 	h, former := testHandles(t), testHandles(t)
 	former.header.epoch = h.header.epoch ^ 1<<63
-	fh := former.open(NodeStat, Caller{}, 2)
-	mine := h.open(NodeStat, Caller{}, 2)
+	fh := opened(t, former, NodeStat, Caller{}, 2)
+	mine := opened(t, h, NodeStat, Caller{}, 2)
 	if h.get(fh) != nil {
 		t.Fatal("a handle of another epoch is known")
 	}
 	h.adopt(fh, NodeStat)
 	h.adopt(fh, NodeStat)
-	h.keep(reading(fh, 0, 0, Caller{}), []byte(strings.Repeat("x", 100)), 10)
-	if n, busy := h.inMiddle(fh); n != 100 || !busy {
+	text := strings.Repeat("x", 100)
+	if _, ok, err := h.read(nil, reading(fh, 10, 50, Caller{})); ok || err != nil {
+		t.Error("a text that the former process began is known:", ok, err)
+	}
+	if err := h.keep(reading(fh, 10, 50, Caller{}), 0, []byte(text), 50); err != syscall.ESTALE {
+		t.Error("a text that the former process began goes on in another:", err)
+	}
+	kept(t, h, reading(fh, 100, 50, Caller{}), text, 0) // is its end
+	kept(t, h, reading(fh, 0, 0, Caller{}), text, 10)
+	if n, busy := h.length(fh, reading(fh, 0, 0, Caller{})); n != 100 || !busy {
 		t.Errorf("%d %v", n, busy)
 	}
 	h.release(fh)
@@ -188,7 +239,7 @@ func TestForeignHandleLivesUntilItsRelease(t *testing.T) {
 func TestContentMadeForAnotherOrLongAgoIsNotRead(t *testing.T) {
 	h := testHandles(t)
 	me := Caller{PID: 7, UID: 1, GID: 2}
-	fh := h.open(NodeStat, me, 2)
+	fh := opened(t, h, NodeStat, me, 2)
 	for _, c := range []struct {
 		name  string
 		reads Caller
@@ -201,17 +252,17 @@ func TestContentMadeForAnotherOrLongAgoIsNotRead(t *testing.T) {
 		{"another user's", Caller{7, 2, 2}, false, false},
 		{"another group's", Caller{7, 1, 1}, false, false},
 	} {
-		h.keepSized(fh, reading(fh, 0, 0, me), []byte("content"))
+		h.keepSized(fh, reading(fh, 0, 0, me), 0, []byte("content"))
 		// A minute ahead, so that a slow machine does not make it old.
 		h.get(fh).sized += 60e9
 		if c.age {
 			h.get(fh).sized = 1
 			h.start = h.start.Add(-sizedFor)
 		}
-		if got, ok := h.read(nil, reading(fh, 0, 100, c.reads)); ok != c.want || ok && string(got) != "content" {
+		if got, ok := got(t, h, reading(fh, 0, 100, c.reads)); ok != c.want || ok && got != "content" {
 			t.Errorf("%s: %q %v", c.name, got, ok)
 		}
-		if _, ok := h.read(nil, reading(fh, 0, 100, me)); ok {
+		if _, ok := got(t, h, reading(fh, 0, 100, me)); ok && c.want {
 			t.Errorf("%s: it is read twice", c.name)
 		}
 	}
@@ -247,13 +298,16 @@ func TestOneOwnerLeavesHandlesForOthers(t *testing.T) {
 		}
 		greedy = append(greedy, fh)
 	}
-	if len(greedy) != crowd+maxHandlesOf {
-		t.Errorf("%d handles, want %d", len(greedy), crowd+maxHandlesOf)
+	if want := crowd + (maxHandles-crowd)/ownerShare; len(greedy) != want {
+		t.Errorf("%d handles, want %d", len(greedy), want)
 	}
 	if fh, err := open(2); fh == noHandle || err != nil {
 		t.Errorf("another gets %d, %v", fh, err)
 	}
-	h.release(greedy[len(greedy)-1])
+	for range 2 { // the other's handle has made the share smaller by an eighth
+		h.release(greedy[len(greedy)-1])
+		greedy = greedy[:len(greedy)-1]
+	}
 	if fh, err := open(1); fh == noHandle || err != nil {
 		t.Errorf("who has closed one gets %d, %v", fh, err)
 	}
@@ -263,7 +317,9 @@ func TestOneOwnerLeavesHandlesForOthers(t *testing.T) {
 	if n := h.inUse.Load(); n != 2 || h.isCrowded() {
 		t.Errorf("%d are open, want 2", n)
 	}
-	if len(h.counts) != 2 {
-		t.Errorf("%d owners are counted, want 2", len(h.counts))
+	for owner, want := range map[uint64]int{1: 1, 2: 1} {
+		if n := h.account(owner).handles; n != want {
+			t.Errorf("owner %d has %d handles, want %d", owner, n, want)
+		}
 	}
 }

@@ -53,7 +53,7 @@ func header(op uint32, node NodeID) fuse.InHeader {
 // cycle is what a cat with a lookup and an fstat sends. Its fh is always the one
 // that a fresh handle table gives out, as the last handle is released first.
 func cycle(s *Server, node NodeID) [][]byte {
-	fh := s.handles.open(node, Caller{}, 2)
+	fh, _ := s.handles.open(0, node, Caller{}, 2)
 	s.handles.release(fh)
 	gen := fh >> genShift & (1<<genBits - 1)
 	fh = fh&^(uint64(1<<genBits-1)<<genShift) | (gen+1)<<genShift

@@ -46,7 +46,8 @@ const (
 	recordsOffset  = slotOffset + requestSize
 	handlesOffset  = recordsOffset + maxRecords*int(unsafe.Sizeof(record{}))
 	recentsOffset  = handlesOffset + maxHandles*int(unsafe.Sizeof(handle{}))
-	contentsOffset = (recentsOffset + numRecents*int(unsafe.Sizeof(recent{})) + 4095) &^ 4095
+	linksOffset    = recentsOffset + numRecents*int(unsafe.Sizeof(recent{}))
+	contentsOffset = (linksOffset + numPieces*4 + 4095) &^ 4095
 	journalSize    = contentsOffset + arenaSize
 )
 
@@ -58,7 +59,7 @@ const (
 	requestsVersion = 1
 	// handlesVersion is that of what follows them. A journal of another version
 	// loses it: content is made anew for handles in the middle of being read.
-	handlesVersion = 1
+	handlesVersion = 2
 )
 
 // journalHeader is the first page.
@@ -303,6 +304,10 @@ func (j *Journal) handles() []handle {
 
 func (j *Journal) recents() []recent {
 	return unsafe.Slice((*recent)(unsafe.Pointer(&j.mem[recentsOffset])), numRecents)
+}
+
+func (j *Journal) links() []int32 {
+	return unsafe.Slice((*int32)(unsafe.Pointer(&j.mem[linksOffset])), numPieces)
 }
 
 func (j *Journal) contents() []byte {

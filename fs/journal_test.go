@@ -12,65 +12,62 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestBlocksOfTheArenaNeverOverlap(t *testing.T) {
-	mem := make([]byte, arenaSize)
-	a := newArena(mem)
-	type block struct {
-		at    int32
-		order int
+func TestTextsOfTheArenaNeverOverlap(t *testing.T) {
+	mem, links := make([]byte, arenaSize), make([]int32, numPieces)
+	a := newArena(mem, links)
+	type text struct {
+		first int32
+		n     int
 		mark  byte
 	}
-	var held []block
+	var held []text
+	check := func(a *arena, x text) {
+		t.Helper()
+		off := rand.IntN(x.n)
+		got := a.appendPart(nil, x.first, off, x.n-off)
+		if want := bytes.Repeat([]byte{x.mark}, x.n-off); !bytes.Equal(got, want) {
+			t.Fatalf("a text of %d bytes, from %d on, was written to", x.n, off)
+		}
+	}
 	for i := range 20_000 {
 		if len(held) > 0 && rand.IntN(5) < 2 {
 			n := rand.IntN(len(held))
-			b := held[n]
-			if got := a.block(b.at, b.order); got[0] != b.mark || got[len(got)-1] != b.mark {
-				t.Fatalf("step %d: block %d of order %d was written to", i, b.at, b.order)
-			}
-			a.put(b.at, b.order)
+			check(a, held[n])
+			a.drop(held[n].first)
 			held[n] = held[len(held)-1]
 			held = held[:len(held)-1]
 			continue
 		}
-		order := orderFor(1 << rand.IntN(20))
-		at, ok := a.get(order)
-		if !ok {
+		n := 1 + rand.IntN(1<<rand.IntN(16))
+		if piecesFor(n) > a.left() {
 			continue
 		}
-		b := block{at, order, byte(i)}
-		got := a.block(at, order)
-		got[0], got[len(got)-1] = b.mark, b.mark
-		held = append(held, b)
+		mark := byte(i)
+		held = append(held, text{a.store(bytes.Repeat([]byte{mark}, n)), n, mark})
 	}
-	// Another arena is told which blocks are in use, in any order.
-	again := newArena(mem)
-	for _, n := range rand.Perm(len(held)) {
-		if !again.reserve(held[n].at, held[n].order) {
-			t.Fatalf("block %d of order %d cannot be reserved", held[n].at, held[n].order)
+	// Another arena is told which texts there are, in any order.
+	again := newArena(mem, links)
+	chains := again.restore()
+	for _, i := range rand.Perm(len(held)) {
+		if !chains.claim(held[i].first, piecesFor(held[i].n)) {
+			t.Fatalf("a text of %d bytes is not found again", held[i].n)
 		}
-		if again.reserve(held[n].at, held[n].order) {
-			t.Fatal("a block is reserved twice")
+		if chains.claim(held[i].first, piecesFor(held[i].n)) {
+			t.Fatal("a text is found twice")
 		}
 	}
+	chains.finish()
 	if a.used != again.used {
-		t.Errorf("%d bytes are in use, %d after reserving", a.used, again.used)
+		t.Errorf("%d pieces are in use, %d after a restart", a.used, again.used)
 	}
-	for _, b := range held {
-		again.put(b.at, b.order)
+	rest := again.store(bytes.Repeat([]byte{1}, again.left()*pieceSize))
+	for _, x := range held {
+		check(again, x)
+		again.drop(x.first)
 	}
-	for range arenaSize >> maxBlockBits {
-		if _, ok := again.get(numOrders - 1); !ok {
-			t.Error("free blocks are not put together again")
-		}
-	}
-}
-
-func TestOrdersFitTheirContent(t *testing.T) {
-	for n, want := range map[int]int{0: 0, 1: 0, 256: 0, 257: 1, 512: 1, 513: 2, 1 << 24: numOrders - 1, 1<<24 + 1: numOrders, 1 << 30: numOrders} {
-		if got := orderFor(n); got != want {
-			t.Errorf("%d bytes: order %d, want %d", n, got, want)
-		}
+	again.drop(rest)
+	if again.used != 0 {
+		t.Errorf("%d pieces are in use of no text", again.used)
 	}
 }
 
@@ -102,7 +99,7 @@ func TestHandlesAndTheirContentOutliveTheProcess(t *testing.T) {
 	h := newHandles(j)
 	contents := make(map[uint64][]byte)
 	for i := range 3000 {
-		fh := h.open(NodeStat, Caller{PID: i}, uint64(2*i+2))
+		fh := opened(t, h, NodeStat, Caller{PID: i}, uint64(2*i+2))
 		if i%7 == 0 {
 			h.release(fh)
 			continue
@@ -116,7 +113,9 @@ func TestHandlesAndTheirContentOutliveTheProcess(t *testing.T) {
 		if i%5 == 0 {
 			content = content[:min(len(content), inlineSize)]
 		}
-		h.keep(reading(fh, 0, 0, Caller{}), content, 1)
+		if err := h.keep(reading(fh, 0, 0, Caller{}), uint64(i%3), content, 1); err != nil {
+			t.Fatal(err)
+		}
 		contents[fh] = content
 	}
 	used := h.arena.used
@@ -124,15 +123,15 @@ func TestHandlesAndTheirContentOutliveTheProcess(t *testing.T) {
 		j = pass(t, j)
 		h = newHandles(j)
 		if h.arena.used != used {
-			t.Fatalf("%d bytes are in use, were %d", h.arena.used, used)
+			t.Fatalf("%d pieces are in use, were %d", h.arena.used, used)
 		}
 		for fh, want := range contents {
-			got, ok := h.read(nil, reading(fh, 1, 1<<20, Caller{}))
-			if !ok || string(got) != string(want[min(1, len(want)):]) {
+			got, ok := got(t, h, reading(fh, 1, 1<<20, Caller{}))
+			if !ok || got != string(want[min(1, len(want)):]) {
 				t.Fatalf("%#x: %d bytes, %t", fh, len(got), ok)
 			}
 		}
-		fh := h.open(NodeUptime, Caller{PID: 9}, 99)
+		fh := opened(t, h, NodeUptime, Caller{PID: 9}, 99)
 		if contents[fh] != nil {
 			t.Fatalf("%#x is given out twice", fh)
 		}
@@ -142,7 +141,7 @@ func TestHandlesAndTheirContentOutliveTheProcess(t *testing.T) {
 		h.release(fh)
 	}
 	if h.arena.used != 0 || len(h.adopted) != 0 {
-		t.Errorf("%d bytes are kept of no handle, %d adopted", h.arena.used, len(h.adopted))
+		t.Errorf("%d pieces are kept of no handle, %d adopted", h.arena.used, len(h.adopted))
 	}
 	if err := j.Close(); err != nil {
 		t.Error(err)
@@ -155,37 +154,37 @@ func TestHandlesAndTheirContentOutliveTheProcess(t *testing.T) {
 func TestARequestThatComesTwiceFindsWhatItMade(t *testing.T) {
 	h := testHandles(t)
 	c := Caller{PID: 7}
-	fh := h.open(NodeStat, c, 50)
+	fh := opened(t, h, NodeStat, c, 50)
 	if got := h.openedBy(50, NodeStat); got != fh {
 		t.Errorf("OPEN again: %#x, want %#x", got, fh)
 	}
 	r := reading(fh, 0, 3, c)
-	h.keep(r, []byte("content"), 3)
+	kept(t, h, r, "content", 3)
 	r.replayed = true
-	if got, ok := h.read(nil, r); !ok || string(got) != "con" {
+	if got, ok := got(t, h, r); !ok || got != "con" {
 		t.Errorf("READ again: %q %t", got, ok)
 	}
 	stat := reading(fh, 0, 0, c)
-	h.keepSized(fh, stat, []byte("content 2"))
-	if n, ok := h.sizedBy(fh, stat.unique); !ok || n != 9 {
+	h.keepSized(fh, stat, 0, []byte("content 2"))
+	if n, ok := h.length(fh, stat); !ok || n != 9 {
 		t.Errorf("GETATTR again: %d %t", n, ok)
 	}
 	// The READ that takes what the GETATTR made, and then the same again.
 	r = reading(fh, 0, 9, c)
 	for range 2 {
-		if got, ok := h.read(nil, r); !ok || string(got) != "content 2" {
+		if got, ok := got(t, h, r); !ok || got != "content 2" {
 			t.Errorf("READ after GETATTR: %q %t", got, ok)
 		}
 	}
 	// It was answered, and the caller is in the middle of another content.
 	old := *r
 	old.replayed = true
-	h.keep(reading(fh, 0, 3, c), []byte("content 3"), 3)
-	if _, ok := h.read(nil, &old); ok {
+	kept(t, h, reading(fh, 0, 3, c), "content 3", 3)
+	if _, ok := got(t, h, &old); ok {
 		t.Error("the old READ is answered from the new content")
 	}
-	h.keep(&old, []byte("too late"), 3)
-	if got, _ := h.read(nil, reading(fh, 3, 100, c)); string(got) != "tent 3" {
+	kept(t, h, &old, "too late", 3)
+	if got, _ := got(t, h, reading(fh, 3, 100, c)); got != "tent 3" {
 		t.Errorf("the reader goes on with %q", got)
 	}
 }
@@ -265,7 +264,7 @@ func (coldContent) Append(dst []byte, _ NodeID, _ Caller, wait bool) ([]byte, er
 func TestAJournalOfAnotherFormIsNotRead(t *testing.T) {
 	j := newTestJournal(t)
 	h := newHandles(j)
-	fh := h.open(NodeStat, Caller{PID: 1}, 2)
+	fh := opened(t, h, NodeStat, Caller{PID: 1}, 2)
 	epoch := j.header().epoch
 	j.header().handles++
 	j = pass(t, j)
@@ -333,13 +332,13 @@ func FuzzJournal(f *testing.F) {
 		}
 		used := 0
 		for i := range s.handles.table[:s.handles.grown()] {
-			if h := &s.handles.table[i]; h.blockOrder != 0 {
-				used += len(s.handles.arena.block(h.block, int(h.blockOrder)-1))
-				s.handles.content(h)
+			if h := &s.handles.table[i]; h.isOpen() && h.inArena() {
+				used += piecesFor(int(h.n))
+				s.handles.arena.appendPart(nil, h.piece, 0, int(h.n))
 			}
 		}
 		if used != s.handles.arena.used {
-			t.Errorf("%d bytes are in use, the handles have %d", s.handles.arena.used, used)
+			t.Errorf("%d pieces are in use, the handles have %d", s.handles.arena.used, used)
 		}
 	})
 }
