@@ -1,11 +1,12 @@
 package initpid
 
 import (
-	"bytes"
 	"errors"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/procpid"
 )
 
 // errNoAncestor says that no ancestor of the caller is the init.
@@ -102,36 +103,15 @@ func (p *procfs) status(pid int, buf []byte) (status, error) {
 	return st, nil
 }
 
-// parseStatus is false where the lines Tgid, PPid and NStgid (Linux 4.1) are not
+// parseStatus returns false if the lines Tgid, PPid and NStgid (Linux 4.1) are not
 // all there.
 func parseStatus(text []byte) (st status, ok bool) {
-	for line := range bytes.Lines(text) {
-		key, value, _ := bytes.Cut(line, []byte(":"))
-		switch string(key) {
-		case "Tgid":
-			st.tgid = number(value)
-		case "PPid":
-			st.parent = number(value)
-		case "NStgid":
-			if !bytes.HasSuffix(line, []byte("\n")) {
-				return st, false // cut off
-			}
-			ids := bytes.Fields(value)
-			if len(ids) == 0 {
-				return st, false
-			}
-			st.level, st.inner = len(ids), number(ids[len(ids)-1])
-			return st, st.tgid > 0 && st.parent >= 0 && st.inner > 0
-		}
+	tgid, ok1 := procpid.StatusID(text, "Tgid")
+	parent, ok2 := procpid.StatusID(text, "PPid")
+	st = status{tgid: tgid, parent: parent}
+	for id := range procpid.StatusIDs(text, "NStgid") {
+		st.level++
+		st.inner = id
 	}
-	return st, false
-}
-
-// number is -1 for what is none.
-func number(b []byte) int {
-	n, err := strconv.Atoi(string(bytes.TrimSpace(b)))
-	if err != nil || n < 0 {
-		return -1
-	}
-	return n
+	return st, ok1 && ok2 && st.tgid > 0 && st.inner > 0
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"vprocfs/internal/mountinfo"
+	"vprocfs/internal/procpid"
 )
 
 // hierarchy is one mounted tree of control groups that this process is in.
@@ -46,11 +47,8 @@ func findHierarchies() ([]hierarchy, error) {
 // /proc/PID/cgroup (cgroups(7)).
 func hierarchiesIn(mounts []mountinfo.Mount, membership string) ([]hierarchy, error) {
 	paths := make(map[string]string) // controllers, "" for v2 -> path
-	for line := range strings.Lines(membership) {
-		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		if len(f) == 3 {
-			paths[f[1]] = f[2]
-		}
+	for controllers, path := range procpid.Cgroups([]byte(membership)) {
+		paths[string(controllers)] = string(path)
 	}
 	var found []hierarchy
 	for _, m := range mounts {

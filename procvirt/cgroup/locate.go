@@ -6,8 +6,8 @@ import (
 	"os"
 	"strconv"
 
+	"vprocfs/internal/procpid"
 	"vprocfs/procvirt/held"
-	"vprocfs/procvirt/internal/scan"
 )
 
 // Policy says whose group stands for the container.
@@ -82,7 +82,7 @@ func OpenInitMembership(o *held.Opener, proc string, pid int) (*held.File, error
 	return o.Open(dir + "/cgroup")
 }
 
-// exiting tells whether the thread is a zombie or dead by field 3 of its stat.
+// exiting reports whether the thread is a zombie or gone.
 func exiting(proc string, tid int) bool {
 	var path [128]byte
 	var buf [1024]byte
@@ -90,8 +90,11 @@ func exiting(proc string, tid int) bool {
 	if err != nil {
 		return true
 	}
-	i := bytes.LastIndexByte(b, ')')
-	return i < 0 || i+2 >= len(b) || b[i+2] == 'Z' || b[i+2] == 'X'
+	switch procpid.State(b) {
+	case 0, 'Z', 'X':
+		return true
+	}
+	return false
 }
 
 // Locate finds where controller c keeps the numbers of a container, from the
@@ -126,14 +129,14 @@ func (m *Mounts) Locate(c Controller, policy Policy, caller, init []byte) (Place
 // text names in it. A controller is in v2 where no v1 hierarchy has it.
 func (m *Mounts) find(c Controller, text []byte) (*hierarchy, []byte, error) {
 	if h := m.v1[c]; h != nil {
-		if path := membershipPath(text, c.String()); path != nil {
+		if path := procpid.Cgroup(text, c.String()); path != nil {
 			return h, path, nil
 		}
 	}
 	if m.v2 == nil || !m.inV2[c] {
 		return nil, nil, ErrNoController
 	}
-	path := membershipPath(text, "")
+	path := procpid.Cgroup(text, "")
 	if path == nil {
 		return nil, nil, ErrNoController
 	}
@@ -149,39 +152,6 @@ func (m *Mounts) find(c Controller, text []byte) (*hierarchy, []byte, error) {
 func isDir(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.IsDir()
-}
-
-// membershipPath takes the path of a controller, or of the v2 tree for the
-// empty name, out of /proc/PID/cgroup. A line is ID:CONTROLLERS:PATH, v2's is
-// 0::PATH. A path may hold any byte but a newline (cgroup_mkdir refuses it), so
-// only the first two colons count. It is nil where there is no such line.
-func membershipPath(text []byte, controller string) []byte {
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		id, rest, ok := bytes.Cut(line, []byte(":"))
-		if !ok {
-			continue
-		}
-		list, path, ok := bytes.Cut(rest, []byte(":"))
-		if !ok || len(path) == 0 || path[0] != '/' {
-			continue
-		}
-		if controller == "" {
-			if len(list) == 0 && string(id) == "0" {
-				return path
-			}
-			continue
-		}
-		for len(list) > 0 {
-			var name []byte
-			name, list, _ = bytes.Cut(list, []byte(","))
-			if string(name) == controller {
-				return path
-			}
-		}
-	}
-	return nil
 }
 
 // trimInitScope takes a trailing /init.scope off: systemd in a container puts

@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/procpid"
 	"vprocfs/procvirt/held"
 	"vprocfs/procvirt/internal/scan"
 )
@@ -169,17 +169,7 @@ func (t *ThreadCounter) state(tid int) byte {
 	if err != nil {
 		return 0
 	}
-	return parseState(text)
-}
-
-// parseState finds field 3 of a stat, 0 where there is none. The name before it may
-// hold anything.
-func parseState(text []byte) byte {
-	i := bytes.LastIndexByte(text, ')')
-	if i < 0 || i+2 >= len(text) {
-		return 0
-	}
-	return text[i+2]
+	return procpid.State(text)
 }
 
 // below queues the groups below dir. Their number is the number of links of the
@@ -208,55 +198,36 @@ func (t *ThreadCounter) below(dir string) {
 	}
 }
 
-// PID returns the id that a thread has in the pid namespace level levels below the
-// daemon's, and 0 where it has none there or is gone: the NSpid line of
-// /proc/PID/task/TID/status (Linux 4.1).
+// PID returns the id of a thread in the pid namespace level levels below the
+// daemon's. It returns 0 if the thread is not in it, or is gone.
 func (t *ThreadCounter) PID(tid, level int) int {
-	ids := t.ids(tid)
-	for range level {
-		_, ids = scan.Field(ids)
+	for id := range procpid.StatusIDs(t.status(tid), "NSpid") {
+		if level == 0 {
+			return id
+		}
+		level--
 	}
-	f, _ := scan.Field(ids)
-	id, n := scan.Uint(f)
-	if n == 0 || n != len(f) || id >= 1<<31 {
-		return 0
-	}
-	return int(id)
+	return 0
 }
 
 // Level returns how many levels below the daemon's the innermost pid namespace of a
-// thread is, -1 where that cannot be told.
+// thread is. It returns -1 if the thread is gone, or before Linux 4.1.
 func (t *ThreadCounter) Level(tid int) int {
 	level := -1
-	for ids := t.ids(tid); ; level++ {
-		var f []byte
-		if f, ids = scan.Field(ids); len(f) == 0 {
-			return level
-		}
+	for range procpid.StatusIDs(t.status(tid), "NSpid") {
+		level++
 	}
+	return level
 }
 
-// ids returns the NSpid line's ids, outermost first.
-func (t *ThreadCounter) ids(tid int) []byte {
+// status returns the text of /proc/TID/task/TID/status, or nil.
+func (t *ThreadCounter) status(tid int) []byte {
 	t.path = appendTask(t.path[:0], t.proc, tid, "status")
 	text, err := held.ReadAt(t.path, t.stat)
 	if err != nil {
 		return nil
 	}
-	return parseIDs(text)
-}
-
-// parseIDs finds the NSpid line of a status. The name, a line before it, has no
-// newline: the kernel escapes it.
-func parseIDs(text []byte) []byte {
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		if ids, ok := bytes.CutPrefix(line, []byte("NSpid:")); ok {
-			return ids
-		}
-	}
-	return nil
+	return text
 }
 
 func appendPath(dst []byte, dir, name string) []byte {

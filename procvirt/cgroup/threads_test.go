@@ -182,16 +182,3 @@ func TestOwnThreadsAreSeen(t *testing.T) {
 		t.Errorf("level %d, id %d", c.Level(os.Getpid()), c.PID(os.Getpid(), 0))
 	}
 }
-
-func FuzzThreadFiles(f *testing.F) {
-	f.Add([]byte("12 (a) b) S 1 2"), []byte("Name:\tx\nNSpid:\t1\t2\n"))
-	f.Add([]byte(")"), []byte("NSpid:"))
-	f.Fuzz(func(t *testing.T, stat, status []byte) {
-		if s, i := parseState(stat), strings.LastIndexByte(string(stat), ')'); s != 0 && s != stat[i+2] {
-			t.Errorf("%q of %q", s, stat)
-		}
-		if ids := parseIDs(status); ids != nil && !strings.Contains(string(status), "NSpid:"+string(ids)) {
-			t.Errorf("%q of %q", ids, status)
-		}
-	})
-}

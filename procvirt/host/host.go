@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/procpid"
 	"vprocfs/procvirt/held"
 	"vprocfs/procvirt/internal/scan"
 )
@@ -83,27 +84,11 @@ func StartTime(proc string, pid int) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", path, err)
 	}
-	ticks, ok := parseStartTime(text)
+	ticks, ok := procpid.StartTime(text)
 	if !ok {
 		return 0, fmt.Errorf("%s: no start time in %q", path, text[:min(len(text), 200)])
 	}
 	return int64(min(ticks, 1<<62/NanosPerTick)) * NanosPerTick, nil
-}
-
-// parseStartTime finds field 22. The command name, field 2, may hold blanks and
-// parentheses, so the counting begins behind the last one.
-func parseStartTime(text []byte) (ticks uint64, ok bool) {
-	i := bytes.LastIndexByte(text, ')')
-	if i < 0 {
-		return 0, false
-	}
-	var f []byte
-	text = text[i+1:]
-	for range 22 - 2 {
-		f, text = scan.Field(text)
-	}
-	ticks, n := scan.Uint(f)
-	return ticks, n > 0 && n == len(f)
 }
 
 // ParseLastPID returns the last id that was given to a thread in the daemon's pid
