@@ -7,7 +7,8 @@ import (
 	"vprocfs/procvirt/cgroup"
 )
 
-const second = uint64(1e9)
+// second is the unit of account_test's machines, in microseconds.
+const second = uint64(1e6)
 
 // machine is a made-up host whose container burns CPU time.
 type machine struct {
@@ -72,7 +73,7 @@ func TestStatNeverGoesBack(t *testing.T) {
 			for _, c := range m.someCPUs() {
 				v.visible.Add(c)
 			}
-			v.age = int64(m.now)
+			v.age = int64(m.now) * 1000
 			a.step(&v, m.time())
 
 			if len(v.rows) != v.visible.Count() {
@@ -118,7 +119,7 @@ func steady(v1 bool, visible, burning int) *cpuTimes {
 			m.per[c] += second / 10
 			m.used.User += second / 10
 		}
-		v.age = int64(m.now)
+		v.age = int64(m.now) * 1000
 		a.step(v, m.time())
 	}
 	return v
@@ -132,7 +133,7 @@ func TestBusyTimeStaysOnItsCPUWhereV1Tells(t *testing.T) {
 			want = 5 * second
 		}
 		if busyOf(r) != want {
-			t.Errorf("cpu%d: busy %d ns, want %d", r.cpu, busyOf(r), want)
+			t.Errorf("cpu%d: busy %d us, want %d", r.cpu, busyOf(r), want)
 		}
 	}
 }
@@ -151,15 +152,15 @@ func TestBusyTimeOutsideTheVisibleCPUsIsFoldedIn(t *testing.T) {
 			m.per[c] += second
 			m.used.User += second
 		}
-		v.age = int64(m.now)
+		v.age = int64(m.now) * 1000
 		a.step(v, m.time())
 	}
 	if got := busyOf(v.total); got != 30*second {
-		t.Errorf("busy %d ns, want %d", got, 30*second)
+		t.Errorf("busy %d us, want %d", got, 30*second)
 	}
 	for _, r := range v.rows {
 		if got := busyOf(r); got < 7*second || got > 8*second {
-			t.Errorf("cpu%d: busy %d ns, want about 7.5 s", r.cpu, got)
+			t.Errorf("cpu%d: busy %d us, want about 7.5 s", r.cpu, got)
 		}
 	}
 }
@@ -168,7 +169,7 @@ func TestV2TimeIsSpreadEvenly(t *testing.T) {
 	v := steady(false, 4, 2)
 	for _, r := range v.rows {
 		if got := busyOf(r); got != 5*second*2/4 {
-			t.Errorf("cpu%d: busy %d ns, want %d", r.cpu, got, 5*second/2)
+			t.Errorf("cpu%d: busy %d us, want %d", r.cpu, got, 5*second/2)
 		}
 	}
 }
@@ -176,45 +177,45 @@ func TestV2TimeIsSpreadEvenly(t *testing.T) {
 func TestTimeFromBeforeTheInitIsNotShown(t *testing.T) {
 	// a group that burned an hour before this container's init started in it
 	var a account
-	v := &cpuTimes{cpuView: cpuView{age: int64(2 * second)}}
+	v := &cpuTimes{cpuView: cpuView{age: int64(2*second) * 1000}}
 	v.visible.Add(0)
 	used := &cgroup.CPUTime{User: 3600 * second}
 	a.step(v, used)
 	if got := busyOf(v.total); got > 2*second {
-		t.Errorf("a container of 2 s shows %d ns busy", got)
+		t.Errorf("a container of 2 s shows %d us busy", got)
 	}
-	v.age += int64(10 * second)
+	v.age += int64(10*second) * 1000
 	a.step(v, used)
 	if got := busyOf(v.total); got > 2*second+carryLimit {
-		t.Errorf("an idle container shows %d ns busy after 10 s", got)
+		t.Errorf("an idle container shows %d us busy after 10 s", got)
 	}
-	if busy := a.busy(v.age, used.Total(), 1); busy > 2*second+carryLimit {
-		t.Errorf("uptime counts %d ns busy", busy)
+	if idle, ok := a.idle(v.age, used.Total(), &v.visible); !ok || idle != v.total.idle {
+		t.Errorf("uptime's idle is %d us, stat's %d", idle, v.total.idle)
 	}
 }
 
 func TestBurstIsCarriedOver(t *testing.T) {
 	var a account
-	v := &cpuTimes{cpuView: cpuView{age: int64(10 * second)}}
+	v := &cpuTimes{cpuView: cpuView{age: int64(10*second) * 1000}}
 	v.visible.Add(3)
 	a.step(v, &cgroup.CPUTime{User: second})
 	// 2.5 s of CPU in 1 s, as a burst on CPUs that a quota hides
 	used := &cgroup.CPUTime{User: second + second*5/2}
 	for _, want := range []uint64{2 * second, 3 * second, second * 7 / 2, second * 7 / 2} {
-		v.age += int64(second)
+		v.age += int64(second) * 1000
 		a.step(v, used)
 		if got := busyOf(v.total); got != want {
-			t.Errorf("at %d s: busy %d ns, want %d", v.age/1e9, got, want)
+			t.Errorf("at %d s: busy %d us, want %d", v.age/1e9, got, want)
 		}
 	}
 }
 
 func TestOlderNumbersAddNothing(t *testing.T) {
 	var a account
-	v := &cpuTimes{cpuView: cpuView{age: int64(10 * second)}}
+	v := &cpuTimes{cpuView: cpuView{age: int64(10*second) * 1000}}
 	v.visible.Add(0)
 	a.step(v, &cgroup.CPUTime{User: 5 * second})
-	v.age = int64(9 * second)
+	v.age = int64(9*second) * 1000
 	a.step(v, &cgroup.CPUTime{User: 4 * second})
 	if got := v.rows[0]; busyOf(got) != 5*second || rowTotal(got) != 10*second {
 		t.Errorf("a late reader moved the row to %+v", got)
@@ -228,7 +229,7 @@ func TestKindsFollowTheGroupWithoutGoingBack(t *testing.T) {
 	v.visible.Add(0)
 	var last cpuRow
 	for i := range uint64(100) {
-		v.age = int64((i + 1) * second)
+		v.age = int64((i+1)*second) * 1000
 		user := (i + 1) * second / 2
 		if i%2 == 1 {
 			user -= second / 4
@@ -240,7 +241,7 @@ func TestKindsFollowTheGroupWithoutGoingBack(t *testing.T) {
 		last = v.rows[0]
 	}
 	if got, want := busyOf(last), 100*second*3/4; got != want {
-		t.Errorf("busy %d ns, want %d", got, want)
+		t.Errorf("busy %d us, want %d", got, want)
 	}
 }
 
@@ -265,32 +266,32 @@ func FuzzTakeSplitsExactly(f *testing.F) {
 
 func TestAGroupMadeAnewGoesOnWhereTheOldOneEnded(t *testing.T) {
 	var a account
-	v := &cpuTimes{cpuView: cpuView{age: int64(10 * second)}}
+	v := &cpuTimes{cpuView: cpuView{age: int64(10*second) * 1000}}
 	v.visible.Add(0)
 	a.step(v, &cgroup.CPUTime{User: 4 * second})
 	a.restart()
-	v.age += int64(10 * second)
+	v.age += int64(10*second) * 1000
 	a.step(v, &cgroup.CPUTime{User: 3 * second})
 	if got := busyOf(v.total); got != 7*second {
-		t.Errorf("busy %d ns, want 7 s", got)
+		t.Errorf("busy %d us, want 7 s", got)
 	}
-	if got := a.busy(v.age, 3*second, 1); got != 7*second {
-		t.Errorf("uptime counts %d ns, want 7 s", got)
+	if got, ok := a.idle(v.age, 3*second, &v.visible); got != 13*second || !ok {
+		t.Errorf("uptime's idle is %d us, want 13 s", got)
 	}
 }
 
 func TestCPUsThatLeaveTakeWhatWasUsedUntilThen(t *testing.T) {
 	var a account
-	v := &cpuTimes{cpuView: cpuView{age: int64(10 * second)}}
+	v := &cpuTimes{cpuView: cpuView{age: int64(10*second) * 1000}}
 	for c := range 4 {
 		v.visible.Add(c)
 	}
 	a.step(v, &cgroup.CPUTime{User: second})
 	// four CPUs worked for 10 s, and then three of them left
-	v.age += int64(10 * second)
+	v.age += int64(10*second) * 1000
 	v.visible.Truncate(1)
 	a.step(v, &cgroup.CPUTime{User: 41 * second})
 	if got := busyOf(v.total); got != 41*second || a.carry.total() != 0 {
-		t.Errorf("busy %d ns and %d carried, want 41 s and none", got, a.carry.total())
+		t.Errorf("busy %d us and %d carried, want 41 s and none", got, a.carry.total())
 	}
 }

@@ -15,6 +15,8 @@ type cpuView struct {
 	// last is the highest CPU that the container may run on. A quota may leave it
 	// out of visible.
 	last int
+	// hostCPUs is how many CPUs the host may have.
+	hostCPUs int
 }
 
 func (v *cpuView) reset() {
@@ -26,6 +28,7 @@ func (v *cpuView) reset() {
 func (v *cpuView) gather(c *container, x *scratch) error {
 	cfg := &c.views.cfg
 	v.age = max(cfg.Now()-c.space.started, 0)
+	v.hostCPUs = c.views.hostCPUs
 	quota := 0
 	var err error
 	if !cfg.IgnoreQuota {

@@ -2,7 +2,6 @@ package procvirt
 
 import (
 	"bytes"
-	"fmt"
 	"regexp"
 	"testing"
 
@@ -105,20 +104,14 @@ func FuzzStat(f *testing.F) {
 // FuzzUptime checks the format: two numbers with two digits behind the point.
 func FuzzUptime(f *testing.F) {
 	format := regexp.MustCompile(`^\d+\.\d\d \d+\.\d\d\n$`)
-	f.Add(int64(1), uint64(0), uint8(1))
-	f.Add(int64(9e18), ^uint64(0), uint8(200))
-	f.Fuzz(func(t *testing.T, age int64, busy uint64, cpus uint8) {
-		v := &uptime{cpuView: cpuView{age: age & (1<<55 - 1)}, busy: busy}
-		for c := range int(cpus) + 1 {
-			v.visible.Add(c)
-		}
+	f.Add(int64(1), uint64(0))
+	f.Add(int64(9e18), ^uint64(0))
+	f.Fuzz(func(t *testing.T, age int64, idle uint64) {
+		v := &uptime{idle: idle}
+		v.age = age & (1<<55 - 1)
 		out := v.append(nil)
 		if !format.Match(out) {
 			t.Fatalf("%q", out)
-		}
-		var up, idle float64
-		if _, err := fmt.Sscan(string(out), &up, &idle); err != nil || idle > (up+0.011)*float64(int(cpus)+1) {
-			t.Fatalf("%q: %v", out, err)
 		}
 	})
 }

@@ -20,7 +20,7 @@ import (
 
 // Versions of what the records hold. A table of another version begins anew.
 const (
-	accountVersion = 1
+	accountVersion = 2
 	loadVersion    = 1
 )
 
@@ -29,15 +29,20 @@ type Kept struct{ Accounts, Loads *shm.Table }
 
 // AccountFormat is that of Kept.Accounts on the host below root.
 func AccountFormat(root string) shm.Format {
-	cpus := 1024
+	cpus := possibleCPUs(root)
+	const fixed, row = 16 * 8, 5*8 + 1 // a row, a counter by CPU, and a bit
+	return shm.Format{Version: accountVersion, Payload: fixed + row*cpus + 64, Slots: maxSpaces}
+}
+
+// possibleCPUs returns how many CPUs the host below root may have.
+func possibleCPUs(root string) int {
 	if text, err := os.ReadFile(filepath.Join(root, "sys/devices/system/cpu/possible")); err == nil {
 		var possible cgroup.CPUs
 		if possible.Parse(text) == nil && possible.Max() >= 0 {
-			cpus = possible.Max() + 1
+			return possible.Max() + 1
 		}
 	}
-	const fixed, row = 16 * 8, 5*8 + 1 // a row, a counter by CPU, and a bit
-	return shm.Format{Version: accountVersion, Payload: fixed + row*cpus + 64, Slots: maxSpaces}
+	return 1024
 }
 
 // LoadFormat is that of Kept.Loads.
@@ -97,20 +102,17 @@ func (a *account) save() {
 	}
 }
 
-// append appends a as words of the machine: flags, base, last, before, age, carry,
-// taken, then the lengths and the words of the visible CPUs, the rows and the
-// counters by CPU.
+// append appends a as words of the machine: flags, base, last, age, idleAge,
+// promised, carry, taken, then the lengths and the words of the visible CPUs, the
+// rows and the counters by CPU.
 func (a *account) append(b []byte) []byte {
 	ne := binary.NativeEndian
 	flags := uint64(0)
-	if a.based {
+	if a.stepped {
 		flags |= 1
 	}
-	if a.stepped {
-		flags |= 2
-	}
 	for _, w := range [...]uint64{
-		flags, a.base, a.last, a.before, a.age,
+		flags, a.base, a.last, a.age, a.idleAge, a.promised,
 		a.carry.user, a.carry.nice, a.carry.system, a.taken.user, a.taken.nice, a.taken.system,
 		uint64(a.visible.Max() + 1), uint64(len(a.rows)), uint64(len(a.perCPU)),
 	} {
@@ -153,8 +155,8 @@ func (a *account) decode(b []byte) bool {
 		return w
 	}
 	flags := next()
-	a.based, a.stepped = flags&1 != 0, flags&2 != 0
-	a.base, a.last, a.before, a.age = next(), next(), next(), next()
+	a.stepped = flags&1 != 0
+	a.base, a.last, a.age, a.idleAge, a.promised = next(), next(), next(), next(), next()
 	a.carry = share{next(), next(), next()}
 	a.taken = share{next(), next(), next()}
 	visible, rows, perCPU := next(), next(), next()

@@ -37,13 +37,14 @@ func TestAnAccountGoesOnInTheNextProcess(t *testing.T) {
 				v.visible.Add(c)
 			}
 			w.visible.Copy(&v.visible)
-			v.age, w.age = int64(m.now), int64(m.now)
+			v.age, w.age = int64(m.now)*1000, int64(m.now)*1000
 			var a account
 			a.attach(table.Get(shm.Key{1}, shm.Owner{}))
 			if rng.IntN(3) == 0 {
 				used := m.used.Total()
-				if x, y := a.busy(v.age, used, v.visible.Count()), steady.busy(v.age, used, v.visible.Count()); x != y {
-					t.Fatalf("seed %d step %d: busy %d, want %d", seed, step, x, y)
+				x, xok := a.idle(v.age, used, &v.visible)
+				if y, yok := steady.idle(v.age, used, &v.visible); x != y || xok != yok {
+					t.Fatalf("seed %d step %d: idle %d, want %d", seed, step, x, y)
 				}
 			}
 			a.step(&v, m.time())

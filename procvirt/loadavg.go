@@ -74,12 +74,8 @@ func (c *container) track(v *Views, sp *space) error {
 		if err := up.gather(c, x); err != nil {
 			return err
 		}
-		used, err := g.Used()
-		if err != nil {
-			return err
-		}
 		from.At = v.cfg.Steady() - up.age
-		from.Used = used - min(up.busy, used)
+		from.Used = c.account.before() * 1000
 	}
 	if !sp.host {
 		t := v.counters.Get().(*cgroup.ThreadCounter)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"strconv"
 
-	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/internal/scan"
 	"vprocfs/procvirt/loadavg"
@@ -21,7 +20,6 @@ func statFile() File {
 // stat is what /proc/stat shows.
 type stat struct {
 	cpuTimes
-	used cgroup.CPUTime
 	host []byte // the host's text
 	// load is the container's load as of the last sample, if tracked.
 	load    loadavg.State
@@ -30,22 +28,21 @@ type stat struct {
 
 func (n *stat) reset() {
 	n.cpuTimes.reset()
-	*n = stat{cpuTimes: n.cpuTimes, used: cgroup.CPUTime{PerCPU: n.used.PerCPU[:0]}}
+	*n = stat{cpuTimes: n.cpuTimes}
 }
 
 func (n *stat) gather(c *container, x *scratch) error {
 	if err := n.cpuView.gather(c, x); err != nil {
 		return err
 	}
-	var err error
-	if x.buf, err = c.cpu.Time(&n.used, x.buf); err != nil {
+	if err := n.gatherTimes(c, x); err != nil {
 		return err
 	}
+	var err error
 	if x.host, err = c.views.readHost("proc/stat", x.host); err != nil {
 		return err
 	}
 	n.host = x.host
-	c.account.step(&n.cpuTimes, &n.used)
 	n.load, n.tracked = c.load.Peek()
 	return nil
 }
@@ -92,9 +89,9 @@ func (n *stat) append(dst []byte) []byte {
 // appendRow writes the ten counters of a row: user nice system idle, and iowait
 // irq softirq steal guest guest_nice, which no control group counts.
 func appendRow(dst []byte, r *cpuRow) []byte {
-	for _, ns := range [...]uint64{r.user, r.nice, r.system, r.idle} {
+	for _, us := range [...]uint64{r.user, r.nice, r.system, r.idle} {
 		dst = append(dst, ' ')
-		dst = strconv.AppendUint(dst, ns/host.NanosPerTick, 10)
+		dst = strconv.AppendUint(dst, us/(host.NanosPerTick/1000), 10)
 	}
 	return append(dst, " 0 0 0 0 0 0\n"...)
 }

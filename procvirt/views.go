@@ -74,6 +74,8 @@ type Views struct {
 
 	kept Kept // where accounts and loads outlive the process
 
+	hostCPUs int // how many CPUs the host may have
+
 	slowAfter time.Duration // defaultSlowAfter but in tests
 	// hostPace is that of reading the host's own file, by index.
 	hostPace []pace
@@ -110,6 +112,7 @@ func New(cfg Config) (*Views, error) {
 		v.closeHost()
 		return nil, err
 	}
+	v.hostCPUs = possibleCPUs(cfg.Root)
 	return v, nil
 }
 

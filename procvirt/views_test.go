@@ -318,16 +318,6 @@ func TestRemovedGroupIsTheHostsFile(t *testing.T) {
 	}
 }
 
-func TestIdleTimeOfAThousandCPUsForTenYears(t *testing.T) {
-	v := &uptime{cpuView: cpuView{age: 10 * 365 * 86400 * 1e9}, busy: 1e9}
-	for c := range 1024 {
-		v.visible.Add(c)
-	}
-	if got, want := string(v.append(nil)), "315360000.00 322928639999.00\n"; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
 func TestHugePagesAreTheGroupsWhereItLimits(t *testing.T) {
 	for name, files := range map[string][2]string{
 		"trixie-v2":   {"sys/fs/cgroup/machine/ct1/hugetlb.2MB.max", "sys/fs/cgroup/machine/ct1/hugetlb.2MB.current"},

@@ -48,7 +48,7 @@ func TestReadsDoNotAllocate(t *testing.T) {
 			buf, errs[0] = mem.Read(&u, buf)
 			_, buf, errs[1] = cpu.Quota(buf)
 			buf, errs[2] = cpu.Effective(&set, buf)
-			buf, errs[3] = cpu.Time(&used, buf)
+			buf, errs[3] = cpu.Time(&used, 0, buf)
 			for _, err := range errs {
 				if err != nil {
 					t.Fatal(err)

@@ -178,8 +178,8 @@ func TestLimitsHoldThroughTheHierarchy(t *testing.T) {
 	if _, err := c.Effective(&set, nil); err != nil || set.String() != "1-2" {
 		t.Errorf("CPUs %v, %v", &set, err)
 	}
-	if ns, _, err := c.Usage(nil); ns != 5000 || err != nil {
-		t.Errorf("used %d ns, %v", ns, err)
+	if us, _, err := c.Usage(0, nil); us != 5 || err != nil {
+		t.Errorf("used %d us, %v", us, err)
 	}
 	m.Close()
 	c.Close()
@@ -270,12 +270,12 @@ func TestSwapOfV1(t *testing.T) {
 
 func TestV1CPUNumbersMayHaveGaps(t *testing.T) {
 	var c CPUTime
-	user, system, err := c.parseAll([]byte("cpu user system\n0 30 10\n5 0 0\n64 50 10\n"))
+	user, system, err := c.parseAll([]byte("cpu user system\n0 30000 10000\n5 0 0\n64 50000 10000\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.parsePerCPU([]byte("1000 0 3000 \n"), user, system)
-	if len(c.PerCPU) != 65 || c.PerCPU[0] != 1000 || c.PerCPU[64] != 3000 || c.User != 3200 || c.System != 800 {
+	c.parsePerCPU([]byte("1000500 0 3000500 \n"), user, system)
+	if len(c.PerCPU) != 65 || c.PerCPU[0] != 1000 || c.PerCPU[64] != 3000 || c.User != 3200 || c.System != 801 {
 		t.Errorf("%+v", c)
 	}
 }

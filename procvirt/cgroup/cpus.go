@@ -134,6 +134,19 @@ func (s *CPUs) Copy(t *CPUs) {
 	s.words = append(s.words, t.words...)
 }
 
+// Equal reports whether s and t hold the same CPUs.
+func (s *CPUs) Equal(t *CPUs) bool {
+	if len(s.words) < len(t.words) {
+		s, t = t, s
+	}
+	for w, word := range s.words {
+		if w < len(t.words) && word != t.words[w] || w >= len(t.words) && word != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // AppendList appends s in the kernel's list format, "0-3,8", without a newline.
 func (s *CPUs) AppendList(dst []byte) []byte {
 	sep := false

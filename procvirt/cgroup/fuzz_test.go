@@ -81,8 +81,8 @@ func FuzzCPUTime(f *testing.F) {
 	f.Add("user_usec 18446744073709551615\nsystem_usec 18446744073709551615", "cpu\n0 18446744073709551615 18446744073709551615\n1 9 9", "99999999999999999999 1")
 	f.Fuzz(func(t *testing.T, stat, all, percpu string) {
 		var c CPUTime
-		c.parse([]byte(stat))
-		if c.Total() < c.User || c.Total() > 4*maxTime {
+		c.raise(c.parse([]byte(stat)))
+		if c.Total() < c.User || c.Total() > 2*maxTime {
 			t.Fatalf("%q: %+v wraps around", stat, c)
 		}
 		c = CPUTime{}
@@ -92,11 +92,11 @@ func FuzzCPUTime(f *testing.F) {
 		}
 		c.parsePerCPU([]byte(percpu), user, system)
 		var sum uint64
-		for _, ns := range c.PerCPU {
-			sum = addSaturated(sum, ns)
+		for _, us := range c.PerCPU {
+			sum += us
 		}
-		if c.Total() != sum || c.Nice != 0 {
-			t.Fatalf("%q %q: %+v is not %d", all, percpu, c, sum)
+		if c.Total() < sum || c.Nice != 0 {
+			t.Fatalf("%q %q: %+v is less than %d", all, percpu, c, sum)
 		}
 	})
 }

@@ -57,8 +57,8 @@ func NewThreadCounter(proc string) *ThreadCounter {
 }
 
 // Usage returns the CPU time that a group and all below it have used, in
-// nanoseconds, from p, the place of CPUAcct. It is for comparing: v1 counts
-// nanoseconds, v2 microseconds. ErrRemoved is a group that is gone.
+// nanoseconds that wrap around at 64 bits, as the kernel's do, from p, the place of
+// CPUAcct. It is for comparing: v1 counts nanoseconds, v2 microseconds. ErrRemoved is a group that is gone.
 func (t *ThreadCounter) Usage(p Place) (uint64, error) {
 	name := "/cpuacct.usage"
 	if p.V2 {
@@ -75,7 +75,7 @@ func (t *ThreadCounter) Usage(p Place) (uint64, error) {
 		if !ok || string(key) != "usage_usec" {
 			return 0, fmt.Errorf("%s%s: no usage_usec in %q", p.Dirs[0], name, line[:min(len(line), 40)])
 		}
-		return min(us, maxTime/1000) * 1000, nil
+		return us * 1000, nil
 	}
 	ns, n := scan.Uint(line)
 	if n == 0 {

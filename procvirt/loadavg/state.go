@@ -37,7 +37,7 @@ type State struct {
 // group has used that much CPU time now. It is what is known of a time without
 // samples; threads that waited are not in it.
 func (s *State) mean(now int64, used uint64) uint64 {
-	if now <= s.At || used <= s.Used {
+	if now <= s.At || int64(used-s.Used) <= 0 { // used may wrap around
 		return 0
 	}
 	dt := uint64(now - s.At)
