@@ -3,7 +3,6 @@ package fs
 import (
 	"syscall"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,21 +31,14 @@ func permits(mode, uid, gid uint32, c Caller, want uint32) bool {
 // permits says whether the permission bits of n let c do what want says.
 func (n *node) permits(c Caller, want uint32) bool { return permits(n.mode, 0, 0, c, want) }
 
-// handleAccess answers the ACCESS of access(2) and chdir(2). It is asked before
+// access makes the reply to the ACCESS of access(2) and chdir(2). It is asked before
 // no other system call.
-func (s *Server) handleAccess(h *fuse.InHeader, b []byte) error {
-	in := decode[fuse.AccessIn](b)
-	if in == nil {
-		return syscall.EIO
-	}
-	n := s.tree.node(NodeID(h.NodeId))
+func (s *Server) access(t *Turn) (int, error) {
 	switch {
-	case n == nil:
-		return syscall.ESTALE
-	case in.Mask&unix.W_OK != 0 && s.triggers == nil:
-		return syscall.EROFS
-	case !n.permits(callerOf(h), in.Mask):
-		return syscall.EACCES
+	case t.mask&unix.W_OK != 0 && s.triggers == nil:
+		return 0, syscall.EROFS
+	case !t.node.permits(t.caller, t.mask):
+		return 0, syscall.EACCES
 	}
-	return nil
+	return 0, nil
 }

@@ -134,20 +134,21 @@ func TestMappingShowsNoCallerAnothersBytes(t *testing.T) {
 // what they make of st_size and in the system calls.
 func TestProgramsGetTheWholeContent(t *testing.T) {
 	busybox := find(t, "busybox")
-	src := sourceFunc(func(dst []byte, id fs.NodeID, c fs.Caller, _ bool) ([]byte, error) {
+	src := sourceFunc(func(dst []byte, id fs.NodeID, t *fs.Turn) ([]byte, error) {
+		c := t.Caller()
 		switch id {
 		case fs.NodeUptime:
 			return fmt.Appendf(dst, "%d.00 7654321.00\n", 1_000_000+c.UID), nil
 		case fs.NodeMeminfo:
-			return perUser(60).Append(dst, id, c, true)
+			return perUser(60).Append(dst, id, t)
 		default:
-			return perUser(3).Append(dst, id, c, true) // user 1234: 80 KB
+			return perUser(3).Append(dst, id, t) // user 1234: 80 KB
 		}
 	})
 	m := serve(t, src, fs.ServerOptions{})
 	for name, node := range map[string]fs.NodeID{"uptime": fs.NodeUptime, "meminfo": fs.NodeMeminfo, "stat": fs.NodeStat} {
 		for _, id := range []uint32{0, 1234} {
-			b, _ := src.Append(nil, node, fs.Caller{UID: id}, true)
+			b, _ := src.Append(nil, node, fs.NewTurn(fs.Caller{UID: id}))
 			content := string(b)
 			lines := strings.SplitAfter(content, "\n")
 			lines = lines[:len(lines)-1]

@@ -18,106 +18,91 @@ const hostReaders = 16
 // isHost says whether id is that of an entry of the host's.
 func (s *Server) isHost(id NodeID) bool { return s.cpus != nil && id&hostBit != 0 }
 
-// handleHost answers a request for an entry of the host's or for the directory that
-// they are in, now or later. A READ of one is handleRead's.
-func (s *Server) handleHost(w *worker, h *fuse.InHeader, b []byte) (handedOn bool) {
-	r := request{unique: h.Unique, op: h.Opcode, id: NodeID(h.NodeId), caller: callerOf(h)}
-	if n := s.tree.node(r.id); n != nil {
-		switch {
-		case r.op == opReaddir:
-		case r.op == opLookup && s.tree.lookup(n.id, lookupName(b)) == nil:
-		default:
-			// The directory itself and what the table has in it.
-			n, err := s.handleOther(w, h, b)
-			s.reply(w, h.Unique, n, err)
-			return false
-		}
-	}
-	if err := r.decodeHost(w, b); err != nil {
-		s.reply(w, h.Unique, 0, err)
-		return false
-	}
-	return s.answer(w, r)
-}
-
-// decodeHost takes out of the request buffer what r.op needs.
-func (r *request) decodeHost(w *worker, b []byte) error {
-	ok := true
-	switch r.op {
-	case opLookup:
-		r.name = string(lookupName(b))
-	case opOpen:
-		var in *fuse.OpenIn
-		if in = decode[fuse.OpenIn](b); in != nil && (in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0) {
-			return syscall.EROFS
-		}
-		ok = in != nil
-	case opReaddir:
-		var in *fuse.ReadIn
-		if in = decode[fuse.ReadIn](b); in != nil {
-			r.off, r.size = in.Offset, direntRoom(w, in)
-		}
-		ok = in != nil
-	case opAccess:
-		var in *fuse.AccessIn
-		if in = decode[fuse.AccessIn](b); in != nil {
-			r.mask = in.Mask
-		}
-		ok = in != nil
-	}
-	if !ok {
-		return syscall.EIO
-	}
-	return nil
-}
-
-// host makes the reply to a request that handleHost has let through.
+// hostEntry returns the path and the attributes of the host's entry that t asks for.
 //
 // All callers share the kernel's cache of names, and a name that it learns is
 // gone it takes away from all, with what containers have mounted below it. So the
 // LOOKUP of a CPU's directory finds it for every caller; that it does not exist is
 // the answer to all that can be asked about it.
-func (s *Server) host(w *worker, r request, wait bool) (n int, err error) {
-	defer s.recovered(&r, &err)
-	path, err := s.cpus.path(r.id, wait)
+func (s *Server) hostEntry(t *Turn) (path string, st unix.Stat_t, err error) {
+	if path, err = s.cpus.path(t.id, t); err != nil {
+		return path, st, err
+	}
+	last := 0
+	if cpuOf(path) > 0 { // each caller has CPU 0 in the range of its CPUs
+		if last, err = s.lastCPU(t); err != nil {
+			return path, st, err
+		}
+	}
+	st, err = s.cpus.statFor(path, t.caller, last)
+	return path, st, err
+}
+
+// mayHost reports whether t's caller may do what the bits of want say.
+func (t *Turn) mayHost(st *unix.Stat_t, want uint32) bool {
+	return permits(st.Mode, st.Uid, st.Gid, t.caller, want)
+}
+
+func (s *Server) getattrHost(t *Turn) (int, error) {
+	_, st, err := s.hostEntry(t)
 	if err != nil {
 		return 0, err
 	}
-	switch r.op {
-	case opLookup:
-		return s.lookupHost(w, path, r.name)
-	case opReaddir:
-		return s.readdirHost(w, path, r, wait)
-	}
-	st, err := s.cpus.statFor(path, r.caller, wait)
+	out, size := place[fuse.AttrOut](t.out)
+	putHostAttr(&out.Attr, &st)
+	return size, nil
+}
+
+func (s *Server) readlinkHost(t *Turn) (int, error) {
+	path, _, err := s.hostEntry(t)
 	if err != nil {
 		return 0, err
 	}
-	may := func(want uint32) bool { return permits(st.Mode, st.Uid, st.Gid, r.caller, want) }
-	kind := st.Mode & unix.S_IFMT
+	text, err := s.cpus.readlink(path)
+	return copy(t.out[outHeaderSize:cap(t.out)], text), err
+}
+
+func (s *Server) accessHost(t *Turn) (int, error) {
+	_, st, err := s.hostEntry(t)
 	switch {
-	case r.op == opGetattr:
-		out, size := place[fuse.AttrOut](w.out[:cap(w.out)])
-		putHostAttr(&out.Attr, &st)
-		return size, nil
-	case r.op == opReadlink:
-		text, err := s.cpus.readlink(path)
-		return copy(w.out[outHeaderSize:cap(w.out)], text), err
-	case r.op == opAccess && r.mask&unix.W_OK != 0:
+	case err != nil:
+		return 0, err
+	case t.mask&unix.W_OK != 0:
 		return 0, syscall.EROFS
-	case r.op == opAccess && !may(r.mask), r.op == opOpen && !may(unix.R_OK), r.op == opOpendir && !may(unix.R_OK):
+	case !t.mayHost(&st, t.mask):
 		return 0, syscall.EACCES
-	case r.op == opOpen && kind != unix.S_IFREG:
-		return 0, syscall.EINVAL
-	case r.op == opOpen:
-		return s.openReply(w, r.id, r.caller, r.unique)
-	case r.op == opOpendir && kind != unix.S_IFDIR:
-		return 0, syscall.ENOTDIR
-	case r.op == opOpendir:
-		_, size := place[fuse.OpenOut](w.out[:cap(w.out)])
-		return size, nil
 	}
-	return 0, nil // ACCESS granted
+	return 0, nil
+}
+
+func (s *Server) openHost(t *Turn) (int, error) {
+	if writes(t.flags) {
+		return 0, syscall.EROFS
+	}
+	_, st, err := s.hostEntry(t)
+	switch {
+	case err != nil:
+		return 0, err
+	case !t.mayHost(&st, unix.R_OK):
+		return 0, syscall.EACCES
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return 0, syscall.EINVAL
+	}
+	return s.openReply(t)
+}
+
+func (s *Server) opendirHost(t *Turn) (int, error) {
+	_, st, err := s.hostEntry(t)
+	switch {
+	case err != nil:
+		return 0, err
+	case !t.mayHost(&st, unix.R_OK):
+		return 0, syscall.EACCES
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return 0, syscall.ENOTDIR
+	}
+	_, size := place[fuse.OpenOut](t.out)
+	return size, nil
 }
 
 // putHostAttr fills a with the attributes of the host's entry.
@@ -134,16 +119,21 @@ func putHostAttr(a *fuse.Attr, st *unix.Stat_t) {
 	a.Blksize = pageSize
 }
 
-// lookupHost makes the reply to a LOOKUP in the directory at path. Its attributes
+// lookupHost makes the reply to a LOOKUP in a directory of the host's. Its attributes
 // are never valid: whoever wants them may have to be told that there are none.
-func (s *Server) lookupHost(w *worker, path, name string) (int, error) {
+func (s *Server) lookupHost(t *Turn) (int, error) {
+	name := string(t.name)
 	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
-		return noEntry(w), nil
+		return noEntry(t), nil
 	}
-	path = join(path, name)
+	dir, err := s.cpus.path(t.id, t)
+	if err != nil {
+		return 0, err
+	}
+	path := join(dir, name)
 	st, err := s.cpus.stat(path)
 	if errors.Is(err, unix.ENOENT) {
-		return noEntry(w), nil
+		return noEntry(t), nil
 	}
 	if err != nil {
 		return 0, err
@@ -153,26 +143,31 @@ func (s *Server) lookupHost(w *worker, path, name string) (int, error) {
 		s.log.Error("a file of the host's cannot be shown", "err", err)
 		return 0, err
 	}
-	out, size := place[fuse.EntryOut](w.out[:cap(w.out)])
+	out, size := place[fuse.EntryOut](t.out)
 	out.NodeId = uint64(id)
 	out.EntryValid = entryValid
 	putHostAttr(&out.Attr, &st)
 	return size, nil
 }
 
-// readdirHost makes the reply to a READDIR of the directory at path. Offsets are
+// readdirHost makes the reply to a READDIR of a directory of the host's. Offsets are
 // the host's, so that a listing goes on where it was when another process takes
 // over, and when CPUs come into view or leave it.
-func (s *Server) readdirHost(w *worker, path string, r request, wait bool) (int, error) {
-	last, err := s.cpus.last(r.caller, wait)
+func (s *Server) readdirHost(t *Turn) (int, error) {
+	path, err := s.cpus.path(t.id, t)
+	if err != nil {
+		return 0, err
+	}
+	last, err := s.lastCPU(t)
 	if err != nil {
 		return 0, err
 	}
 	if cpuOf(path) > last {
 		return 0, syscall.ENOENT
 	}
-	out := w.out[:outHeaderSize]
-	err = s.cpus.readDir(path, int64(r.off), func(d dirent) bool {
+	room := t.direntRoom()
+	out := t.out[:outHeaderSize]
+	err = s.cpus.readDir(path, int64(t.off), func(d dirent) bool {
 		switch {
 		case d.name == "." || d.name == "..":
 			if id := s.dotID(path, d.name); id != 0 {
@@ -187,7 +182,7 @@ func (s *Server) readdirHost(w *worker, path string, r request, wait bool) (int,
 			}
 		}
 		var ok bool
-		out, ok = appendDirent(out, r.size, d.ino, uint64(d.off), d.mode, d.name)
+		out, ok = appendDirent(out, room, d.ino, uint64(d.off), d.mode, d.name)
 		return ok
 	})
 	return len(out) - outHeaderSize, err
@@ -205,13 +200,13 @@ func (s *Server) dotID(path, name string) NodeID {
 	return 0
 }
 
-// readHost appends the content of the file of a READ to dst. It always wants to
-// wait: what the host's kernel does for it is not known.
-func (s *Server) readHost(dst []byte, r request, wait bool) ([]byte, error) {
-	if !wait {
-		return dst, ErrCold
+// readHost appends the content of the host's file that t reads to dst. It always
+// blocks: what the host's kernel does for it is not known.
+func (s *Server) readHost(dst []byte, t *Turn) ([]byte, error) {
+	if err := t.Block(0); err != nil {
+		return dst, err
 	}
-	path, err := s.cpus.path(r.id, true)
+	path, err := s.cpus.path(t.id, t)
 	if err != nil {
 		return dst, err
 	}

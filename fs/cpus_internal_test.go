@@ -24,7 +24,7 @@ func smallTree(t testing.TB) *CPUTree {
 			t.Fatal(err)
 		}
 	}
-	tree, err := OpenCPUTree(dir, func(Caller, bool) (int, error) { return math.MaxInt, nil })
+	tree, err := OpenCPUTree(dir, func(*Turn) (int, error) { return math.MaxInt, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,15 +71,15 @@ func TestTwoEntriesWithOneIDAreNotMixedUp(t *testing.T) {
 func TestMadeUpNamesCostNoMemory(t *testing.T) {
 	tree := smallTree(t)
 	s := NewServer(NewConn(devNull(t), nil, nil), content("x"), ServerOptions{CPUs: tree})
-	w := newWorker()
-	s.handle(w, wire(header(opLookup, NodeCPU), "cpu0\x00"))
+	w := newTurn(s)
+	execute(s, w, wire(header(opLookup, NodeCPU), "cpu0\x00"))
 	for i := range 10_000 {
-		s.handle(w, wire(header(opLookup, NodeCPU), fmt.Sprintf("cpu%d\x00", i+2)))
-		s.handle(w, wire(header(opLookup, hostID("cpu0")), fmt.Sprintf("name%d\x00", i)))
+		execute(s, w, wire(header(opLookup, NodeCPU), fmt.Sprintf("cpu%d\x00", i+2)))
+		execute(s, w, wire(header(opLookup, hostID("cpu0")), fmt.Sprintf("name%d\x00", i)))
 	}
 	for _, name := range []string{"", ".", "..", "../..", "cpu0/file", "cpu0/../../..", "/etc", "cpu0/"} {
-		s.handle(w, wire(header(opLookup, NodeCPU), name+"\x00"))
-		s.handle(w, wire(header(opLookup, hostID("cpu0")), name+"\x00"))
+		execute(s, w, wire(header(opLookup, NodeCPU), name+"\x00"))
+		execute(s, w, wire(header(opLookup, hostID("cpu0")), name+"\x00"))
 	}
 	if len(tree.paths) != 1 {
 		t.Errorf("%d names are kept: %v", len(tree.paths), tree.paths)
@@ -100,13 +100,15 @@ func TestKnownPathsAreBounded(t *testing.T) {
 		t.Errorf("%d paths are kept", len(tree.paths))
 	}
 	// What was forgotten is found again, but not while all others wait.
-	if _, err := tree.path(hostID("cpu0/file"), false); err != ErrCold {
-		t.Errorf("without waiting: %v", err)
+	refused := &Turn{blockErr: unix.EAGAIN}
+	if _, err := tree.path(hostID("cpu0/file"), refused); err != unix.EAGAIN {
+		t.Errorf("without blocking: %v", err)
 	}
-	if path, err := tree.path(hostID("cpu0/file"), true); path != "cpu0/file" || err != nil {
+	turn := NewTurn(Caller{})
+	if path, err := tree.path(hostID("cpu0/file"), turn); path != "cpu0/file" || err != nil {
 		t.Errorf("%q, %v", path, err)
 	}
-	if _, err := tree.path(hostID("cpu2/file"), true); err != unix.ESTALE {
+	if _, err := tree.path(hostID("cpu2/file"), turn); err != unix.ESTALE {
 		t.Errorf("what is not there: %v", err)
 	}
 }
@@ -150,13 +152,13 @@ func FuzzHostRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, request []byte) {
 		s := NewServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{CPUs: tree})
 		s.Stop() // a reader that takes over ends at once
-		w := newWorker()
+		w := newTurn(s)
 		in := s.journal.slot()
 		n := copy(in, request)
-		s.handle(w, in[:n])
+		execute(s, w, in[:n])
 		s.active.Wait()
-		if s.slow.running != 0 || s.hostReads.running != 0 || len(s.hostReads.busy) != 0 {
-			t.Errorf("a worker is left: %+v", &s.hostReads)
+		if w := s.waits; w.work.running != 0 || w.hostReads.running != 0 || len(w.hostReads.busy) != 0 || len(w.pending) != 0 {
+			t.Errorf("a turn is left: %+v", w)
 		}
 	})
 }

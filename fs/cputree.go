@@ -27,7 +27,7 @@ import (
 // It is safe for concurrent use.
 type CPUTree struct {
 	root int // O_PATH
-	last func(c Caller, wait bool) (int, error)
+	last func(t *Turn) (int, error)
 
 	mu sync.Mutex
 	// paths are those of the entries that the kernel has asked for. Nothing
@@ -40,10 +40,10 @@ type CPUTree struct {
 const maxPaths = 1 << 16
 
 // OpenCPUTree opens the host's directory, "/sys/devices/system/cpu" but in tests.
-// last tells the number of the highest CPU that a caller may have, math.MaxInt for
-// all of the host's; its wait is that of Source.Append, and so are its errors. It
-// needs Linux 5.6.
-func OpenCPUTree(dir string, last func(c Caller, wait bool) (int, error)) (*CPUTree, error) {
+// last returns the number of the highest CPU that a turn's caller may have,
+// math.MaxInt for all of the host's. It blocks as Source.Append does, and so are its
+// errors. It needs Linux 5.6.
+func OpenCPUTree(dir string, last func(t *Turn) (int, error)) (*CPUTree, error) {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
@@ -106,20 +106,20 @@ func (t *CPUTree) remember(path string) (NodeID, error) {
 // path returns the path below the directory of the entry id, "." for the
 // directory itself. ESTALE is an entry that the host has not, or not any more.
 //
-// An id that is not known was given out by a former process. Without wait it is
-// ErrCold, with wait the host's tree is searched for it.
-func (t *CPUTree) path(id NodeID, wait bool) (string, error) {
+// An id that is not known was given out by a former process: the host's tree is
+// searched for it.
+func (t *CPUTree) path(id NodeID, turn *Turn) (string, error) {
 	if id == NodeCPU {
 		return ".", nil
 	}
 	t.mu.Lock()
 	path, ok := t.paths[id]
 	t.mu.Unlock()
-	switch {
-	case ok:
+	if ok {
 		return path, nil
-	case !wait:
-		return "", ErrCold
+	}
+	if err := turn.Block(0); err != nil {
+		return "", err
 	}
 	path, err := t.search(id)
 	if err != nil {
@@ -219,12 +219,10 @@ func shown(mode uint32) bool {
 	return false
 }
 
-// statFor is stat by c: ENOENT where c must not see the entry, EACCES where c may
-// not search a directory on the way to it.
-func (t *CPUTree) statFor(path string, c Caller, wait bool) (st unix.Stat_t, err error) {
-	if hidden, err := t.hides(path, c, wait); err != nil {
-		return st, err
-	} else if hidden {
+// statFor is stat by c, who may see CPUs up to last: ENOENT if c must not see the
+// entry, EACCES if c may not search a directory on the way to it.
+func (t *CPUTree) statFor(path string, c Caller, last int) (st unix.Stat_t, err error) {
+	if cpuOf(path) > last {
 		return st, unix.ENOENT
 	}
 	if c.UID != 0 {
@@ -233,17 +231,6 @@ func (t *CPUTree) statFor(path string, c Caller, wait bool) (st unix.Stat_t, err
 		}
 	}
 	return t.stat(path)
-}
-
-// hides tells whether path is the directory of a CPU that c must not see, or
-// lies below one.
-func (t *CPUTree) hides(path string, c Caller, wait bool) (bool, error) {
-	cpu := cpuOf(path)
-	if cpu <= 0 {
-		return false, nil // each caller has CPU 0 in the range of its CPUs
-	}
-	last, err := t.last(c, wait)
-	return cpu > last, err
 }
 
 // cpuOf returns the number of the CPU that path is about, -1 for all other paths.

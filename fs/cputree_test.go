@@ -54,10 +54,10 @@ func fakeFile(t testing.TB, dir, name, text string, mode os.FileMode) {
 	}
 }
 
-func openCPUs(t testing.TB, dir string, last func(fs.Caller, bool) (int, error)) *fs.CPUTree {
+func openCPUs(t testing.TB, dir string, last func(*fs.Turn) (int, error)) *fs.CPUTree {
 	t.Helper()
 	if last == nil {
-		last = func(fs.Caller, bool) (int, error) { return math.MaxInt, nil }
+		last = func(*fs.Turn) (int, error) { return math.MaxInt, nil }
 	}
 	tree, err := fs.OpenCPUTree(dir, last)
 	if err != nil {
@@ -68,16 +68,16 @@ func openCPUs(t testing.TB, dir string, last func(fs.Caller, bool) (int, error))
 }
 
 // serveCPUs serves the host's directory dir, and returns where it is shown.
-func serveCPUs(t testing.TB, dir string, last func(fs.Caller, bool) (int, error)) (*served, string) {
+func serveCPUs(t testing.TB, dir string, last func(*fs.Turn) (int, error)) (*served, string) {
 	t.Helper()
 	m := serve(t, constant("ours\n"), fs.ServerOptions{CPUs: openCPUs(t, dir, last)})
 	return m, m.dir + "/sys/devices/system/cpu"
 }
 
 // lastOfUser says that user 0 has all CPUs, and others those up to last.
-func lastOfUser(last int) func(fs.Caller, bool) (int, error) {
-	return func(c fs.Caller, _ bool) (int, error) {
-		if c.UID == 0 {
+func lastOfUser(last int) func(*fs.Turn) (int, error) {
+	return func(t *fs.Turn) (int, error) {
+		if t.Caller().UID == 0 {
 			return math.MaxInt, nil
 		}
 		return last, nil
@@ -347,7 +347,7 @@ func TestListingsOfManyCPUsAreWhole(t *testing.T) {
 	const cpus = 600
 	dir := fakeCPUs(t, cpus)
 	var last atomic.Int64
-	_, shown := serveCPUs(t, dir, func(fs.Caller, bool) (int, error) { return int(last.Load()), nil })
+	_, shown := serveCPUs(t, dir, func(*fs.Turn) (int, error) { return int(last.Load()), nil })
 	fd, err := unix.Open(shown, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -506,9 +506,9 @@ func TestABlockedFileOfTheHostTakesOneWorker(t *testing.T) {
 }
 
 func TestColdCallersOfTheHostsEntriesAreAnswered(t *testing.T) {
-	_, cpus := serveCPUs(t, fakeCPUs(t, 4), func(_ fs.Caller, wait bool) (int, error) {
-		if !wait {
-			return 0, fs.ErrCold
+	_, cpus := serveCPUs(t, fakeCPUs(t, 4), func(turn *fs.Turn) (int, error) {
+		if err := turn.Block(0); err != nil {
+			return 0, err
 		}
 		runtime.Gosched()
 		return 2, nil
@@ -532,7 +532,7 @@ func TestColdCallersOfTheHostsEntriesAreAnswered(t *testing.T) {
 
 func TestAPanicAboutACallersCPUsIsAnError(t *testing.T) {
 	log := newLog()
-	m := serve(t, constant("x"), fs.ServerOptions{Log: log.logger(), CPUs: openCPUs(t, fakeCPUs(t, 2), func(fs.Caller, bool) (int, error) {
+	m := serve(t, constant("x"), fs.ServerOptions{Log: log.logger(), CPUs: openCPUs(t, fakeCPUs(t, 2), func(*fs.Turn) (int, error) {
 		panic("no idea")
 	})})
 	var st unix.Stat_t

@@ -3,7 +3,6 @@ package fs
 import (
 	"bytes"
 	"encoding/binary"
-	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -44,52 +43,26 @@ func (s *Server) putAttr(a *fuse.Attr, n *node, length uint64) {
 	a.Blksize = pageSize
 }
 
-// handleOther answers the requests that never need the Source.
-func (s *Server) handleOther(w *worker, h *fuse.InHeader, b []byte) (int, error) {
-	switch h.Opcode {
-	case opOpen:
-		return s.handleOpen(w, h, b)
-	case opRelease:
-		return 0, s.handleRelease(b)
-	case opLookup:
-		return s.handleLookup(w, h, b)
-	case opOpendir:
-		return s.handleOpendir(w, h)
-	case opReaddir:
-		return s.handleReaddir(w, h, b)
-	case opReleasedir, opDestroy:
-		return 0, nil
-	case opAccess:
-		return 0, s.handleAccess(h, b)
-	case opStatfs:
-		out, size := place[fuse.StatfsOut](w.out[:cap(w.out)])
-		out.Bsize, out.Frsize, out.NameLen = pageSize, pageSize, 255
-		return size, nil
-	case opPoll:
-		return s.handlePoll(w, b)
-	case opSetattr, opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename, opRename2, opLink, opCreate, opTmpfile:
-		return s.handleChange(w, h, b)
-	case opReadlink:
-		return 0, syscall.EINVAL
-	case opIoctl:
-		return 0, syscall.ENOTTY
-	default:
-		// FLUSH, LSEEK, STATX, the xattr ones and others:
-		// the kernel does without them, and most it never asks again.
-		return 0, syscall.ENOSYS
-	}
+// statfs makes the reply to a STATFS.
+func (s *Server) statfs(t *Turn) (int, error) {
+	out, size := place[fuse.StatfsOut](t.out)
+	out.Bsize, out.Frsize, out.NameLen = pageSize, pageSize, maxName
+	return size, nil
 }
 
-func (s *Server) handleLookup(w *worker, h *fuse.InHeader, b []byte) (int, error) {
-	dir := s.tree.node(NodeID(h.NodeId))
-	if dir == nil {
-		return 0, syscall.ESTALE
+// maxName is the longest name in bytes. A longer one does not exist.
+const maxName = 255
+
+// lookup makes the reply to a LOOKUP in a directory of the table.
+func (s *Server) lookup(t *Turn) (int, error) {
+	n := s.tree.lookup(t.id, t.name)
+	switch {
+	case n != nil:
+		return s.entry(t, n), nil
+	case t.id == NodeCPU && s.cpus != nil:
+		return s.lookupHost(t)
 	}
-	n := s.tree.lookup(dir.id, lookupName(b))
-	if n == nil {
-		return noEntry(w), nil
-	}
-	return s.entry(w, n), nil
+	return noEntry(t), nil
 }
 
 // lookupName is the name that a LOOKUP asks for. It points into b.
@@ -103,15 +76,15 @@ func lookupName(b []byte) []byte {
 
 // noEntry makes the reply to a LOOKUP of a name that does not exist: node id 0,
 // which is ENOENT with a time to live.
-func noEntry(w *worker) int {
-	out, size := place[fuse.EntryOut](w.out[:cap(w.out)])
+func noEntry(t *Turn) int {
+	out, size := place[fuse.EntryOut](t.out)
 	out.EntryValid = negativeValid
 	return size
 }
 
 // entry makes the reply to a LOOKUP of n.
-func (s *Server) entry(w *worker, n *node) int {
-	out, size := place[fuse.EntryOut](w.out[:cap(w.out)])
+func (s *Server) entry(t *Turn, n *node) int {
+	out, size := place[fuse.EntryOut](t.out)
 	out.NodeId = uint64(n.id)
 	out.EntryValid = entryValid
 	out.AttrValid = attrValid(n)
@@ -124,61 +97,46 @@ func (s *Server) entry(w *worker, n *node) int {
 	return size
 }
 
-// handleOpendir lets the kernel cache the listings of the table. It is asked each
-// time, since the answer that would spare it that (ENOSYS) is for all directories of
-// the connection (fuse_dir_open, fs/fuse/dir.c), and those of a CPUTree differ from
+// opendir lets the kernel cache the listings of the table. It is asked each time,
+// since the answer that would spare it that (ENOSYS) is for all directories of the
+// connection (fuse_dir_open, fs/fuse/dir.c), and those of a CPUTree differ from
 // caller to caller.
-func (s *Server) handleOpendir(w *worker, h *fuse.InHeader) (int, error) {
-	n := s.tree.node(NodeID(h.NodeId))
-	switch {
-	case n == nil:
-		return 0, syscall.ESTALE
-	case !n.isDir():
-		return 0, syscall.ENOTDIR
-	}
-	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
-	if n.id != NodeCPU {
+func (s *Server) opendir(t *Turn) (int, error) {
+	out, size := place[fuse.OpenOut](t.out)
+	if t.id != NodeCPU {
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
 	}
 	return size, nil
 }
 
-// handleReaddir lists a directory as struct fuse_dirent: ino, off, namelen and
-// type, then the name, padded to 8 bytes.
+// readdir lists a directory of the table as struct fuse_dirent: ino, off, namelen
+// and type, then the name, padded to 8 bytes.
 //
 // The offset of an entry is 1 for ".", 2 for "..", and the node id and 2 for
 // others. So a listing goes on where it was when a daemon with a longer table
 // takes over.
-func (s *Server) handleReaddir(w *worker, h *fuse.InHeader, b []byte) (int, error) {
-	in := decode[fuse.ReadIn](b)
-	dir := s.tree.node(NodeID(h.NodeId))
-	switch {
-	case in == nil:
-		return 0, syscall.EIO
-	case dir == nil:
-		return 0, syscall.ESTALE
-	case !dir.isDir():
-		return 0, syscall.ENOTDIR
+func (s *Server) readdir(t *Turn) (int, error) {
+	dir := t.node
+	if dir.id == NodeCPU && s.cpus != nil {
+		return s.readdirHost(t)
 	}
-	room := direntRoom(w, in)
-	out := w.out[:outHeaderSize]
-	out, ok := appendSince(out, room, in.Offset, 1, dir, ".")
+	room := t.direntRoom()
+	out := t.out[:outHeaderSize]
+	out, ok := appendSince(out, room, t.off, 1, dir, ".")
 	if ok {
-		out, ok = appendSince(out, room, in.Offset, 2, s.tree.node(dir.parent), "..")
+		out, ok = appendSince(out, room, t.off, 2, s.tree.node(dir.parent), "..")
 	}
 	for _, n := range s.tree.children[dir.id] {
 		if !ok {
 			break
 		}
-		out, ok = appendSince(out, room, in.Offset, uint64(n.id)+2, n, n.name)
+		out, ok = appendSince(out, room, t.off, uint64(n.id)+2, n, n.name)
 	}
 	return len(out) - outHeaderSize, nil
 }
 
-// direntRoom is how many bytes of entries the reply to a READDIR has room for.
-func direntRoom(w *worker, in *fuse.ReadIn) int {
-	return min(int(min(in.Size, requestSize)), cap(w.out)-outHeaderSize)
-}
+// direntRoom returns how many bytes of entries the reply to a READDIR has room for.
+func (t *Turn) direntRoom() int { return min(t.size, cap(t.out)-outHeaderSize) }
 
 // appendSince appends the entry with offset off where it comes after the offset
 // since; ok is false where the reply has no room for it.

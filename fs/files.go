@@ -7,50 +7,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func callerOf(h *fuse.InHeader) Caller {
-	return Caller{PID: int(h.Pid), UID: h.Uid, GID: h.Gid}
-}
-
-// handleOpen answers an OPEN of a file.
-func (s *Server) handleOpen(w *worker, h *fuse.InHeader, b []byte) (int, error) {
-	in := decode[fuse.OpenIn](b)
-	if in == nil {
-		return 0, syscall.EIO
-	}
-	n := s.tree.node(NodeID(h.NodeId))
+// open makes the reply to an OPEN of a file.
+func (s *Server) open(t *Turn) (int, error) {
 	switch {
-	case n == nil:
-		return 0, syscall.ESTALE
-	case n.isDir():
-		return 0, syscall.EISDIR
-	case s.pins.isOpening(callerOf(h)):
-		return pinReply(w)
-	case s.triggers == nil && (in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0):
+	case s.pins.isOpening(t.caller):
+		return pinReply(t)
+	case s.triggers == nil && writes(t.flags):
 		return 0, syscall.EROFS
-	case !n.permits(callerOf(h), unix.R_OK):
+	case !t.node.permits(t.caller, unix.R_OK):
 		return 0, syscall.EACCES
 	}
-	return s.openReply(w, n.id, callerOf(h), h.Unique)
+	return s.openReply(t)
 }
 
-// openReply makes the reply to the OPEN unique: a new handle. ENFILE says that c's
-// container has too many.
-func (s *Server) openReply(w *worker, id NodeID, c Caller, unique uint64) (int, error) {
+// writes reports whether open(2) with these flags is for writing.
+func writes(flags uint32) bool {
+	return flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&syscall.O_TRUNC != 0
+}
+
+// openReply makes the reply to an OPEN: a new handle. It returns ENFILE if the
+// caller's container has too many.
+func (s *Server) openReply(t *Turn) (int, error) {
 	fh := uint64(noHandle)
-	if w.replayed {
-		fh = s.handles.openedBy(unique, id)
+	if t.replayed {
+		fh = s.handles.openedBy(t.unique, t.id)
 	}
 	if fh == noHandle {
-		owner, ok := s.handles.ownerOf(c.PID)
-		if !ok && s.owner != nil && s.handles.isCrowded() {
-			owner = s.owner(c)
+		owner, ok := s.handles.ownerOf(t.caller.PID)
+		if !ok && s.handles.isCrowded() {
+			if err := t.Block(0); err != nil { // to find the owner
+				return 0, err
+			}
+			owner = t.owner
 		}
 		var err error
-		if fh, err = s.handles.open(owner, id, c, unique); err != nil {
+		if fh, err = s.handles.open(owner, t.id, t.caller, t.unique); err != nil {
 			return 0, err
 		}
 	}
-	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
+	t.fh = fh
+	out, size := place[fuse.OpenOut](t.out)
 	out.Fh = fh
 	// The content differs from caller to caller, the page cache does not.
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO
@@ -62,59 +58,13 @@ func (s *Server) openReply(w *worker, id NodeID, c Caller, unique uint64) (int, 
 	return size, nil
 }
 
-// handleRelease answers the RELEASE of a file. Nobody looks at the answer.
-func (s *Server) handleRelease(b []byte) error {
-	in := decode[fuse.ReleaseIn](b)
-	if in == nil {
-		return syscall.EIO
-	}
-	s.handles.release(in.Fh)
+// release forgets a handle. Nobody looks at the reply.
+func (s *Server) release(t *Turn) (int, error) {
+	s.handles.release(t.fh)
 	if s.triggers != nil {
-		s.triggers.Release(in.Fh)
+		s.triggers.Release(t.fh)
 	}
-	return nil
-}
-
-// handleRead answers a READ of a file, now or later.
-func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
-	h := decode[fuse.InHeader](b)
-	in := decode[fuse.ReadIn](b)
-	var n *node
-	if in != nil {
-		n = s.tree.node(NodeID(h.NodeId))
-	}
-	switch {
-	case in == nil:
-		s.reply(w, h.Unique, 0, syscall.EIO)
-		return false
-	case n == nil && !s.isHost(NodeID(h.NodeId)):
-		s.reply(w, h.Unique, 0, syscall.ESTALE)
-		return false
-	case n != nil && n.isDir():
-		s.reply(w, h.Unique, 0, syscall.EISDIR)
-		return false
-	case in.ReadFlags&fuse.READ_LOCKOWNER == 0:
-		// This read fills the page cache (sendfile, splice, mmap; Linux
-		// 6.5 and later), which all containers share, and read(2) does
-		// not. EINVAL makes sendfile(2) and splice(2) fail as on a file
-		// that does not support them, and programs fall back to
-		// read(2).
-		s.reply(w, h.Unique, 0, syscall.EINVAL)
-		return false
-	}
-	s.handles.adopt(in.Fh, NodeID(h.NodeId))
-	return s.answer(w, request{
-		unique: h.Unique,
-		op:     opRead,
-		node:   n,
-		id:     NodeID(h.NodeId),
-		caller: callerOf(h),
-		fh:     in.Fh,
-		off:    in.Offset,
-		size:   int(min(in.Size, maxPages*pageSize)),
-
-		replayed: w.replayed,
-	})
+	return 0, nil
 }
 
 // read makes the reply to a READ: of kept content, or of new content, which is
@@ -126,63 +76,49 @@ func (s *Server) handleRead(w *worker, b []byte) (handedOn bool) {
 // caller is resolved then (4 us, of which statx(2) takes nearly all), and not at OPEN,
 // which may be another's: once for open, read, read, close, as the end of the file
 // comes from what is kept.
-func (s *Server) read(w *worker, r request, wait bool) (int, error) {
-	out, ok, err := s.handles.read(w.out[:outHeaderSize], &r)
+func (s *Server) read(t *Turn) (int, error) {
+	out, ok, err := s.handles.read(t.out[:outHeaderSize], &t.request)
 	if ok {
-		w.setOut(out)
+		t.setOut(out)
 		return len(out) - outHeaderSize, err
 	}
-	content, err := s.makeContent(w, r, wait)
+	content, err := s.makeContent(t)
 	if err != nil {
 		return 0, err
 	}
-	p := part(content, r.off, r.size)
-	if err := s.handles.keep(&r, s.textOwner(r.caller), content, len(p)); err != nil {
+	owner, err := s.textOwner(t)
+	if err != nil {
+		return 0, err
+	}
+	p := part(content, t.off, t.size)
+	if err := s.handles.keep(&t.request, owner, content, len(p)); err != nil {
 		return 0, err
 	}
 	return copy(content, p), nil
 }
 
-// textOwner returns whom a text of c is accounted to. Until others have begun to fill the
-// arena that is 0, which costs nothing.
-func (s *Server) textOwner(c Caller) uint64 {
-	owner, ok := s.handles.ownerOf(c.PID)
-	if !ok && s.owner != nil && s.handles.isFilling() {
-		owner = s.owner(c)
-		s.handles.learn(c.PID, owner)
+// textOwner returns whom a text of t's caller is accounted to. Until others have begun to
+// fill the arena that may be 0, which costs nothing.
+func (s *Server) textOwner(t *Turn) (uint64, error) {
+	if t.owner != 0 {
+		return t.owner, nil
 	}
-	return owner
-}
-
-// handleGetattr answers a GETATTR, now or later.
-func (s *Server) handleGetattr(w *worker, b []byte) (handedOn bool) {
-	h := decode[fuse.InHeader](b)
-	in := decode[fuse.GetAttrIn](b)
-	var n *node
-	if in != nil {
-		n = s.tree.node(NodeID(h.NodeId))
+	owner, ok := s.handles.ownerOf(t.caller.PID)
+	if !ok && s.handles.isFilling() {
+		if err := t.Block(0); err != nil { // to find the owner
+			return 0, err
+		}
+		owner = t.owner
+		s.handles.learn(t.caller.PID, owner)
 	}
-	switch {
-	case in == nil:
-		s.reply(w, h.Unique, 0, syscall.EIO)
-		return false
-	case n == nil:
-		s.reply(w, h.Unique, 0, syscall.ESTALE)
-		return false
-	}
-	r := request{unique: h.Unique, op: opGetattr, node: n, id: n.id, caller: callerOf(h), replayed: w.replayed}
-	if n.size == ownLength && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
-		r.fh = in.Fh()
-		s.handles.adopt(r.fh, n.id)
-	}
-	return s.answer(w, r)
+	return owner, nil
 }
 
 // getattr makes the reply to a GETATTR.
-func (s *Server) getattr(w *worker, r request, wait bool) (int, error) {
-	length := r.node.size
+func (s *Server) getattr(t *Turn) (int, error) {
+	length := t.node.size
 	if length == ownLength {
-		n, err := s.contentLength(w, r, wait)
+		n, err := s.contentLength(t)
 		if err != nil {
 			return 0, err
 		}
@@ -190,13 +126,13 @@ func (s *Server) getattr(w *worker, r request, wait bool) (int, error) {
 		// byte.
 		length = uint64(max(n, 1))
 	}
-	out, size := place[fuse.AttrOut](w.out[:cap(w.out)])
-	out.AttrValid = attrValid(r.node)
-	s.putAttr(&out.Attr, r.node, length)
+	out, size := place[fuse.AttrOut](t.out)
+	out.AttrValid = attrValid(t.node)
+	s.putAttr(&out.Attr, t.node, length)
 	return size, nil
 }
 
-// contentLength returns the length of the content as r.caller sees it.
+// contentLength returns the length of the content as t.caller sees it.
 //
 // The content that it makes is kept for the read that follows where the handle is
 // known, so that size and content agree and the work is not done twice. lseek(2)
@@ -209,21 +145,25 @@ func (s *Server) getattr(w *worker, r request, wait bool) (int, error) {
 // read. Its numbers may be longer then, and Node reads as many bytes as it was
 // told: the size is a bound, of whole pages, which GNU wc does not take for the
 // length.
-func (s *Server) contentLength(w *worker, r request, wait bool) (int, error) {
-	fh := r.fh
+func (s *Server) contentLength(t *Turn) (int, error) {
+	fh := t.fh
 	if fh == noHandle {
-		fh = s.handles.lastOpened(r.caller.PID, r.node.id)
+		fh = s.handles.lastOpened(t.caller.PID, t.node.id)
 	}
-	if n, ok := s.handles.length(fh, &r); ok {
+	if n, ok := s.handles.length(fh, &t.request); ok {
 		return n, nil
 	}
-	content, err := s.makeContent(w, r, wait)
+	content, err := s.makeContent(t)
 	if err != nil {
 		return 0, err
 	}
 	if fh == noHandle {
 		return (len(content) + lengthRoom + pageSize - 1) / pageSize * pageSize, nil
 	}
-	s.handles.keepSized(fh, &r, s.textOwner(r.caller), content)
+	owner, err := s.textOwner(t)
+	if err != nil {
+		return 0, err
+	}
+	s.handles.keepSized(fh, &t.request, owner, content)
 	return len(content), nil
 }

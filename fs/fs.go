@@ -18,8 +18,6 @@
 // calls of golang.org/x/sys/unix are safe.
 package fs
 
-import "errors"
-
 // Caller is the thread that made a request, as the kernel names it in
 // struct fuse_in_header (include/uapi/linux/fuse.h).
 type Caller struct {
@@ -32,23 +30,21 @@ type Caller struct {
 	UID, GID uint32
 }
 
-// ErrCold is what a Source returns when it was told not to wait and would have
-// to.
-var ErrCold = errors.New("content needs slow work")
-
 // Source makes the content of files. It must be safe for concurrent use.
 type Source interface {
-	// Append appends to dst the content of node n as caller c sees it and
+	// Append appends to dst the content of node n as t's caller sees it and
 	// returns the extended slice. It keeps neither slice, and it leaves
 	// the bytes before len(dst) alone.
 	//
-	// With wait false it must not do anything slow (fork, wait for a lock
-	// that is held during slow work): it returns ErrCold where it would
-	// have to, and is asked again with wait true from a goroutine that may
-	// take its time. All requests of the mount stand still while a call
-	// with wait false runs.
+	// All requests of the mount stand still while it runs, until it calls t.Block.
+	// It must do so before anything slow (fork, wait for a lock that is held during
+	// slow work), and return the error of Block if there is one.
 	//
-	// Another error reaches the caller as the syscall.Errno it wraps, else
-	// as EIO. A panic is logged and reaches the caller as EIO.
-	Append(dst []byte, n NodeID, c Caller, wait bool) ([]byte, error)
+	// An error reaches the caller as the syscall.Errno it wraps, else as EIO. A
+	// panic is logged, counted, and reaches the caller as EIO; every lock must be
+	// released by defer.
+	Append(dst []byte, n NodeID, t *Turn) ([]byte, error)
+	// Owner returns whom c's requests are accounted to: the outermost container, 0
+	// if there is none. It is called for turns that have blocked.
+	Owner(c Caller) uint64
 }

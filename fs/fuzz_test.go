@@ -32,7 +32,7 @@ func FuzzRequest(f *testing.F) {
 		s, w := deadServer(ends[0], content("content\n"))
 		in := s.journal.slot()
 		n := copy(in, request)
-		if s.handle(w, in[:n]) {
+		if execute(s, w, in[:n]) {
 			t.Error("the reader's role is handed on although nothing is slow")
 		}
 

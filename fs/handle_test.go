@@ -6,8 +6,6 @@ import (
 	"syscall"
 	"testing"
 	"unsafe"
-
-	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 // testHandles is the table of a journal that ends with the test.
@@ -272,17 +270,19 @@ func TestContentMadeForAnotherOrLongAgoIsNotRead(t *testing.T) {
 // share, and gets it again when he has closed some.
 func TestOneOwnerLeavesHandlesForOthers(t *testing.T) {
 	h := testHandles(t)
-	s := &Server{handles: h, owner: func(c Caller) uint64 { return uint64(c.UID) }}
-	w := newWorker()
+	s := &Server{handles: h}
 	open := func(uid uint32) (uint64, error) {
-		n, err := s.openReply(w, NodeUptime, Caller{PID: 1, UID: uid}, unique.Add(2))
+		w := newTurn(s)
+		w.blocked = true
+		w.request = request{id: NodeUptime, caller: Caller{PID: 1, UID: uid}, owner: uint64(uid), unique: unique.Add(2)}
+		n, err := s.openReply(w)
 		if err != nil {
 			return noHandle, err
 		}
 		if n == 0 {
 			t.Fatal("no reply")
 		}
-		return placed[fuse.OpenOut](w.out[:cap(w.out)]).Fh, nil
+		return w.fh, nil
 	}
 	var greedy []uint64
 	for {

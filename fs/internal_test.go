@@ -3,9 +3,7 @@ package fs
 import (
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -15,14 +13,25 @@ import (
 // content is a Source of the same content for every file and caller.
 type content string
 
-func (s content) Append(dst []byte, _ NodeID, _ Caller, _ bool) ([]byte, error) {
+func (s content) Append(dst []byte, _ NodeID, _ *Turn) ([]byte, error) {
 	return append(dst, s...), nil
 }
 
-// deadServer is a server without a connection: requests are given to its handle
-// method, and replies go to fd.
-func deadServer(fd int, src Source) (*Server, *worker) {
-	return NewServer(NewConn(fd, nil, nil), src, ServerOptions{}), newWorker()
+func (content) Owner(Caller) uint64 { return 0 }
+
+// deadServer is a server without a connection: requests are given to execute, and
+// replies go to fd.
+func deadServer(fd int, src Source) (*Server, *Turn) {
+	s := NewServer(NewConn(fd, nil, nil), src, ServerOptions{})
+	return s, newTurn(s)
+}
+
+// execute serves the request b as the reader does. It reports whether the role of the
+// reader was handed on.
+func execute(s *Server, t *Turn, b []byte) (handedOn bool) {
+	t.start(b, noRecord, false)
+	s.serve(t)
+	return t.blocked
 }
 
 func devNull(t testing.TB) int {
@@ -97,7 +106,7 @@ func TestHotRequestsAllocateNothing(t *testing.T) {
 			requests := cycle(s, node)
 			all := func() {
 				for _, b := range requests {
-					s.handle(w, b)
+					execute(s, w, b)
 				}
 				nextGeneration(requests)
 			}
@@ -171,142 +180,146 @@ func TestNodeIDsNeverChange(t *testing.T) {
 	}
 }
 
+// waiting is a turn that asks to go to work.
+func waiting(w *waits, q *queue, r request) (t *Turn, admitted bool, err error) {
+	t = &Turn{request: r, record: noRecord, wake: make(chan error, 1)}
+	w.expect(t)
+	admitted, err = w.ask(q, t)
+	return t, admitted, err
+}
+
 // Owners take turns, the one that has waited longest first; within an owner it is
 // first come, first served.
 func TestOwnersTakeTurns(t *testing.T) {
-	l := newSlow(2, 2)
+	w := newWaits(2)
+	w.work.share = 2
 	unique := uint64(0)
-	add := func(owner uint64) (request, bool) {
+	var all []*Turn
+	add := func(owner uint64) bool {
 		unique++
-		r := request{unique: unique, owner: owner, node: &node{}}
-		return r, l.begin(r)
-	}
-	var running []request
-	for range 2 {
-		r, ok := add('a')
-		if !ok {
-			t.Fatal("a free worker is not used")
+		turn, admitted, err := waiting(w, &w.work, request{unique: unique, owner: owner, node: &node{}})
+		if err != nil {
+			t.Fatal(err)
 		}
-		running = append(running, r)
+		all = append(all, turn)
+		return admitted
+	}
+	var running []*Turn
+	for range 2 {
+		if !add('a') {
+			t.Fatal("a free place is not used")
+		}
+		running = append(running, all[len(all)-1])
 	}
 	for _, o := range "aaabbcc" {
-		if _, ok := add(uint64(o)); ok {
-			t.Fatal("a third worker")
+		if add(uint64(o)) {
+			t.Fatal("a third turn is at work")
 		}
 	}
-	if _, ok := l.claim(unique); !ok { // the last one's caller got a signal
-		t.Error("a request in the queue cannot be claimed")
+	// The last one's caller got a signal.
+	if _, ok := w.interrupt(unique); !ok || <-all[len(all)-1].wake != unix.EINTR {
+		t.Error("a turn that waits cannot be interrupted")
 	}
 	var order []rune
 	var uniques []uint64
 	for len(running) > 0 {
-		r, ok := l.next(running[0])
+		w.leave(running[0])
 		running = running[1:]
-		if ok {
-			order, uniques = append(order, rune(r.owner)), append(uniques, r.unique)
-			running = append(running, r)
+		for _, turn := range all {
+			select {
+			case err := <-turn.wake:
+				if err != nil {
+					t.Error(err)
+				}
+				order, uniques = append(order, rune(turn.owner)), append(uniques, turn.unique)
+				running = append(running, turn)
+			default:
+			}
 		}
 	}
 	if string(order) != "abcaba" || !slices.Equal(uniques, []uint64{3, 6, 8, 4, 7, 5}) {
 		t.Errorf("%s %v", string(order), uniques)
 	}
-	if len(l.owners) != 0 || l.turns.Len() != 0 || l.running != 0 {
-		t.Errorf("left: %d owners, %d turns, %d running", len(l.owners), l.turns.Len(), l.running)
+	if q := &w.work; len(q.owners) != 0 || q.order.Len() != 0 || q.running != 0 {
+		t.Errorf("left: %d owners, %d in the order, %d running", len(q.owners), q.order.Len(), q.running)
 	}
 }
 
-// A worker that is done can set two requests free, one by its owner's share and one by
-// its key.
+// A turn that leaves can set two free, one by its owner's share and one by its key.
 func TestOneThatEndsSetsTwoFree(t *testing.T) {
-	l := newSlow(16, 2)
+	w := newWaits(16)
+	q := &w.hostReads
+	q.limit, q.share = 16, 2
 	unique := uint64(0)
-	add := func(owner uint64, key NodeID) (request, bool) {
+	add := func(owner uint64, key NodeID) (*Turn, bool) {
 		unique++
-		r := request{unique: unique, owner: owner, op: opRead, id: key}
-		return r, l.begin(r)
+		turn, admitted, err := waiting(w, q, request{unique: unique, owner: owner, op: opRead, id: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return turn, admitted
 	}
 	first, _ := add('a', 1)
 	if _, ok := add('a', 2); !ok {
-		t.Fatal("a free worker is not used")
+		t.Fatal("a free place is not used")
 	}
-	if _, ok := add('a', 3); ok {
-		t.Fatal("a third worker of one owner")
+	third, ok := add('a', 3)
+	if ok {
+		t.Fatal("a third turn of one owner")
 	}
-	if _, ok := add('b', 1); ok {
-		t.Fatal("two workers for one key")
+	fourth, ok := add('b', 1)
+	if ok {
+		t.Fatal("two turns with one key")
 	}
-	a, ok := l.next(first)
-	b, ok2 := l.hire()
-	if !ok || !ok2 || a.unique != 3 || b.unique != 4 {
-		t.Errorf("next %v %d, hired %v %d; want 3 and 4", ok, a.unique, ok2, b.unique)
+	w.leave(first)
+	for _, turn := range []*Turn{third, fourth} {
+		select {
+		case err := <-turn.wake:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Errorf("turn %d still waits", turn.unique)
+		}
 	}
-	if _, ok := l.hire(); ok || l.running != 3 {
-		t.Errorf("%d workers run, want 3", l.running)
+	if q.running != 3 {
+		t.Errorf("%d turns are at work, want 3", q.running)
 	}
 }
 
 func TestAnOwnerIsRefusedBeforeItTakesTheRecordsOfOthers(t *testing.T) {
-	l := newSlow(16, 2)
+	w := newWaits(16)
 	for i := range maxOwned {
-		if l.isFull('a') {
+		if w.isFull(&w.work, 'a') {
 			t.Fatalf("full after %d", i)
 		}
-		l.begin(request{unique: uint64(i), owner: 'a', node: &node{}})
+		if _, _, err := waiting(w, &w.work, request{unique: uint64(i), owner: 'a', node: &node{}}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if !l.isFull('a') || l.isFull('b') {
-		t.Errorf("a is full: %v, b: %v", l.isFull('a'), l.isFull('b'))
+	if !w.isFull(&w.work, 'a') || w.isFull(&w.work, 'b') {
+		t.Errorf("a is full: %v, b: %v", w.isFull(&w.work, 'a'), w.isFull(&w.work, 'b'))
 	}
-	if alone := newSlow(16, 16); alone.isFull('a') {
-		t.Error("where there are no owners one is full")
+	if _, _, err := waiting(w, &w.work, request{unique: maxOwned, owner: 'a', node: &node{}}); err != unix.EAGAIN {
+		t.Errorf("one more: %v, want EAGAIN", err)
 	}
 }
 
-// meeting is a Source whose calls after the first return when two of them run.
-type meeting struct {
-	calls atomic.Int32
-	met   chan struct{}
-	alone atomic.Bool
-}
-
-func (m *meeting) Append(dst []byte, _ NodeID, _ Caller, _ bool) ([]byte, error) {
-	switch m.calls.Add(1) {
-	case 1:
-	case 3:
-		close(m.met)
-	default:
-		select {
-		case <-m.met:
-		case <-time.After(10 * time.Second):
-			m.alone.Store(true)
+// TestParkedTurnsAreSmall: thousands may wait.
+func TestParkedTurnsAreSmall(t *testing.T) {
+	s, turn := deadServer(devNull(t), content(strings.Repeat("x", 100_000)))
+	read := wire(fuse.ReadIn{InHeader: header(opRead, NodeStat), Size: 1 << 17, ReadFlags: fuse.READ_LOCKOWNER}, "")
+	var large int
+	for i := range 100 {
+		execute(s, turn, read) // makes the buffer large
+		if cap(turn.out) > smallReply {
+			large++
 		}
+		turn.unique = uint64(1000 + i)
+		s.waits.expect(turn)
+		turn = newTurn(s)
 	}
-	return dst, nil
-}
-
-// What a worker has set free is worked on beside what it takes itself.
-func TestAWorkerThatIsDoneHires(t *testing.T) {
-	m := &meeting{met: make(chan struct{})}
-	s, w := deadServer(devNull(t), m)
-	request := func(unique uint64, replayed bool) request {
-		record, ok := s.journal.note(wire(fuse.ReadIn{InHeader: header(opRead, NodeUptime)}, ""))
-		if !ok {
-			t.Fatal("no record")
-		}
-		return request{unique: unique, op: opRead, id: NodeUptime, node: &node{}, size: 100, record: record, replayed: replayed}
-	}
-	first := request(1, false)
-	if !s.slow.begin(first) {
-		t.Fatal("a free worker is not used")
-	}
-	for unique := range uint64(2) {
-		if s.slow.begin(request(unique+2, true)) { // is queued, whatever is free
-			t.Fatal("not queued")
-		}
-	}
-	w.in = wire(fuse.ReadIn{InHeader: header(opRead, NodeUptime)}, "")
-	s.work(w, &s.slow, first)
-	s.active.Wait()
-	if m.alone.Load() || m.calls.Load() != 3 {
-		t.Errorf("%d calls, one at a time: %v", m.calls.Load(), m.alone.Load())
+	if large != keepTurns {
+		t.Errorf("%d blocked turns have a large reply buffer, want %d", large, keepTurns)
 	}
 }

@@ -56,7 +56,7 @@ const (
 	// requestsVersion is that of the slot and the records. It changes with
 	// their layout, and a journal of another version is refused: requests
 	// would be lost.
-	requestsVersion = 1
+	requestsVersion = 2
 	// handlesVersion is that of what follows them. A journal of another version
 	// loses it: content is made anew for handles in the middle of being read.
 	handlesVersion = 2
@@ -73,10 +73,6 @@ type journalHeader struct {
 	grown  uint32 // handles that were ever in use
 	// records counts those that were ever in use.
 	records uint32
-	// attempts counts how often the request slotUnique has been tried by
-	// processes that crashed.
-	attempts   uint32
-	slotUnique uint64
 	// dev is the number of the file system (st_dev), 0 where it is not known.
 	dev uint64
 	// The INIT request and its answer.
@@ -89,17 +85,18 @@ type journalHeader struct {
 const (
 	// maxRecords bounds the slow requests that are remembered.
 	maxRecords = 1 << 14
-	// maxNoted is the longest request that a record holds, in bytes. What may be
-	// slow is a fixed-size struct and a name.
-	maxNoted = 496
+	// maxNoted is how many bytes of a request a record holds: the longest is a LOOKUP
+	// of maxName bytes. Of what a WRITE writes the first maxText matter.
+	maxNoted = 304
 )
 
-// record is a slow request that is not answered, as it came. It takes 512 bytes.
+// record is a request that has blocked and is not answered. It takes 320 bytes.
 type record struct {
-	length   uint32 // 0: none; stored last
+	length uint32 // of the whole request; 0: none; stored last
+	// attempts is how often processes that crashed have tried it.
 	attempts uint32
 	_        uint64
-	request  [maxNoted]byte // 8-byte aligned
+	request  [maxNoted]byte // its beginning, 8-byte aligned
 }
 
 func layoutOfJournal() uint64 {
@@ -314,12 +311,8 @@ func (j *Journal) contents() []byte {
 	return j.mem[contentsOffset : contentsOffset+arenaSize : contentsOffset+arenaSize]
 }
 
-// note makes a record of a request. There is none where all are in use or the
-// request is too long.
+// note makes a record of a request. ok is false if all are in use.
 func (j *Journal) note(request []byte) (i int32, ok bool) {
-	if len(request) > maxNoted {
-		return 0, false
-	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if last := len(j.unused) - 1; last >= 0 {
@@ -334,8 +327,15 @@ func (j *Journal) note(request []byte) (i int32, ok bool) {
 	}
 	e := &j.records()[i]
 	e.attempts = 0
-	atomic.StoreUint32(&e.length, uint32(copy(e.request[:], request)))
+	copy(e.request[:], request)
+	atomic.StoreUint32(&e.length, uint32(len(request)))
 	return i, true
+}
+
+// request returns the beginning of the request in the record i.
+func (j *Journal) request(i int32) []byte {
+	e := &j.records()[i]
+	return e.request[:min(atomic.LoadUint32(&e.length), maxNoted)]
 }
 
 // strike forgets the record i.
@@ -352,7 +352,7 @@ func (j *Journal) left() (left []int32) {
 	j.fresh = int32(min(atomic.LoadUint32(&j.header().records), maxRecords))
 	j.unused = nil
 	for i := range j.fresh {
-		if n := atomic.LoadUint32(&j.records()[i].length); n == 0 || n > maxNoted {
+		if n := atomic.LoadUint32(&j.records()[i].length); n == 0 || n > requestSize {
 			j.unused = append(j.unused, i)
 		} else {
 			left = append(left, i)

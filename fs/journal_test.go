@@ -201,17 +201,13 @@ func TestSlowRequestsAreLeftForTheNextProcess(t *testing.T) {
 	}
 	j.strike(records[2])
 	j.strike(records[4])
-	if _, ok := j.note(make([]byte, maxNoted+1)); ok {
-		t.Error("a request that does not fit is noted")
-	}
 	j = pass(t, j)
 	left := j.left()
 	if len(left) != 3 || len(j.unused) != 2 {
 		t.Fatalf("%d are left, %d records are free", len(left), len(j.unused))
 	}
 	for i, want := range []uint64{10, 11, 13} {
-		e := &j.records()[left[i]]
-		b := e.request[:e.length]
+		b := j.request(left[i])
 		if h := decode[fuse.InHeader](b); h.Unique != want || string(b[inHeaderSize:]) != "name\x00" {
 			t.Errorf("%q", b)
 		}
@@ -229,9 +225,9 @@ func TestSlowRequestsAreLeftForTheNextProcess(t *testing.T) {
 	}
 }
 
-// A request that there is no record for is worked on at once: it must not wait in
-// the memory of this process only.
-func TestAFullJournalLosesNothing(t *testing.T) {
+// A request that there is no record for is refused: it must neither wait in the memory
+// of this process only, nor be executed while all others wait.
+func TestAFullJournalRefuses(t *testing.T) {
 	var ends [2]int
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -239,25 +235,32 @@ func TestAFullJournalLosesNothing(t *testing.T) {
 	}
 	defer unix.Close(ends[0])
 	defer unix.Close(ends[1])
-	s, w := deadServer(ends[0], coldContent{})
+	src := &blockingContent{}
+	s, w := deadServer(ends[0], src)
 	s.journal.fresh = maxRecords
 	b := wire(fuse.ReadIn{InHeader: header(opRead, NodeStat), Size: 100, ReadFlags: fuse.READ_LOCKOWNER}, "")
-	if s.handle(w, b) {
+	if execute(s, w, b) {
 		t.Error("the reader's role is handed on")
 	}
-	reply := make([]byte, 200)
-	if n, err := unix.Read(ends[1], reply); err != nil || string(reply[outHeaderSize:n]) != "content" {
-		t.Errorf("%q %v", reply, err)
+	var reply [8]uint64
+	if n, err := unix.Read(ends[1], unsafe.Slice((*byte)(unsafe.Pointer(&reply)), 64)); err != nil || n != outHeaderSize {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	if h := (*fuse.OutHeader)(unsafe.Pointer(&reply)); h.Status != -int32(unix.EAGAIN) || src.made {
+		t.Errorf("status %d, executed: %v", h.Status, src.made)
 	}
 }
 
-// coldContent is a Source that always has to wait.
-type coldContent struct{}
+// blockingContent is a Source that always blocks.
+type blockingContent struct{ made bool }
 
-func (coldContent) Append(dst []byte, _ NodeID, _ Caller, wait bool) ([]byte, error) {
-	if !wait {
-		return dst, ErrCold
+func (*blockingContent) Owner(Caller) uint64 { return 1 }
+
+func (c *blockingContent) Append(dst []byte, _ NodeID, t *Turn) ([]byte, error) {
+	if err := t.Block(0); err != nil {
+		return dst, err
 	}
+	c.made = true
 	return append(dst, "content"...), nil
 }
 

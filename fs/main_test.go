@@ -56,15 +56,18 @@ func helper(mode string, args ...string) *exec.Cmd {
 }
 
 // sourceFunc is a Source.
-type sourceFunc func(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte, error)
+type sourceFunc func(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error)
 
-func (f sourceFunc) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte, error) {
-	return f(dst, n, c, wait)
+func (f sourceFunc) Append(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error) {
+	return f(dst, n, t)
 }
+
+// Owner makes each thread an owner.
+func (sourceFunc) Owner(c fs.Caller) uint64 { return uint64(c.PID) }
 
 // constant is the same content for every file and caller.
 func constant(content string) fs.Source {
-	return sourceFunc(func(dst []byte, _ fs.NodeID, _ fs.Caller, _ bool) ([]byte, error) {
+	return sourceFunc(func(dst []byte, _ fs.NodeID, _ *fs.Turn) ([]byte, error) {
 		return append(dst, content...), nil
 	})
 }

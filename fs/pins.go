@@ -186,8 +186,8 @@ func (s *Server) Pin() error {
 
 // pinReply makes the reply to the OPEN of a pin. Nobody reads from the descriptor: it
 // needs no handle.
-func pinReply(w *worker) (int, error) {
-	out, size := place[fuse.OpenOut](w.out[:cap(w.out)])
+func pinReply(t *Turn) (int, error) {
+	out, size := place[fuse.OpenOut](t.out)
 	out.Fh, out.OpenFlags = noHandle, fuse.FOPEN_DIRECT_IO
 	return size, nil
 }

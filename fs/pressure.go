@@ -29,10 +29,10 @@ const (
 // to one makes a trigger, and poll(2) waits for its events. It must be safe for
 // concurrent use.
 type Triggers interface {
-	// Set makes what c has written to node n the trigger of the open file fh.
-	// It may take its time. An error reaches the writer as those of Source do.
-	// text is not kept.
-	Set(fh uint64, n NodeID, c Caller, text []byte) error
+	// Set makes what t's caller has written to node n the trigger of the open file
+	// fh. t has blocked. An error reaches the writer as those of Source do. text is
+	// not kept.
+	Set(t *Turn, fh uint64, n NodeID, text []byte) error
 	// Poll returns the events, in the numbers of poll(2), that have come for fh
 	// since they were last asked for; asked are those of interest. Where kh is
 	// not 0 somebody waits for the next: Conn.Wake(kh) is to be called once,
@@ -94,116 +94,59 @@ func (c *Conn) Wake(kh uint64) error {
 	return nil
 }
 
-// handlePoll answers a POLL.
-func (s *Server) handlePoll(w *worker, b []byte) (int, error) {
+// poll makes the reply to a POLL.
+func (s *Server) poll(t *Turn) (int, error) {
 	if s.triggers == nil {
 		return 0, syscall.ENOSYS
 	}
-	in := decode[pollIn](b)
-	if in == nil {
-		return 0, syscall.EIO
-	}
-	kh := in.Kh
-	if in.Flags&fuse.FUSE_POLL_SCHEDULE_NOTIFY == 0 {
-		kh = 0
-	}
-	out, size := place[pollOut](w.out[:cap(w.out)])
-	out.Revents = s.triggers.Poll(in.Fh, kh, in.Events)
+	out, size := place[pollOut](t.out)
+	out.Revents = s.triggers.Poll(t.fh, t.kh, t.events)
 	return size, nil
-}
-
-// handleWrite answers a WRITE, later: to find the writer's container may take
-// long.
-func (s *Server) handleWrite(w *worker, b []byte) (handedOn bool) {
-	h := decode[fuse.InHeader](b)
-	in := decode[fuse.WriteIn](b)
-	var n *node
-	if in != nil {
-		n = s.tree.node(NodeID(h.NodeId))
-	}
-	var err error
-	switch {
-	case s.triggers == nil:
-		err = syscall.EROFS
-	case in == nil || int(unsafe.Sizeof(*in))+int(in.Size) > len(b):
-		err = syscall.EIO
-	case n == nil:
-		err = syscall.ESTALE
-	case n.isDir():
-		err = syscall.EISDIR
-	case in.Fh == noHandle:
-		err = syscall.ENFILE
-	}
-	if err != nil {
-		s.reply(w, h.Unique, 0, err)
-		return false
-	}
-	text := b[unsafe.Sizeof(*in):][:in.Size]
-	return s.answer(w, request{
-		unique: h.Unique,
-		op:     opWrite,
-		id:     n.id,
-		node:   n,
-		caller: callerOf(h),
-		fh:     in.Fh,
-		size:   len(text),
-		text:   string(text[:min(len(text), maxText)]),
-	})
 }
 
 // maxText is how much of a written text is looked at, in bytes: what the kernel
 // looks at too (psi_write).
 const maxText = 32
 
-// write makes the reply to a WRITE.
-func (s *Server) write(w *worker, r request, wait bool) (int, error) {
-	if !wait {
-		return 0, ErrCold
-	}
-	if err := s.setTrigger(r); err != nil {
+// write makes the reply to a WRITE. To find the writer's container may take long.
+func (s *Server) write(t *Turn) (int, error) {
+	if err := t.Block(t.owner); err != nil {
 		return 0, err
 	}
-	out, size := place[fuse.WriteOut](w.out[:cap(w.out)])
-	out.Size = uint32(r.size)
+	if err := s.triggers.Set(t, t.fh, t.id, []byte(t.text)); err != nil {
+		return 0, err
+	}
+	out, size := place[fuse.WriteOut](t.out)
+	out.Size = uint32(t.size)
 	return size, nil
 }
 
-// setTrigger is Triggers.Set, guarded.
-func (s *Server) setTrigger(r request) (err error) {
-	defer s.recovered(&r, &err)
-	return s.triggers.Set(r.fh, r.id, r.caller, []byte(r.text))
-}
-
-// handleSetattr answers a SETATTR. truncate(2), which a shell's > does, and
+// setattr makes the reply to a SETATTR. truncate(2), which a shell's > does, and
 // utimes(2) change nothing, as with the kernel's own file; modes and owners are
 // not the container's to change.
-func (s *Server) handleSetattr(w *worker, h *fuse.InHeader, b []byte) (int, error) {
-	in := decode[fuse.SetAttrIn](b)
-	if in == nil {
-		return 0, syscall.EIO
-	}
-	n := s.tree.node(NodeID(h.NodeId))
+func (s *Server) setattr(t *Turn) (int, error) {
+	n := s.tree.node(t.id)
 	switch {
+	case s.triggers == nil:
+		return 0, syscall.EROFS
 	case n == nil:
 		return 0, syscall.ESTALE
-	case n.isDir() || in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0:
+	case n.isDir() || t.valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0:
 		return 0, syscall.EPERM
 	}
-	out, size := place[fuse.AttrOut](w.out[:cap(w.out)])
+	out, size := place[fuse.AttrOut](t.out)
 	out.AttrValid = attrValid(n)
 	s.putAttr(&out.Attr, n, n.size)
 	return size, nil
 }
 
-// handleChange answers the requests that would change the tree. With a read-only
+// change answers the requests that would change the tree. With a read-only
 // superblock the kernel refuses them itself.
-func (s *Server) handleChange(w *worker, h *fuse.InHeader, b []byte) (int, error) {
+func (s *Server) change(t *Turn) (int, error) {
 	switch {
 	case s.triggers == nil:
 		return 0, syscall.EROFS
-	case h.Opcode == opSetattr:
-		return s.handleSetattr(w, h, b)
-	case h.Opcode == opCreate:
+	case t.op == opCreate:
 		return 0, syscall.EACCES // what open(2) with O_CREAT gets in /proc
 	}
 	return 0, syscall.EPERM

@@ -29,16 +29,14 @@ type fakeTriggers struct {
 	leave    chan struct{} // and waits
 }
 
-func (f *fakeTriggers) Set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
+func (f *fakeTriggers) Set(t *fs.Turn, fh uint64, n fs.NodeID, text []byte) error {
+	c := t.Caller()
 	if f.entered != nil {
 		f.entered <- struct{}{}
 		<-f.leave
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if string(text) == "panic" {
-		panic("as wanted")
-	}
 	f.node, f.caller = n, c
 	if f.answer == nil {
 		f.set[fh] = string(text)
@@ -191,9 +189,6 @@ func TestAWritersErrorsAreItsOwn(t *testing.T) {
 	f.fail(errors.New("no errno"))
 	if _, err := unix.Write(fd, []byte("some 1 1")); err != unix.EIO {
 		t.Errorf("write: %v", err)
-	}
-	if _, err := unix.Write(fd, []byte("panic")); err != unix.EIO {
-		t.Errorf("write that panics: %v", err)
 	}
 	if got := pread(t, fd, 100, 0); got != "some\nfull\n" {
 		t.Errorf("read %q", got)
@@ -363,4 +358,37 @@ func rawWrite(path string) error {
 	}
 	_, err = unix.Write(fd, []byte("some 1 1"))
 	return err
+}
+
+// TestALongWriteDelaysNobody guards the reader: a WRITE never runs on it, however long
+// the text is.
+func TestALongWriteDelaysNobody(t *testing.T) {
+	f := &fakeTriggers{entered: make(chan struct{}), leave: make(chan struct{})}
+	m := servePressure(t, f)
+	fd := openRDWR(t, m.dir+"/cpu")
+	other := openRDWR(t, m.dir+"/io")
+	written := make(chan error, 1)
+	go func() {
+		_, err := unix.Write(fd, make([]byte, 4096))
+		written <- err
+	}()
+	<-f.entered
+	read := make(chan string, 1)
+	go func() {
+		buf := make([]byte, 100)
+		n, _ := unix.Pread(other, buf, 0)
+		read <- string(buf[:max(n, 0)])
+	}()
+	select {
+	case got := <-read:
+		if got != "some\nfull\n" {
+			t.Errorf("read %q", got)
+		}
+	case <-time.After(deadline / 4):
+		t.Error("a read waits for the write")
+	}
+	close(f.leave)
+	if err := <-written; err != nil {
+		t.Errorf("write: %v", err)
+	}
 }

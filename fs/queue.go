@@ -3,218 +3,297 @@ package fs
 import (
 	"container/list"
 	"sync"
+	"sync/atomic"
+	"syscall"
 )
 
-// maxOwned is how many slow requests of one owner may wait; beyond, they are refused
-// (EAGAIN). That takes as many threads of one container.
-const maxOwned = maxRecords / 8
+const (
+	// maxOwned is how many turns of one owner may be blocked at the same time;
+	// further ones are refused (EAGAIN). That takes as many threads of one container.
+	maxOwned = maxRecords / 8
+	// keepTurns is how many turns are kept for the next requests, and how many
+	// blocked ones may keep a large reply buffer.
+	keepTurns = 4
+)
 
-// keepWorkers is how many workers' buffers are kept for the next slow requests.
-const keepWorkers = 4
-
-// shareOf is how many of limit workers one owner's requests may have, where there
-// are several owners: what one makes us do must not take all workers nor, where it
-// takes CPU time, all CPUs.
+// shareOf returns how many of limit turns at work one owner may have: what one
+// container makes the daemon do must not take all threads nor, if it takes CPU time,
+// all CPUs.
 func shareOf(limit int) int { return max(limit/8, 1) }
 
-// slow is the bookkeeping of slow requests. Owners take turns. It is safe for
+// waits has the turns that have blocked and are not answered. It is safe for
 // concurrent use, and nothing is waited for while its lock is held.
-type slow struct {
-	mu           sync.Mutex
-	limit, share int // of workers: all together, and each owner's
-	// running is the number of goroutines that do slow requests.
-	running int
-	// pending has each slow request that is not answered yet, by its unique.
-	pending map[uint64]pending
-	// owners are those that have a request here, and turns those of them that
-	// have one in their queue. What a request there waits for, a worker, its
-	// owner's share or its key, some worker has. When that one is done two
-	// requests may be free to go, one by the share and one by the key: it takes
-	// one, and hires for the other.
-	owners map[uint64]*owner
-	turns  list.List // of *owner
-	// busy has the keys that are worked on.
-	busy  map[NodeID]bool
-	spare []*worker
+type waits struct {
+	mu sync.Mutex
+	// pending has the turns by the unique of their request. Whoever takes one out
+	// answers it.
+	pending map[uint64]*Turn
+	// work is the queue of most turns. hostReads is that of turns that read the
+	// host's files: one whose files do not answer takes no place from the others.
+	work, hostReads queue
+	ended           bool // the connection
+	spare           []*Turn
+	bulky           atomic.Int32 // turns that have a large reply buffer
 }
 
-// owner is whom requests belong to.
+// queue admits turns to work. Owners take turns; within an owner it is first come,
+// first served.
+type queue struct {
+	limit, share int // of turns at work: all together, and of each owner
+	running      int
+	// owners are those that have a turn here, and order those of them that have one
+	// in their queue.
+	owners map[uint64]*owner
+	order  list.List // of *owner
+	// busy has the keys that are worked on.
+	busy map[NodeID]bool
+}
+
+// owner is whom turns belong to.
 type owner struct {
 	id      uint64
 	running int
-	queue   list.List     // of request
-	turn    *list.Element // its place among the turns, nil while queue is empty
+	queue   list.List     // of *Turn
+	place   *list.Element // in the order, nil while queue is empty
 }
 
-// pending is a slow request that is not answered yet.
-type pending struct {
-	queued *list.Element // its place in its owner's queue, nil while a worker has it
-	owner  *owner
-	record int32
+func newWaits(workers int) *waits {
+	return &waits{pending: make(map[uint64]*Turn), work: newQueue(workers), hostReads: newQueue(hostReaders)}
 }
 
-func newSlow(limit, share int) slow {
-	return slow{limit: limit, share: share, pending: make(map[uint64]pending), owners: make(map[uint64]*owner), busy: make(map[NodeID]bool)}
+func newQueue(limit int) queue {
+	return queue{limit: limit, share: shareOf(limit), owners: make(map[uint64]*owner), busy: make(map[NodeID]bool)}
 }
 
-// begin notes that r is pending. It returns true where the calling goroutine is
-// to work on it; else r waits in the queue.
-func (l *slow) begin(r request) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	o := l.owners[r.owner]
-	if o == nil {
-		o = &owner{id: r.owner}
-		l.owners[r.owner] = o
+// queueFor returns the queue that r waits in if it blocks.
+func (w *waits) queueFor(r *request) *queue {
+	if r.key() != 0 {
+		return &w.hostReads
 	}
-	// What is found in the journal is queued first and worked on later.
-	if l.running == l.limit || o.running >= l.share || l.busy[r.key()] || r.replayed {
-		l.pending[r.unique] = pending{o.queue.PushBack(r), o, r.record}
-		if o.turn == nil {
-			o.turn = l.turns.PushBack(o)
-		}
-		return false
-	}
-	l.running++
-	l.take(o, r)
-	return true
+	return &w.work
 }
 
-// isFull tells whether the owner has so many requests here that one more would take
+// key serialises requests: those with the same non-zero key are worked on one at a
+// time. A file of the host's that does not answer takes one place, not all.
+func (r *request) key() NodeID {
+	if r.op == opRead && r.node == nil {
+		return r.id
+	}
+	return 0
+}
+
+// expect makes t pending.
+func (w *waits) expect(t *Turn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pending[t.unique] = t
+	if cap(t.out) > smallReply {
+		t.bulky = true
+		w.bulky.Add(1)
+	}
+}
+
+// isBulky reports whether so many blocked turns have large reply buffers that the
+// next one must not have one too.
+func (w *waits) isBulky() bool { return w.bulky.Load() >= keepTurns }
+
+// isFull reports whether the owner has so many turns in q that one more would take
 // the records of others.
-func (l *slow) isFull(id uint64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	o := l.owners[id]
-	return o != nil && l.share < l.limit && o.running+o.queue.Len() >= maxOwned
+func (w *waits) isFull(q *queue, owner uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := q.owners[owner]
+	return o != nil && o.isFull()
 }
 
-// hire returns a request of the queue for a worker to be started, as long as there
-// may be one more.
-func (l *slow) hire() (request, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.running == l.limit {
-		return request{}, false
+func (o *owner) isFull() bool { return o.running+o.queue.Len() >= maxOwned }
+
+// enter returns when q admits t, or with the error that t is to be answered with.
+func (w *waits) enter(q *queue, t *Turn) error {
+	if admitted, err := w.ask(q, t); admitted || err != nil {
+		return err
 	}
-	l.running++
-	return l.nextLocked()
+	return <-t.wake
 }
 
-// take notes that a worker has r.
-func (l *slow) take(o *owner, r request) {
-	l.pending[r.unique] = pending{nil, o, r.record}
+// ask admits t, or queues it.
+func (w *waits) ask(q *queue, t *Turn) (admitted bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return false, syscall.ENODEV
+	}
+	if w.pending[t.unique] != t {
+		return false, syscall.EINTR
+	}
+	o := q.owners[t.owner]
+	if o == nil {
+		o = &owner{id: t.owner}
+		q.owners[t.owner] = o
+	}
+	switch {
+	case o.isFull():
+		return false, syscall.EAGAIN
+	case q.running < q.limit && o.running < q.share && !q.busy[t.key()]:
+		q.take(o, t)
+		return true, nil
+	}
+	t.queue, t.holder = q, o
+	t.queued = o.queue.PushBack(t)
+	if o.place == nil {
+		o.place = q.order.PushBack(o)
+	}
+	return false, nil
+}
+
+// take notes that t is at work.
+func (q *queue) take(o *owner, t *Turn) {
+	q.running++
 	o.running++
-	if key := r.key(); key != 0 {
-		l.busy[key] = true
+	if key := t.key(); key != 0 {
+		q.busy[key] = true
+	}
+	t.queue, t.holder = q, o
+}
+
+// admit wakes the turns that may go to work. The first is the first one of the first
+// owner that has one; that owner's next comes after those of all others.
+func (q *queue) admit() {
+	for q.running < q.limit {
+		t := q.next()
+		if t == nil {
+			return
+		}
+		q.order.MoveToBack(t.holder.place)
+		q.take(t.holder, t)
+		q.unqueue(t)
+		t.wake <- nil
 	}
 }
 
-// next returns the next request of the queue, for the worker that has done the
-// request done; without one that worker has ended.
-func (l *slow) next(done request) (request, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.busy, done.key())
-	if o := l.owners[done.owner]; o != nil { // else the connection has ended
-		o.running--
-		l.forget(o)
-	}
-	return l.nextLocked()
-}
-
-// nextLocked takes the first request that may be worked on of the first owner that
-// has one. That owner's next turn comes after those of all others.
-func (l *slow) nextLocked() (request, bool) {
-	for t := l.turns.Front(); t != nil; t = t.Next() {
-		o := t.Value.(*owner)
-		if o.running >= l.share {
+func (q *queue) next() *Turn {
+	for p := q.order.Front(); p != nil; p = p.Next() {
+		o := p.Value.(*owner)
+		if o.running >= q.share {
 			continue
 		}
 		for e := o.queue.Front(); e != nil; e = e.Next() {
-			r := e.Value.(request)
-			if l.busy[r.key()] {
-				continue
+			if t := e.Value.(*Turn); !q.busy[t.key()] {
+				return t
 			}
-			l.turns.MoveToBack(t)
-			l.take(o, r)
-			l.unqueue(o, e)
-			return r, true
 		}
 	}
-	l.running--
-	return request{}, false
+	return nil
 }
 
-// unqueue takes e out of o's queue.
-func (l *slow) unqueue(o *owner, e *list.Element) {
-	o.queue.Remove(e)
-	if o.queue.Len() == 0 && o.turn != nil {
-		l.turns.Remove(o.turn)
-		o.turn = nil
+// unqueue takes t out of its owner's queue.
+func (q *queue) unqueue(t *Turn) {
+	o := t.holder
+	o.queue.Remove(t.queued)
+	t.queued = nil
+	if o.queue.Len() == 0 {
+		q.order.Remove(o.place)
+		o.place = nil
 	}
-	l.forget(o)
+	q.forget(o)
 }
 
-// forget drops an owner that has no requests.
-func (l *slow) forget(o *owner) {
+// forget drops an owner that has no turns.
+func (q *queue) forget(o *owner) {
 	if o.running == 0 && o.queue.Len() == 0 {
-		delete(l.owners, o.id)
+		delete(q.owners, o.id)
 	}
 }
 
-// isPending tells whether the request is not answered yet.
-func (l *slow) isPending(unique uint64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, ok := l.pending[unique]
-	return ok
+// dismiss ends the wait of a turn in a queue.
+func (t *Turn) dismiss(err error) {
+	if t.queued != nil {
+		q := t.queue
+		q.unqueue(t)
+		t.queue, t.holder = nil, nil
+		t.wake <- err
+	}
 }
 
-// claim returns true once for each pending request, to the one that may answer
-// it, and must strike its record out of the journal then.
-func (l *slow) claim(unique uint64) (record int32, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	p, ok := l.pending[unique]
-	if !ok {
+// leave takes t off the work, and admits those that have waited for it.
+func (w *waits) leave(t *Turn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t.bulky {
+		t.bulky = false
+		w.bulky.Add(-1)
+	}
+	q, o := t.queue, t.holder
+	if q == nil {
+		return
+	}
+	t.queue, t.holder = nil, nil
+	delete(q.busy, t.key())
+	q.running--
+	o.running--
+	q.forget(o)
+	q.admit()
+}
+
+// isPending reports whether the request has blocked and is not answered.
+func (w *waits) isPending(unique uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pending[unique] != nil
+}
+
+// claim returns a pending turn to the one that may answer it, and nil to all others.
+func (w *waits) claim(unique uint64) *Turn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.pending[unique]
+	delete(w.pending, unique)
+	return t
+}
+
+// interrupt is claim for somebody else than the goroutine of the turn. It returns the
+// record of the request, and ends its wait.
+func (w *waits) interrupt(unique uint64) (record int32, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.pending[unique]
+	if t == nil {
 		return 0, false
 	}
-	delete(l.pending, unique)
-	if p.queued != nil {
-		l.unqueue(p.owner, p.queued)
+	delete(w.pending, unique)
+	t.dismiss(syscall.EINTR)
+	return t.record, true
+}
+
+// end ends the waits of a connection that has ended: nobody waits for the answers.
+func (w *waits) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	for _, t := range w.pending {
+		t.dismiss(syscall.ENODEV)
 	}
-	return p.record, true
+	clear(w.pending)
 }
 
-// drop empties the queue of a connection that has ended: nobody waits for the
-// answers.
-func (l *slow) drop() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.turns.Init()
-	clear(l.owners)
-	clear(l.pending)
-}
-
-// worker returns buffers for one goroutine.
-func (l *slow) worker() *worker {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if last := len(l.spare) - 1; last >= 0 {
-		w := l.spare[last]
-		l.spare[last] = nil
-		l.spare = l.spare[:last]
-		return w
+// turn returns a Turn for one goroutine.
+func (w *waits) turn(s *Server) *Turn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if last := len(w.spare) - 1; last >= 0 {
+		t := w.spare[last]
+		w.spare[last] = nil
+		w.spare = w.spare[:last]
+		return t
 	}
-	return newWorker()
+	return newTurn(s)
 }
 
-// recycle takes buffers back.
-func (l *slow) recycle(w *worker) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.spare) < keepWorkers {
-		l.spare = append(l.spare, w)
+// recycle takes a Turn back.
+func (w *waits) recycle(t *Turn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.spare) < keepTurns {
+		w.spare = append(w.spare, t)
 	}
 }

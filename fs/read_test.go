@@ -20,7 +20,9 @@ type counter struct {
 	padding int
 }
 
-func (s *counter) Append(dst []byte, _ fs.NodeID, _ fs.Caller, _ bool) ([]byte, error) {
+func (*counter) Owner(fs.Caller) uint64 { return 0 }
+
+func (s *counter) Append(dst []byte, _ fs.NodeID, _ *fs.Turn) ([]byte, error) {
 	dst = fmt.Appendf(dst, "%d ", s.made.Add(1))
 	return append(append(dst, strings.Repeat("a", s.padding)...), '\n'), nil
 }
@@ -151,7 +153,8 @@ func TestHandlePassedOnShowsTheNextCallersContent(t *testing.T) {
 // perUser makes n lines that name the caller's uid; of the file stat, uid times
 // as many lines.
 func perUser(n int) fs.Source {
-	return sourceFunc(func(dst []byte, id fs.NodeID, c fs.Caller, _ bool) ([]byte, error) {
+	return sourceFunc(func(dst []byte, id fs.NodeID, t *fs.Turn) ([]byte, error) {
+		c := t.Caller()
 		lines := n
 		if id == fs.NodeStat {
 			lines *= int(c.UID) + 1
@@ -166,7 +169,7 @@ func perUser(n int) fs.Source {
 func TestSizeIsTheCallersOwnAndAgreesWithTheContent(t *testing.T) {
 	// Each content is one byte longer than the one before.
 	var length atomic.Int64
-	src := sourceFunc(func(dst []byte, _ fs.NodeID, _ fs.Caller, _ bool) ([]byte, error) {
+	src := sourceFunc(func(dst []byte, _ fs.NodeID, _ *fs.Turn) ([]byte, error) {
 		return append(dst, strings.Repeat("x", int(length.Add(1))+5000)...), nil
 	})
 	m := serve(t, src, fs.ServerOptions{})
@@ -215,7 +218,7 @@ func TestSizeIsTheCallersOwnAndAgreesWithTheContent(t *testing.T) {
 // numbers in the content have grown when it is read.
 func TestSizeAskedByAnotherThreadLeavesRoomForTheContent(t *testing.T) {
 	var number atomic.Int64
-	src := sourceFunc(func(dst []byte, _ fs.NodeID, _ fs.Caller, _ bool) ([]byte, error) {
+	src := sourceFunc(func(dst []byte, _ fs.NodeID, _ *fs.Turn) ([]byte, error) {
 		row := fmt.Sprintf("cpu %d %d\n", number.Load(), number.Add(1))
 		return append(dst, strings.Repeat(row, 20)...), nil
 	})
@@ -271,7 +274,7 @@ func TestSizeAskedForWhileReadingDoesNotTearTheContent(t *testing.T) {
 
 func TestSourceErrorsReachTheCaller(t *testing.T) {
 	var result atomic.Value
-	src := sourceFunc(func([]byte, fs.NodeID, fs.Caller, bool) ([]byte, error) {
+	src := sourceFunc(func([]byte, fs.NodeID, *fs.Turn) ([]byte, error) {
 		return nil, result.Load().(error)
 	})
 	m := serve(t, src, fs.ServerOptions{})
@@ -284,7 +287,6 @@ func TestSourceErrorsReachTheCaller(t *testing.T) {
 		{errors.New("no errno"), unix.EIO},
 		{fmt.Errorf("wrapped: %w", syscall.Errno(0)), unix.EIO},
 		{fmt.Errorf("wrapped: %w", syscall.Errno(5000)), unix.EIO},
-		{fs.ErrCold, unix.EIO}, // of a Source that does not wait when told to
 	} {
 		result.Store(fmt.Errorf("source: %w", c.err))
 		if _, err := unix.Pread(fd, make([]byte, 10), 0); err != c.want {
@@ -295,15 +297,16 @@ func TestSourceErrorsReachTheCaller(t *testing.T) {
 
 func TestPanicInSourceIsEIOAndTheServerGoesOn(t *testing.T) {
 	var calls atomic.Int64
-	src := sourceFunc(func(dst []byte, id fs.NodeID, _ fs.Caller, wait bool) ([]byte, error) {
+	src := sourceFunc(func(dst []byte, id fs.NodeID, t *fs.Turn) ([]byte, error) {
 		calls.Add(1)
-		switch {
-		case id == fs.NodeUptime:
+		switch id {
+		case fs.NodeUptime:
 			panic("at once")
-		case id == fs.NodeMeminfo && wait:
+		case fs.NodeMeminfo:
+			if err := t.Block(0); err != nil {
+				return dst, err
+			}
 			panic("later")
-		case id == fs.NodeMeminfo:
-			return dst, fs.ErrCold
 		}
 		return append(dst, "fine"...), nil
 	})

@@ -2,83 +2,132 @@ package fs
 
 import (
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// maxAttempts is how often a request may be tried by processes that crash before
-// it is answered EIO: it is likely what they crash of, and all containers wait
-// for the one that asks it.
-const maxAttempts = 2
+// What a former process has left in the journal is executed by the same code as what
+// comes from the kernel, and before it. Only after a crash there is more to do: one
+// of the requests may be what the process crashed of. Those that no crashed process
+// has replayed are replayed at once. The others are suspects: they are tried last,
+// one by one, while the reader serves what is new. One that was tried alone by a
+// process that crashed is answered EIO.
 
-// start takes up what a former process has left, and then begins to read.
-func (s *Server) start() {
-	defer s.active.Done()
-	w := s.slow.worker()
-	w.replayed, w.alone = true, s.crashed
-	for _, i := range s.journal.left() {
-		s.replayRecord(w, i)
-	}
-	s.replaySlot(w)
-	w.replayed, w.alone = false, false
-	s.slow.recycle(w)
-	for _, l := range []*slow{&s.slow, &s.hostReads} {
-		for s.hire(l) {
+const (
+	// maxAttempts is how often a request may be tried by processes that crash before
+	// it is answered EIO: it is likely what they crash of, and all containers wait
+	// for the one that asks it.
+	maxAttempts = 2
+	// suspectTime is how long the next suspect waits for one that is not done.
+	suspectTime = 50 * time.Millisecond
+)
+
+// takeUp finds out what a former process has left.
+func (s *Server) takeUp() {
+	records := s.journal.left()
+	known := make(map[uint64]bool, len(records))
+	for _, i := range records {
+		if h := decode[fuse.InHeader](s.journal.request(i)); h != nil {
+			known[h.Unique] = true
 		}
 	}
-	s.active.Add(1)
-	go s.readLoop()
-}
-
-// replayRecord queues the slow request in a record, or works on it at once where
-// the former process crashed.
-func (s *Server) replayRecord(w *worker, i int32) {
-	e := &s.journal.records()[i]
-	b := e.request[:e.length]
-	if h := decode[fuse.InHeader](b); h != nil && s.mayTry(w, h, &e.attempts) {
-		w.recorded, w.record = true, i
-		s.handle(w, b)
-		w.recorded = false
-		if s.isPending(h.Unique) {
-			return
-		}
+	if i, ok := s.recordSlot(known); ok {
+		records = append(records, i)
 	}
-	s.journal.strike(i)
+	for _, i := range records {
+		attempts := &s.journal.records()[i].attempts
+		switch {
+		case !s.crashed:
+		case *attempts >= maxAttempts:
+			s.refuse(i)
+			continue
+		case *attempts > 0:
+			s.suspect(i)
+			continue
+		default:
+			*attempts++
+		}
+		s.left = append(s.left, i)
+	}
 }
 
-// replaySlot is replayRecord for the request that the reader had in hand.
-func (s *Server) replaySlot(w *worker) {
+// recordSlot makes a record of the request that the reader had in hand. After a crash
+// it is a suspect.
+func (s *Server) recordSlot(known map[uint64]bool) (record int32, ok bool) {
+	defer s.journal.clearSlot()
 	b := s.journal.pendingSlot()
-	// Where it is pending, the process died between noting the request as a slow
-	// one and clearing the slot.
-	if h := decode[fuse.InHeader](b); h != nil && !s.isPending(h.Unique) {
-		head := s.journal.header()
-		if head.slotUnique != h.Unique {
-			head.slotUnique, head.attempts = h.Unique, 0
-		}
-		if s.mayTry(w, h, &head.attempts) {
-			s.handle(w, b)
-		}
+	h := decode[fuse.InHeader](b)
+	// Where it is known, the process died between noting the request and clearing the
+	// slot.
+	if h == nil || known[h.Unique] {
+		return 0, false
 	}
-	s.journal.clearSlot()
+	record, ok = s.journal.note(b)
+	switch {
+	case !ok:
+		s.send(make([]byte, outHeaderSize), h.Unique, 0, syscall.EAGAIN)
+	case s.crashed:
+		s.journal.records()[record].attempts = 1
+	}
+	return record, ok
 }
 
-// mayTry counts an attempt after a crash. Where there were too many it answers the
-// request with EIO and returns false.
-func (s *Server) mayTry(w *worker, h *fuse.InHeader, attempts *uint32) bool {
-	if !s.crashed {
-		return true
-	}
-	if *attempts >= maxAttempts {
+// refuse answers the request in a record with EIO.
+func (s *Server) refuse(record int32) {
+	if h := decode[fuse.InHeader](s.journal.request(record)); h != nil {
 		s.log.Error("processes crashed over a request: answered EIO", "unique", h.Unique, "opcode", h.Opcode, "node", h.NodeId, "attempts", maxAttempts)
-		s.send(w.out, h.Unique, 0, syscall.EIO)
+		s.send(make([]byte, outHeaderSize), h.Unique, 0, syscall.EIO)
+	}
+	s.journal.strike(record)
+}
+
+// suspect makes a turn of the request in a record, to be tried later.
+func (s *Server) suspect(record int32) {
+	t := &Turn{server: s}
+	t.start(s.journal.request(record), record, true)
+	t.blocked = true
+	if h := decode[fuse.InHeader](t.in); h != nil {
+		t.unique = h.Unique
+	}
+	s.waits.expect(t)
+	s.suspects = append(s.suspects, t)
+}
+
+// replay makes t the turn of the next request that a former process has left, and
+// returns false if there is none. When it comes to the end it lets the suspects go.
+func (s *Server) replay(t *Turn) bool {
+	if len(s.left) == 0 {
+		if s.suspects != nil {
+			suspects := s.suspects
+			s.suspects = nil
+			s.active.Go(func() { s.trySuspects(suspects) })
+		}
 		return false
 	}
-	*attempts++
+	record := s.left[0]
+	s.left = s.left[1:]
+	t.start(s.journal.request(record), record, true)
 	return true
 }
 
-// isPending tells whether the request is a slow one that is not answered yet.
-func (s *Server) isPending(unique uint64) bool {
-	return s.slow.isPending(unique) || s.hostReads.isPending(unique)
+// trySuspects executes one request after the other. It goes on without one that
+// takes long.
+func (s *Server) trySuspects(suspects []*Turn) {
+	for _, t := range suspects {
+		if !s.waits.isPending(t.unique) {
+			continue
+		}
+		done := make(chan struct{})
+		s.active.Go(func() {
+			defer close(done)
+			s.journal.records()[t.record].attempts++
+			t.out = make([]byte, outHeaderSize, smallReply)
+			s.serve(t)
+		})
+		select {
+		case <-done:
+		case <-time.After(suspectTime):
+		}
+	}
 }

@@ -6,12 +6,11 @@ import (
 	"io"
 	"log/slog"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +19,7 @@ import (
 // ENOTCONN.
 var ErrAborted = errors.New("the fuse connection was aborted")
 
-// DefaultWorkers bounds slow requests where ServerOptions does not.
+// DefaultWorkers is the default of ServerOptions.Workers.
 const DefaultWorkers = 64
 
 // ServerOptions may be the zero value.
@@ -28,16 +27,10 @@ type ServerOptions struct {
 	// Log gets panics of the Source and replies that the kernel refuses.
 	// Default: nothing is logged.
 	Log *slog.Logger
-	// Workers is how many goroutines, and so threads, do slow requests at
-	// most. Further slow requests wait in a queue, which is no longer than
-	// the number of threads that wait for an answer. Default
-	// DefaultWorkers.
+	// Workers is how many blocked turns, each on a thread, are at work at most;
+	// one owner never has more than an eighth of them. Further ones wait for their
+	// turn. Default DefaultWorkers.
 	Workers int
-	// Owner tells callers apart that take turns where they make slow requests:
-	// one owner never has more than an eighth of the workers, and of the requests
-	// that may wait (the rest is answered EAGAIN). It is called for slow requests
-	// only, by the goroutine that all requests wait for. nil: all are one.
-	Owner func(Caller) uint64
 	// CPUs is what sys/devices/system/cpu shows; nil leaves sys out of the
 	// tree. It stays the caller's, and may be closed when Serve has returned.
 	CPUs *CPUTree
@@ -47,8 +40,7 @@ type ServerOptions struct {
 	Journal *Journal
 	// Crashed says that the former server's process died of itself, and not of
 	// a SIGKILL: one of the requests in the journal may have been what it died
-	// of. They are tried one by one then, and what has been tried twice is
-	// answered EIO.
+	// of (replay.go).
 	Crashed bool
 	// Tree is what is served. Default MainTree.
 	Tree Tree
@@ -64,8 +56,8 @@ type ServerOptions struct {
 
 // Server answers the requests of one connection.
 //
-// Exactly one goroutine is parked in read(2). It answers cheap requests itself,
-// and before a slow one it starts its successor: with several parked readers the
+// Exactly one goroutine is parked in read(2). It answers cheap requests itself, and
+// one that is about to block starts its successor (Turn.Block): with several parked readers the
 // kernel wakes the one that has slept longest, which has no processor of the Go
 // scheduler and waits for one (56 instead of 24 us for open, read, read, close
 // with 4 readers; 6.18, same CPU). A second one only while requests queue up does not
@@ -81,27 +73,30 @@ type ServerOptions struct {
 // nothing that was queued, and NOTIFY_RESEND knows the queues of /dev/fuse only (tried
 // on 6.18). So there is none.
 type Server struct {
-	conn    *Conn
-	journal *Journal
-	crashed bool
-	src     Source
-	owner   func(Caller) uint64 // nil: all callers are one
-	log     *slog.Logger
-	tree    *tree
-	handles *handles
-	slow    slow
-	cpus    *CPUTree // nil: none
-	// hostReads are the slow requests that read the files of cpus.
-	hostReads slow
-	pins      *Pins // nil: none
+	conn       *Conn
+	journal    *Journal
+	crashed    bool
+	src        Source
+	log        *slog.Logger
+	operations [numOpcodes]operation
+	tree       *tree
+	handles    *handles
+	waits      *waits
+	cpus       *CPUTree // nil: none
+	pins       *Pins    // nil: none
 	// triggers is nil on a tree that nobody writes to.
 	triggers Triggers
+	// left are the records of a former process that are to be replayed. It is the
+	// reader's.
+	left     []int32
+	suspects []*Turn
 
 	stop   atomic.Bool
 	err    atomic.Pointer[error] // why the reader ended, nil when stopped
-	active sync.WaitGroup        // the reader and the workers
+	active sync.WaitGroup        // goroutines: the reader, blocked turns, timers
 	pings  pings
 	pulse  *pulse
+	panics atomic.Uint64
 }
 
 // NewServer makes a server for a connection. The connection may have been served
@@ -116,22 +111,18 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		o.Workers = DefaultWorkers
 	}
 	s := &Server{
-		conn:     c,
-		journal:  o.Journal,
-		crashed:  o.Crashed,
-		src:      src,
-		owner:    o.Owner,
-		log:      o.Log,
-		tree:     newTree(o.table()),
-		cpus:     o.CPUs,
-		pins:     o.Pins,
-		triggers: o.Triggers,
-		pulse:    newPulse(),
-	}
-	if o.Owner == nil {
-		s.slow, s.hostReads = newSlow(o.Workers, o.Workers), newSlow(hostReaders, hostReaders)
-	} else {
-		s.slow, s.hostReads = newSlow(o.Workers, shareOf(o.Workers)), newSlow(hostReaders, hostReaders/4)
+		conn:       c,
+		journal:    o.Journal,
+		crashed:    o.Crashed,
+		src:        src,
+		log:        o.Log,
+		operations: operations(),
+		tree:       newTree(o.table()),
+		waits:      newWaits(o.Workers),
+		cpus:       o.CPUs,
+		pins:       o.Pins,
+		triggers:   o.Triggers,
+		pulse:      newPulse(),
 	}
 	if s.journal == nil {
 		s.journal = anonymousJournal()
@@ -146,8 +137,9 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 // returns, no goroutine of the server is left and the Conn may be closed. It must
 // be called once.
 func (s *Server) Serve() error {
+	s.takeUp()
 	s.active.Add(1)
-	go s.start()
+	go s.readLoop()
 	s.active.Wait()
 	if err := s.err.Load(); err != nil {
 		return *err
@@ -161,33 +153,28 @@ func (s *Server) Serve() error {
 // kernel's queue. It is safe for concurrent use.
 func (s *Server) Stop() { s.stop.Store(true) }
 
-// worker is the memory of one goroutine that handles requests.
-type worker struct {
-	// in is the request that is handled, in the journal; 8-byte aligned.
-	in []byte
-	// out is a reply: the header, then the payload, 8-byte aligned. Its length
-	// is that of a header between requests; its capacity fits every fixed-size
-	// reply, and grows with the content.
-	out []byte
-	// replayed says that a former process has read the request, recorded that it
-	// is the journal's record, and alone that nothing else may be done meanwhile.
-	replayed, recorded, alone bool
-	record                    int32
-}
+// Panics returns how many panics of the Source were answered EIO.
+func (s *Server) Panics() uint64 { return s.panics.Load() }
 
-// keepReply is the capacity in bytes over which a reply buffer is not kept for
-// the next request.
-const keepReply = 1 << 20
-
-func newWorker() *worker {
-	return &worker{out: make([]byte, outHeaderSize, requestSize)}
-}
-
-// readLoop is the reader, until it hands the role on or the connection ends.
+// readLoop is the reader, until a turn of its blocks or the connection ends.
 func (s *Server) readLoop() {
 	defer s.active.Done()
-	w := s.slow.worker()
-	defer s.slow.recycle(w)
+	t := s.waits.turn(s)
+	defer s.waits.recycle(t)
+	for s.next(t) {
+		if s.serve(t); t.blocked {
+			return
+		}
+	}
+}
+
+// next makes t the turn of the next request: of those that a former process has left
+// first, and then of what comes from the kernel. It returns false when there is none
+// any more.
+func (s *Server) next(t *Turn) bool {
+	if s.replay(t) {
+		return true
+	}
 	in := s.journal.slot()
 	for !s.stop.Load() {
 		n, errno := rawRead(s.conn.fd, in)
@@ -200,112 +187,53 @@ func (s *Server) readLoop() {
 		switch errno {
 		case 0:
 			s.pulse.beat()
-			if handedOn := s.handle(w, in[:n]); handedOn {
-				return
-			}
-			// Only now: a request that is answered twice does no harm, the
-			// kernel refuses the second answer. One that is not, hangs.
-			s.journal.clearSlot()
+			t.start(in[:n], noRecord, false)
+			return true
 		case syscall.EINTR, syscall.EAGAIN, syscall.ENOENT:
 			// A signal, or the request was aborted while it was read.
 		case syscall.ENODEV:
-			s.drop()
-			return
+			s.waits.end()
+			return false
 		default:
-			s.drop()
+			s.waits.end()
 			err := fmt.Errorf("read %s: %w", devFuse, errno)
 			if errno == syscall.ECONNABORTED {
 				err = ErrAborted
 			}
 			s.err.Store(&err)
-			return
+			return false
 		}
-	}
-}
-
-// handle answers the request b, at once or later. It returns true where it has
-// handed the role of the reader on.
-func (s *Server) handle(w *worker, b []byte) (handedOn bool) {
-	h := decode[fuse.InHeader](b)
-	if h == nil {
-		return false
-	}
-	w.in = b
-	switch h.Opcode {
-	case opForget, opBatchForget:
-		// Ids are constants; there is nothing to count. No reply.
-	case opInterrupt:
-		s.interrupt(b)
-	case opNotifyReply:
-		s.pings.pong(h.Unique)
-	case opRead:
-		return s.handleRead(w, b)
-	case opGetattr:
-		if s.isHost(NodeID(h.NodeId)) {
-			return s.handleHost(w, h, b)
-		}
-		return s.handleGetattr(w, b)
-	case opWrite:
-		return s.handleWrite(w, b)
-	case opLookup, opOpen, opOpendir, opReaddir, opReadlink, opAccess:
-		if s.isHost(NodeID(h.NodeId)) || s.cpus != nil && h.NodeId == uint64(NodeCPU) {
-			return s.handleHost(w, h, b)
-		}
-		fallthrough
-	default:
-		n, err := s.handleOther(w, h, b)
-		s.reply(w, h.Unique, n, err)
 	}
 	return false
 }
 
-// reply sends n bytes of payload of w.out, or err. A reply to a request that was
-// aborted in the meantime is refused with ENOENT, and that is no error.
-func (s *Server) reply(w *worker, unique uint64, n int, err error) {
-	s.send(w.out[:cap(w.out)], unique, n, toErrno(err))
-	if cap(w.out) > keepReply {
-		w.out = make([]byte, outHeaderSize, requestSize)
+// interruptGrace is how long an interrupted request may still finish. A caller
+// whose signal handler restarts system calls (SA_RESTART) expects a read of /proc
+// not to fail with EINTR, and nearly all slow requests take a few milliseconds.
+const interruptGrace = 100 * time.Millisecond
+
+// interrupt lets go of a blocked request whose caller got a signal: it is answered
+// with EINTR after a grace, so that the caller returns to user mode, or dies, and
+// the result of the work is dropped. A request that is not pending has been
+// answered already. There is no reply to an INTERRUPT itself.
+func (s *Server) interrupt(t *Turn) (int, error) {
+	unique := t.off
+	if !s.waits.isPending(unique) {
+		return 0, errNoReply
 	}
+	s.active.Add(1)
+	time.AfterFunc(interruptGrace, func() {
+		defer s.active.Done()
+		if record, ok := s.waits.interrupt(unique); ok {
+			s.send(make([]byte, outHeaderSize), unique, 0, syscall.EINTR)
+			s.journal.strike(record)
+		}
+	})
+	return 0, errNoReply
 }
 
-// send is reply with a buffer and an errno.
-func (s *Server) send(out []byte, unique uint64, n int, e syscall.Errno) {
-	length := putHeader(out, unique, n, e)
-	errno := rawWrite(s.conn.fd, out[:length])
-	if errno != 0 && errno != syscall.ENOENT && errno != syscall.ENODEV {
-		s.log.Error("fuse reply refused", "unique", unique, "bytes", length, "err", errno)
-	}
-}
-
-// makeContent appends the content of r's file to the header in w.out and returns
-// it. It is valid until the next request of w.
-func (s *Server) makeContent(w *worker, r request, wait bool) (content []byte, err error) {
-	defer s.recovered(&r, &err)
-	var out []byte
-	if r.node != nil {
-		out, err = s.src.Append(w.out[:outHeaderSize], r.id, r.caller, wait)
-	} else {
-		out, err = s.readHost(w.out[:outHeaderSize], r, wait)
-	}
-	if err != nil {
-		return nil, err
-	}
-	w.setOut(out)
-	return w.out[outHeaderSize:len(out)], nil
-}
-
-// recovered, when deferred, makes an error of a panic of the Source.
-func (s *Server) recovered(r *request, err *error) {
-	if p := recover(); p != nil {
-		s.log.Error("panic in source", "node", uint64(r.id), "pid", r.caller.PID, "panic", p, "stack", string(debug.Stack()))
-		*err = syscall.EIO
-	}
-}
-
-// setOut makes out, which may have moved, the reply buffer.
-func (w *worker) setOut(out []byte) {
-	if cap(out) < requestSize {
-		out = append(make([]byte, 0, requestSize), out...)
-	}
-	w.out = out[:outHeaderSize]
+// notifyReply takes the answer to a ping.
+func (s *Server) notifyReply(t *Turn) (int, error) {
+	s.pings.pong(t.unique)
+	return 0, errNoReply
 }

@@ -36,7 +36,7 @@ func TestAbortEndsServe(t *testing.T) {
 	}
 	// One slow read is running and one is in the queue.
 	results := readers(2, m.path("meminfo"))
-	eventually(t, "the reads are on their way", func() bool { return g.cold.Load() == 2 })
+	eventually(t, "the reads are on their way", func() bool { return g.calls.Load() == 2 })
 	abort := fmt.Sprintf("%s/%d/abort", control, unix.Minor(st.Dev))
 	if err := os.WriteFile(abort, []byte("1"), 0); err != nil {
 		t.Fatal(err)

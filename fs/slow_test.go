@@ -17,22 +17,24 @@ import (
 	"vprocfs/fs"
 )
 
-// gate is a Source whose file meminfo is cold until the gate is opened; the other
-// files are never slow.
+// gate is a Source whose file meminfo blocks until the gate is opened; the other
+// files never block. Each thread is an owner.
 type gate struct {
 	open    chan struct{}
-	cold    atomic.Int64 // calls that were told not to wait
-	running atomic.Int64 // calls that wait
+	calls   atomic.Int64 // for meminfo
+	running atomic.Int64 // those that are at work
 	most    atomic.Int64 // the most of them at once
 }
 
 func newGate() *gate { return &gate{open: make(chan struct{})} }
 
-func (g *gate) Append(dst []byte, n fs.NodeID, _ fs.Caller, wait bool) ([]byte, error) {
+func (*gate) Owner(c fs.Caller) uint64 { return uint64(c.PID) }
+
+func (g *gate) Append(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error) {
 	if n == fs.NodeMeminfo {
-		if !wait {
-			g.cold.Add(1)
-			return dst, fs.ErrCold
+		g.calls.Add(1)
+		if err := t.Block(0); err != nil {
+			return dst, err
 		}
 		running := g.running.Add(1)
 		for most := g.most.Load(); running > most && !g.most.CompareAndSwap(most, running); {
@@ -108,7 +110,7 @@ func TestSlowRequestsBeyondTheWorkersQueueAndAllAreAnswered(t *testing.T) {
 	g := newGate()
 	m := serve(t, g, fs.ServerOptions{Workers: workers})
 	results := readers(workers+100, m.path("meminfo"))
-	eventually(t, "all of them are read", func() bool { return g.cold.Load() == workers+100 })
+	eventually(t, "all of them are read", func() bool { return g.calls.Load() == workers+100 })
 	if got, err := readAll(m.path("uptime")); got != "content\n" {
 		t.Errorf("meanwhile: %q %v", got, err)
 	}
@@ -127,6 +129,14 @@ func TestSlowRequestsBeyondTheWorkersQueueAndAllAreAnswered(t *testing.T) {
 	}
 }
 
+// owned is a Source with owners.
+type owned struct {
+	owner func(fs.Caller) uint64
+	fs.Source
+}
+
+func (o owned) Owner(c fs.Caller) uint64 { return o.owner(c) }
+
 // One owner's slow requests, however many and however slow, leave workers for those
 // of others.
 func TestOwnersShareTheWorkers(t *testing.T) {
@@ -139,19 +149,19 @@ func TestOwnersShareTheWorkers(t *testing.T) {
 		return theirs
 	}
 	g := newGate()
-	src := sourceFunc(func(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte, error) {
-		switch {
-		case owner(c) == ours:
-			return g.Append(dst, n, c, wait)
-		case !wait:
-			return dst, fs.ErrCold
+	src := owned{owner, sourceFunc(func(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error) {
+		if owner(t.Caller()) == ours {
+			return g.Append(dst, n, t)
+		}
+		if err := t.Block(theirs); err != nil {
+			return dst, err
 		}
 		time.Sleep(time.Millisecond)
 		return append(dst, "content\n"...), nil
-	})
-	m := serve(t, src, fs.ServerOptions{Workers: workers, Owner: owner})
+	})}
+	m := serve(t, src, fs.ServerOptions{Workers: workers})
 	results := readers(100, m.path("meminfo"))
-	eventually(t, "100 slow reads wait", func() bool { return g.cold.Load() == 100 })
+	eventually(t, "100 slow reads wait", func() bool { return g.calls.Load() == 100 })
 	if running := g.running.Load(); running != share {
 		t.Errorf("one owner has %d workers, want %d", running, share)
 	}
@@ -168,9 +178,9 @@ func TestOwnersShareTheWorkers(t *testing.T) {
 }
 
 func TestSlowGetattrIsAnsweredToo(t *testing.T) {
-	src := sourceFunc(func(dst []byte, _ fs.NodeID, _ fs.Caller, wait bool) ([]byte, error) {
-		if !wait {
-			return dst, fs.ErrCold
+	src := sourceFunc(func(dst []byte, _ fs.NodeID, t *fs.Turn) ([]byte, error) {
+		if err := t.Block(0); err != nil {
+			return dst, err
 		}
 		return append(dst, "12345"...), nil
 	})
@@ -208,7 +218,7 @@ func TestSignalLeavesAReadThatIsSoonDone(t *testing.T) {
 	g := newGate()
 	m := serve(t, g, fs.ServerOptions{Log: newLog().logger()})
 	tid, result := stuckReader(m.path("meminfo"))
-	eventually(t, "the read is on its way", func() bool { return g.cold.Load() == 1 })
+	eventually(t, "the read is on its way", func() bool { return g.calls.Load() == 1 })
 	if err := unix.Tgkill(os.Getpid(), tid, unix.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +240,7 @@ func TestSignalInterruptsSlowAndQueuedReads(t *testing.T) {
 	// The first one runs, the second one waits in the queue.
 	for i := range 2 {
 		tid, result := stuckReader(m.path("meminfo"))
-		eventually(t, "the read is on its way", func() bool { return g.cold.Load() == int64(i+1) })
+		eventually(t, "the read is on its way", func() bool { return g.calls.Load() == int64(i+1) })
 		select {
 		case err := <-result:
 			t.Fatalf("the read ended by itself: %v", err)
@@ -255,8 +265,8 @@ func TestSignalInterruptsSlowAndQueuedReads(t *testing.T) {
 			t.Errorf("afterwards: %q %v", got, err)
 		}
 	}
-	if g.cold.Load() != 12 || log.String() != "" {
-		t.Errorf("%d reads, want 12; log: %s", g.cold.Load(), log.String())
+	if g.calls.Load() != 12 || log.String() != "" {
+		t.Errorf("%d reads, want 12; log: %s", g.calls.Load(), log.String())
 	}
 }
 

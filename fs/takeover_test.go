@@ -24,13 +24,13 @@ func token() string { return fmt.Sprintf("%016x\n", rand.Uint64()) }
 
 // torn is a Source whose content is different each time, from process to process
 // too. Of its files meminfo is slow, and slabinfo is what the process dies of.
-func torn(dst []byte, n fs.NodeID, _ fs.Caller, wait bool) ([]byte, error) {
+func torn(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error) {
 	switch n {
 	case fs.NodeUptime:
 		return append(dst, strings.Repeat(token(), 2)...), nil // fits into a handle
 	case fs.NodeMeminfo:
-		if !wait {
-			return dst, fs.ErrCold
+		if err := t.Block(0); err != nil {
+			return dst, err
 		}
 		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
 	case fs.NodeSlabinfo:

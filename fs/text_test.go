@@ -15,7 +15,7 @@ import (
 // common, and the first ones are the shortest.
 func fresh() fs.Source {
 	var made atomic.Int64
-	return sourceFunc(func(dst []byte, _ fs.NodeID, _ fs.Caller, _ bool) ([]byte, error) {
+	return sourceFunc(func(dst []byte, _ fs.NodeID, _ *fs.Turn) ([]byte, error) {
 		return append(dst, strings.Repeat(token(), 500+min(int(made.Add(1)), 50))...), nil
 	})
 }
@@ -25,12 +25,12 @@ func isOneText(s string) bool {
 	return len(s) > 17*500 && len(s)%17 == 0 && s == strings.Repeat(s[:17], len(s)/17)
 }
 
-func byUser(c fs.Caller) uint64 { return uint64(c.UID) }
+func byUser(c fs.Caller) uint64 { return uint64(c.UID) + 1 }
 
 // TestATextOfOneOwnerOutlivesThoseOfAnother: a container with thousands of open files
 // takes nothing from another that reads slowly.
 func TestATextOfOneOwnerOutlivesThoseOfAnother(t *testing.T) {
-	m := serve(t, fresh(), fs.ServerOptions{Owner: byUser})
+	m := serve(t, owned{byUser, fresh()}, fs.ServerOptions{})
 	var begun, ended int
 	var first string
 	var end int
@@ -77,7 +77,7 @@ func hoard(t *testing.T, path string) []begunText {
 // TestATextThatItsOwnerHasNoRoomForIsNotMixed: the owner's newest texts take the room of its
 // oldest. What is left of those is an error, never another text.
 func TestATextThatItsOwnerHasNoRoomForIsNotMixed(t *testing.T) {
-	m := serve(t, fresh(), fs.ServerOptions{Owner: byUser})
+	m := serve(t, owned{byUser, fresh()}, fs.ServerOptions{})
 	asUser(t, 4321, func() {
 		whole := open(t, m.path("stat"))
 		end := int64(len(pread(t, whole, 1<<16, 0)))

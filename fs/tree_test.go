@@ -1,8 +1,11 @@
 package fs_test
 
 import (
+	"math"
 	"os"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -240,5 +243,30 @@ func TestMountIsReadOnlyAndRunsNothing(t *testing.T) {
 	}
 	if want := " - fuse.vprocfs vprocfs ro,user_id=0,group_id=0,allow_other"; !contains(line, want) {
 		t.Errorf("%q lacks %q", line, want)
+	}
+}
+
+// TestANameThatIsTooLongIsRefusedAtOnce guards the reader from names that no record of
+// the journal can hold.
+func TestANameThatIsTooLongIsRefusedAtOnce(t *testing.T) {
+	var asked atomic.Bool
+	m, cpus := serveCPUs(t, fakeCPUs(t, 2), func(*fs.Turn) (int, error) {
+		asked.Store(true)
+		return math.MaxInt, nil
+	})
+	for _, dir := range []string{m.dir, m.dir + "/proc", cpus, cpus + "/cpu1"} {
+		for _, n := range []int{256, 500, 1000} {
+			var st unix.Stat_t
+			if err := unix.Stat(dir+"/"+strings.Repeat("x", n), &st); err != unix.ENAMETOOLONG {
+				t.Errorf("%d bytes in %s: %v", n, dir, err)
+			}
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(dir+"/"+strings.Repeat("x", 255), &st); err != unix.ENOENT {
+			t.Errorf("255 bytes in %s: %v", dir, err)
+		}
+	}
+	if asked.Load() {
+		t.Error("the caller's container was looked for")
 	}
 }

@@ -119,19 +119,14 @@ type wireReply interface {
 	fuse.OutHeader | fuse.InitOut | fuse.EntryOut | fuse.AttrOut | fuse.OpenOut | fuse.StatfsOut | fuse.WriteOut | pollOut
 }
 
-// place zeroes a T in the payload of the reply buffer out and returns it with
-// its size. out must be 8-byte aligned.
+// place zeroes a T behind the header of the reply buffer out, in its capacity, and
+// returns it with its size. out must be 8-byte aligned.
 func place[T wireReply](out []byte) (*T, int) {
 	var zero T
-	p := placed[T](out)
+	size := int(unsafe.Sizeof(zero))
+	p := (*T)(unsafe.Pointer(&out[outHeaderSize : outHeaderSize+size][0]))
 	*p = zero
-	return p, int(unsafe.Sizeof(zero))
-}
-
-// placed returns the T that place has put into out.
-func placed[T wireReply](out []byte) *T {
-	var zero T
-	return (*T)(unsafe.Pointer(&out[outHeaderSize : outHeaderSize+int(unsafe.Sizeof(zero))][0]))
+	return p, size
 }
 
 // putHeader writes the reply header for n bytes of payload, or for the error

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"vprocfs/fs"
+	"vprocfs/procvirt"
 )
 
 // TestWarmReadsCostNoAllocation goes the whole road of a read but for FUSE, for a
@@ -22,9 +23,9 @@ func TestWarmReadsCostNoAllocation(t *testing.T) {
 			var dst []byte
 			for i := range 6 {
 				var err error
-				dst, err = s.Append(dst[:0], n, c, i == 0)
-				if err == fs.ErrCold { // as below
-					dst, err = s.Append(dst[:0], n, c, true)
+				dst, err = s.append(dst[:0], n, c, i == 0)
+				if err == procvirt.ErrCold { // as below
+					dst, err = s.append(dst[:0], n, c, true)
 				}
 				if err != nil {
 					t.Fatalf("%s: node %d: %v", who, n, err)
@@ -34,9 +35,9 @@ func TestWarmReadsCostNoAllocation(t *testing.T) {
 				t.Fatalf("%s: node %d is empty", who, n)
 			}
 			if allocs := testing.AllocsPerRun(100, func() {
-				_, err := s.Append(dst[:0], n, c, false)
-				if err == fs.ErrCold { // it took long the last time, on a busy machine
-					_, err = s.Append(dst[:0], n, c, true)
+				_, err := s.append(dst[:0], n, c, false)
+				if err == procvirt.ErrCold { // it took long the last time, on a busy machine
+					_, err = s.append(dst[:0], n, c, true)
 				}
 				if err != nil {
 					t.Fatal(err)

@@ -50,7 +50,7 @@ func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, kept *keptTri
 	if kept != nil {
 		kept.restore(t.table, conn, log)
 	}
-	o.Log, o.Owner, o.Tree, o.Triggers = log, src.owner, fs.PressureTree, t
+	o.Log, o.Tree, o.Triggers = log, fs.PressureTree, t
 	server := fs.NewServer(conn, src, o)
 	go func() {
 		if err := server.Serve(); err != nil {
@@ -171,7 +171,8 @@ type triggers struct {
 // Set makes a trigger. Who may set which is the kernel's rule since Linux 6.5, on
 // all kernels: everybody those with a window that is a multiple of 2 s, which the
 // kernel looks after in passing, and the privileged all.
-func (t *triggers) Set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
+func (t *triggers) Set(turn *fs.Turn, fh uint64, n fs.NodeID, text []byte) error {
+	c := turn.Caller()
 	err := t.set(fh, n, c, text)
 	if err == nil {
 		return nil

@@ -115,7 +115,7 @@ func (s *source) Close() {
 
 // serverOptions are those of every server of the main tree with content from s.
 func (s *source) serverOptions() fs.ServerOptions {
-	return fs.ServerOptions{Log: s.log, Owner: s.owner, CPUs: s.cpus, Pressure: s.views.HasPressure()}
+	return fs.ServerOptions{Log: s.log, CPUs: s.cpus, Pressure: s.views.HasPressure()}
 }
 
 // ended forgets a pid namespace whose init has died.
@@ -124,9 +124,8 @@ func (s *source) ended(ns uint64) {
 	s.tidy.gone()
 }
 
-// owner is whom c's slow requests are counted for: the outermost container. Those of
-// callers that cannot be led to one are one.
-func (s *source) owner(c fs.Caller) uint64 {
+// Owner returns the outermost container that c is in, 0 if it cannot be found.
+func (s *source) Owner(c fs.Caller) uint64 {
 	ns, err := s.resolver.Outermost(c.PID)
 	if err != nil {
 		return 0
@@ -155,42 +154,53 @@ func (s *source) fileOf(n fs.NodeID) (*procvirt.File, error) {
 
 // Append is the road of one read. A caller that cannot be led to its container
 // gets the host's file, and a count under the reason.
-func (s *source) Append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte, error) {
+func (s *source) Append(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error) {
+	out, err := s.append(dst, n, t.Caller(), false)
+	if err != procvirt.ErrCold {
+		return out, err
+	}
+	if err := t.Block(0); err != nil {
+		return dst, err
+	}
+	return s.append(dst, n, t.Caller(), true)
+}
+
+func (s *source) append(dst []byte, n fs.NodeID, c fs.Caller, wait bool) ([]byte, error) {
 	file, err := s.fileOf(n)
 	if err != nil {
 		return dst, err
 	}
 	if s.off.Load() {
-		dst, err = s.views.AppendHost(dst, file, procvirt.SwitchedOff, nil, wait)
-		return dst, coldError(err)
+		return s.views.AppendHost(dst, file, procvirt.SwitchedOff, nil, wait)
 	}
 	r := s.requests.Get().(*request)
 	defer s.requests.Put(r)
 	reason, lost := s.find(&r.subject, r, c.PID, wait)
 	switch {
 	case lost == procvirt.ErrCold:
-		return dst, fs.ErrCold
+		return dst, lost
 	case lost != nil:
-		dst, err = s.views.AppendHost(dst, file, reason, lost, wait)
-	default:
-		dst, err = s.views.Append(dst, file, &r.subject, wait)
+		return s.views.AppendHost(dst, file, reason, lost, wait)
 	}
-	return dst, coldError(err)
+	return s.views.Append(dst, file, &r.subject, wait)
 }
 
-// coldError is an error of package procvirt as package fs has it.
-func coldError(err error) error {
-	if err == procvirt.ErrCold {
-		return fs.ErrCold
+// lastCPU returns the highest CPU that t's caller may run on. A caller that cannot be
+// led to its container may have all, and is counted as one that gets the host's file.
+func (s *source) lastCPU(t *fs.Turn) (int, error) {
+	cpu, err := s.highest(t.Caller(), false)
+	if err != procvirt.ErrCold {
+		return cpu, err
 	}
-	return err
+	if err := t.Block(0); err != nil {
+		return 0, err
+	}
+	return s.highest(t.Caller(), true)
 }
 
 func (s *source) possible() *procvirt.File { return s.views.File(uint64(fs.NodeCPUPossible)) }
 
-// lastCPU is the highest CPU that a caller may run on. A caller that cannot be led
-// to its container may have all, and is counted as one that gets the host's file.
-func (s *source) lastCPU(c fs.Caller, wait bool) (int, error) {
+func (s *source) highest(c fs.Caller, wait bool) (int, error) {
 	if s.off.Load() {
 		s.views.NoteFallback(s.possible(), procvirt.SwitchedOff, nil)
 		return math.MaxInt, nil
@@ -200,15 +210,13 @@ func (s *source) lastCPU(c fs.Caller, wait bool) (int, error) {
 	reason, lost := s.find(&r.subject, r, c.PID, wait)
 	switch {
 	case lost == procvirt.ErrCold:
-		return 0, fs.ErrCold
+		return 0, lost
 	case lost != nil:
 		s.views.NoteFallback(s.possible(), reason, lost)
 		return math.MaxInt, nil
 	}
 	cpu, ok, err := s.views.LastCPU(&r.subject, wait)
 	switch {
-	case err == procvirt.ErrCold:
-		return 0, fs.ErrCold
 	case err != nil:
 		return 0, err
 	case !ok:

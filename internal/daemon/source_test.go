@@ -13,6 +13,7 @@ import (
 
 	"vprocfs/fs"
 	"vprocfs/initpid"
+	"vprocfs/procvirt"
 )
 
 func TestMain(m *testing.M) {
@@ -55,7 +56,7 @@ var servedNodes = []fs.NodeID{
 func TestCallersWithoutAContainerGetTheHostsFile(t *testing.T) {
 	s := testSource(t)
 	for reason, pid := range map[string]int{"caller-invisible": 0, "caller-gone": 1 << 29} {
-		got, err := s.Append(nil, fs.NodeUptime, fs.Caller{PID: pid}, true)
+		got, err := s.append(nil, fs.NodeUptime, fs.Caller{PID: pid}, true)
 		if err != nil || len(strings.Fields(string(got))) != 2 {
 			t.Errorf("%s: %q, %v", reason, got, err)
 		}
@@ -74,7 +75,7 @@ func TestEverythingIsGivenBackWhenAContainerEnds(t *testing.T) {
 	for range 5 {
 		for _, n := range servedNodes {
 			for _, wait := range []bool{true, false} {
-				if _, err := s.Append(nil, n, fs.Caller{PID: pid}, wait); err != nil && err != fs.ErrCold {
+				if _, err := s.append(nil, n, fs.Caller{PID: pid}, wait); err != nil && err != procvirt.ErrCold {
 					t.Fatal(err)
 				}
 			}
@@ -100,10 +101,10 @@ func TestAColdContainerIsSaidToBe(t *testing.T) {
 	c := fs.Caller{PID: sleeper(t)}
 	// each needs files of its own
 	for _, n := range []fs.NodeID{fs.NodeUptime, fs.NodeMeminfo} {
-		if got, err := s.Append(nil, n, c, false); err != fs.ErrCold || len(got) != 0 {
+		if got, err := s.append(nil, n, c, false); err != procvirt.ErrCold || len(got) != 0 {
 			t.Errorf("node %d, cold: %q, %v", n, got, err)
 		}
-		if got, err := s.Append(nil, n, c, true); err != nil || len(got) == 0 {
+		if got, err := s.append(nil, n, c, true); err != nil || len(got) == 0 {
 			t.Errorf("node %d, waiting: %q, %v", n, got, err)
 		}
 	}
@@ -123,14 +124,14 @@ func TestACallerThatComesOnceIsNotKept(t *testing.T) {
 	}()
 	c := fs.Caller{PID: cmd.Process.Pid}
 	for _, wait := range []bool{false, true} {
-		if _, err := s.Append(nil, fs.NodeUptime, c, wait); err != nil && err != fs.ErrCold {
+		if _, err := s.append(nil, fs.NodeUptime, c, wait); err != nil && err != procvirt.ErrCold {
 			t.Fatal(err)
 		}
 	}
 	if _, _, ok := s.callers.Read(c.PID, nil); ok {
 		t.Error("the file of a caller that came once is kept")
 	}
-	if _, err := s.Append(nil, fs.NodeUptime, c, false); err != nil {
+	if _, err := s.append(nil, fs.NodeUptime, c, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, ok := s.callers.Read(c.PID, nil); !ok {

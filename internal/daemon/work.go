@@ -139,7 +139,7 @@ func selfTest(o ViewOptions, journal int) error {
 	}
 	defer src.Close()
 	for _, n := range fs.Files() {
-		_, err := src.Append(nil, n, fs.Caller{PID: os.Getpid()}, true)
+		_, err := src.Append(nil, n, fs.NewTurn(fs.Caller{PID: os.Getpid()}))
 		if err != nil {
 			return fmt.Errorf("file %d: %w", n, err)
 		}

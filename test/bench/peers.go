@@ -246,9 +246,11 @@ func (p *peer) pin(release bool) error {
 // least through this loop.
 type constant struct{}
 
-func (constant) Append(dst []byte, _ fs.NodeID, _ fs.Caller, _ bool) ([]byte, error) {
+func (constant) Append(dst []byte, _ fs.NodeID, _ *fs.Turn) ([]byte, error) {
 	return append(dst, "350735.47 234388.90\n"...), nil
 }
+
+func (constant) Owner(fs.Caller) uint64 { return 0 }
 
 // serveFloor serves constant content at dir until SIGTERM.
 func serveFloor(dir string) error {

@@ -1,0 +1,265 @@
+package fs
+
+import (
+	"errors"
+	"syscall"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// operation is how the requests of one opcode are served: checked, decoded once, and
+// executed once.
+type operation struct {
+	wants kind
+	// decode copies what the request asks for from its bytes to t. An error is the
+	// answer. nil: there is nothing to copy.
+	decode func(s *Server, t *Turn, b []byte) error
+	// execute makes the reply in t.out and returns the length of its payload in bytes.
+	execute func(s *Server, t *Turn) (int, error)
+	// host is execute for an entry of the host's; nil: execute.
+	host func(s *Server, t *Turn) (int, error)
+}
+
+// kind is what a request is about.
+type kind int
+
+const (
+	anything   kind = iota
+	anyNode         // a node of the table
+	aFile           // of the table
+	aDirectory      // of the table
+)
+
+// numOpcodes is more than the highest opcode of the table.
+const numOpcodes = 64
+
+// errNoReply says that the kernel expects no reply.
+var errNoReply = errors.New("no reply")
+
+// operations returns the table. An opcode that is not in it is answered ENOSYS: the
+// kernel does without it, and most it never asks again. Such are FLUSH, LSEEK, STATX
+// and those of extended attributes.
+func operations() (ops [numOpcodes]operation) {
+	unknown := operation{execute: fail(syscall.ENOSYS)}
+	for i := range ops {
+		ops[i] = unknown
+	}
+	// Ids are constants; there is nothing to count.
+	forget := operation{execute: fail(errNoReply)}
+	done := operation{execute: (*Server).done}
+	change := operation{execute: (*Server).change}
+	ops[opForget], ops[opBatchForget] = forget, forget
+	ops[opReleasedir], ops[opDestroy] = done, done
+	for _, op := range []int{opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename, opRename2, opLink, opCreate, opTmpfile} {
+		ops[op] = change
+	}
+	ops[opLookup] = operation{anyNode, decodeLookup, (*Server).lookup, (*Server).lookupHost}
+	ops[opGetattr] = operation{anyNode, decodeGetattr, (*Server).getattr, (*Server).getattrHost}
+	ops[opSetattr] = operation{anything, decodeSetattr, (*Server).setattr, nil}
+	ops[opReadlink] = operation{anything, nil, fail(syscall.EINVAL), (*Server).readlinkHost}
+	ops[opOpen] = operation{aFile, decodeOpen, (*Server).open, (*Server).openHost}
+	ops[opRead] = operation{aFile, decodeRead, (*Server).read, (*Server).read}
+	ops[opWrite] = operation{aFile, decodeWrite, (*Server).write, nil}
+	ops[opStatfs] = operation{execute: (*Server).statfs}
+	ops[opRelease] = operation{decode: decodeRelease, execute: (*Server).release}
+	ops[opOpendir] = operation{aDirectory, nil, (*Server).opendir, (*Server).opendirHost}
+	ops[opReaddir] = operation{aDirectory, decodeReaddir, (*Server).readdir, (*Server).readdirHost}
+	ops[opAccess] = operation{anyNode, decodeAccess, (*Server).access, (*Server).accessHost}
+	ops[opInterrupt] = operation{decode: decodeInterrupt, execute: (*Server).interrupt}
+	ops[opIoctl] = operation{execute: fail(syscall.ENOTTY)}
+	ops[opPoll] = operation{decode: decodePoll, execute: (*Server).poll}
+	ops[opNotifyReply] = operation{execute: (*Server).notifyReply}
+	return ops
+}
+
+// fail returns an execute that answers with err.
+func fail(err error) func(*Server, *Turn) (int, error) {
+	return func(*Server, *Turn) (int, error) { return 0, err }
+}
+
+// done answers that all is well.
+func (s *Server) done(*Turn) (int, error) { return 0, nil }
+
+// serve executes the request in t.in and answers it.
+func (s *Server) serve(t *Turn) {
+	execute, err := s.decode(t)
+	n := 0
+	if err == nil {
+		n, err = execute(s, t)
+	}
+	s.finish(t, n, err)
+}
+
+// decode checks the request in t.in and copies what it asks for to t.
+func (s *Server) decode(t *Turn) (execute func(*Server, *Turn) (int, error), err error) {
+	h := decode[fuse.InHeader](t.in)
+	if h == nil {
+		return nil, errNoReply
+	}
+	t.unique, t.op, t.id, t.caller = h.Unique, h.Opcode, NodeID(h.NodeId), callerOf(h)
+	op := &s.operations[0]
+	if t.op < numOpcodes {
+		op = &s.operations[t.op]
+	}
+	execute = op.execute
+	if s.isHost(t.id) && op.host != nil {
+		execute = op.host
+	} else if op.wants != anything {
+		if t.node, err = s.wanted(op.wants, t.id); err != nil {
+			return nil, err
+		}
+	}
+	if op.decode != nil {
+		err = op.decode(s, t, t.in)
+	}
+	return execute, err
+}
+
+// wanted returns the node id, which must be of the kind.
+func (s *Server) wanted(k kind, id NodeID) (*node, error) {
+	n := s.tree.node(id)
+	switch {
+	case n == nil:
+		return nil, syscall.ESTALE
+	case k == aFile && n.isDir():
+		return nil, syscall.EISDIR
+	case k == aDirectory && !n.isDir():
+		return nil, syscall.ENOTDIR
+	}
+	return n, nil
+}
+
+func callerOf(h *fuse.InHeader) Caller {
+	return Caller{PID: int(h.Pid), UID: h.Uid, GID: h.Gid}
+}
+
+// errShort is the answer to a request that is shorter than its struct.
+const errShort = syscall.EIO
+
+func decodeLookup(_ *Server, t *Turn, b []byte) error {
+	t.name = lookupName(b)
+	if t.replayed {
+		// The record may become another request's when a signal ends this one.
+		t.name = append([]byte(nil), t.name...)
+	}
+	if len(t.name) > maxName {
+		return syscall.ENAMETOOLONG
+	}
+	return nil
+}
+
+func decodeGetattr(s *Server, t *Turn, b []byte) error {
+	in := decode[fuse.GetAttrIn](b)
+	if in == nil {
+		return errShort
+	}
+	if t.node != nil && t.node.size == ownLength && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
+		t.fh = in.Fh()
+		s.handles.adopt(t.fh, t.id)
+	}
+	return nil
+}
+
+func decodeSetattr(_ *Server, t *Turn, b []byte) error {
+	in := decode[fuse.SetAttrIn](b)
+	if in == nil {
+		return errShort
+	}
+	t.valid = in.Valid
+	return nil
+}
+
+func decodeOpen(_ *Server, t *Turn, b []byte) error {
+	in := decode[fuse.OpenIn](b)
+	if in == nil {
+		return errShort
+	}
+	t.flags = in.Flags
+	return nil
+}
+
+func decodeRead(s *Server, t *Turn, b []byte) error {
+	in := decode[fuse.ReadIn](b)
+	switch {
+	case in == nil:
+		return errShort
+	case in.ReadFlags&fuse.READ_LOCKOWNER == 0:
+		// This read fills the page cache (sendfile, splice, mmap; Linux
+		// 6.5 and later), which all containers share, and read(2) does
+		// not. EINVAL makes sendfile(2) and splice(2) fail as on a file
+		// that does not support them, and programs fall back to
+		// read(2).
+		return syscall.EINVAL
+	}
+	t.fh, t.off, t.size = in.Fh, in.Offset, int(min(in.Size, maxPages*pageSize))
+	s.handles.adopt(t.fh, t.id)
+	return nil
+}
+
+func decodeWrite(s *Server, t *Turn, b []byte) error {
+	in := decode[fuse.WriteIn](b)
+	const fixed = int(unsafe.Sizeof(fuse.WriteIn{}))
+	switch {
+	case s.triggers == nil:
+		return syscall.EROFS
+	case in == nil || uint64(fixed)+uint64(in.Size) > uint64(in.Length):
+		return errShort
+	case in.Fh == noHandle:
+		return syscall.ENFILE
+	}
+	// The journal keeps only the beginning of a long text.
+	text := b[fixed:]
+	t.fh, t.off, t.size = in.Fh, in.Offset, int(in.Size)
+	t.text = string(text[:min(len(text), t.size, maxText)])
+	return nil
+}
+
+func decodeRelease(_ *Server, t *Turn, b []byte) error {
+	in := decode[fuse.ReleaseIn](b)
+	if in == nil {
+		return errShort
+	}
+	t.fh = in.Fh
+	return nil
+}
+
+func decodeReaddir(_ *Server, t *Turn, b []byte) error {
+	in := decode[fuse.ReadIn](b)
+	if in == nil {
+		return errShort
+	}
+	t.off, t.size = in.Offset, int(min(in.Size, requestSize))
+	return nil
+}
+
+func decodeAccess(_ *Server, t *Turn, b []byte) error {
+	in := decode[fuse.AccessIn](b)
+	if in == nil {
+		return errShort
+	}
+	t.mask = in.Mask
+	return nil
+}
+
+// decodeInterrupt keeps the unique of the request to be interrupted as the offset.
+func decodeInterrupt(_ *Server, t *Turn, b []byte) error {
+	in := decode[fuse.InterruptIn](b)
+	if in == nil {
+		return errNoReply
+	}
+	t.off = in.Unique
+	return nil
+}
+
+func decodePoll(_ *Server, t *Turn, b []byte) error {
+	in := decode[pollIn](b)
+	if in == nil {
+		return errShort
+	}
+	t.fh, t.events = in.Fh, in.Events
+	if in.Flags&fuse.FUSE_POLL_SCHEDULE_NOTIFY != 0 {
+		t.kh = in.Kh
+	}
+	return nil
+}

@@ -1,0 +1,236 @@
+package fs
+
+import (
+	"container/list"
+	"log/slog"
+	"runtime/debug"
+	"syscall"
+)
+
+// Turn is one request on its way through the server: what is asked, and the memory
+// that the reply is made in. It belongs to the goroutine that executes the request,
+// and is valid until the method that it was given to returns.
+type Turn struct {
+	server *Server
+	request
+
+	// out is the reply: the header, then the payload, 8-byte aligned. Its length is
+	// that of a header between requests; its capacity fits every fixed-size reply,
+	// and grows with the content.
+	out []byte
+
+	// in is the request as it came, in the journal. It is valid until Block.
+	in []byte
+	// record is where the journal keeps the request, noRecord if it is in the slot.
+	record int32
+
+	// blocked is set once another goroutine reads. blockErr is what Block returned.
+	blocked  bool
+	blockErr error
+	// bulky is set if the turn kept a large reply buffer when it blocked.
+	bulky bool
+
+	// What follows is the queue's, below its lock. holder is whose share the turn
+	// takes, nil if none. queued is its place in the holder's queue while it waits,
+	// and wake gets one value when that ends.
+	queue  *queue
+	holder *owner
+	queued *list.Element
+	wake   chan error
+}
+
+// request is what a Turn asks for.
+type request struct {
+	unique uint64
+	op     uint32
+	id     NodeID
+	node   *node // nil for an entry of the host's
+	caller Caller
+	flags  uint32 // OPEN: those of open(2)
+	fh     uint64 // 0: none
+	off    uint64 // READ, READDIR and WRITE, in bytes; so is size
+	size   int
+	mask   uint32 // ACCESS
+	// name is what LOOKUP looks for. It is valid until Block.
+	name []byte
+	text string // WRITE: the first bytes of what was written
+	kh   uint64 // POLL
+	// events are what POLL is interested in, valid what SETATTR sets.
+	events, valid uint32
+	// owner is whom the request is accounted to, 0 as long as it is not known.
+	owner uint64
+	// replayed says that a process that died may have answered the request already.
+	replayed bool
+}
+
+// noRecord is the record of a request that is in the slot.
+const noRecord = -1
+
+// NewTurn returns a Turn for a caller that asks outside any request. Its Block does
+// nothing.
+func NewTurn(c Caller) *Turn {
+	return &Turn{request: request{caller: c}, blocked: true, record: noRecord}
+}
+
+// smallReply is the capacity in bytes of the reply buffer of a new Turn. keepReply is
+// the capacity over which a buffer is not kept for the next request.
+const (
+	smallReply = 4096
+	keepReply  = 1 << 20
+)
+
+func newTurn(s *Server) *Turn {
+	return &Turn{server: s, out: make([]byte, outHeaderSize, smallReply), record: noRecord, wake: make(chan error, 1)}
+}
+
+// Caller returns the thread that made the request.
+func (t *Turn) Caller() Caller { return t.caller }
+
+// SetOwner tells the server whom the request is accounted to, where that is known
+// without a system call.
+func (t *Turn) SetOwner(owner uint64) { t.owner = owner }
+
+// Block must be called before work that may block or take long. It lets another
+// goroutine take over reading, and waits until the owner's share of such work admits
+// the turn. owner is the outermost container of the caller, 0 if it is not known yet:
+// the Source is asked for it then.
+//
+// It returns EAGAIN if too many requests wait, EINTR if the caller got a signal, and
+// ENODEV if the connection has ended. The error is what the request must be answered
+// with. A second call does nothing and returns what the first returned.
+func (t *Turn) Block(owner uint64) error {
+	if !t.blocked && t.blockErr == nil {
+		t.blockErr = t.server.block(t, owner)
+	}
+	return t.blockErr
+}
+
+func (s *Server) block(t *Turn, owner uint64) error {
+	q := s.waits.queueFor(&t.request)
+	if owner != 0 && s.waits.isFull(q, owner) {
+		return syscall.EAGAIN
+	}
+	if t.record == noRecord {
+		record, ok := s.journal.note(t.in)
+		if !ok {
+			return syscall.EAGAIN
+		}
+		t.record = record
+		s.journal.clearSlot()
+	}
+	t.in, t.name = nil, nil
+	t.blocked = true
+	s.waits.expect(t)
+	s.active.Add(1)
+	go s.readLoop()
+	if owner == 0 {
+		owner = s.src.Owner(t.caller)
+	}
+	t.owner = owner
+	return s.waits.enter(q, t)
+}
+
+// start makes t the turn of the request b, which the journal has in a record, or in
+// the slot.
+func (t *Turn) start(b []byte, record int32, replayed bool) {
+	t.request = request{replayed: replayed}
+	t.in, t.record = b, record
+	t.blocked, t.blockErr = false, nil
+}
+
+// finish answers the request and forgets it: with n bytes of payload of t.out, or
+// with err.
+func (s *Server) finish(t *Turn, n int, err error) {
+	if !t.blocked {
+		if err != errNoReply {
+			s.reply(t, n, err)
+		}
+		// Only now: a request that is answered twice does no harm, the kernel
+		// refuses the second answer. One that is not, hangs.
+		if t.record == noRecord {
+			s.journal.clearSlot()
+		} else {
+			s.journal.strike(t.record)
+		}
+		return
+	}
+	if s.waits.claim(t.unique) == t {
+		if err != errNoReply {
+			s.reply(t, n, err)
+		}
+		s.journal.strike(t.record)
+	} else if err == nil {
+		s.undo(t)
+	}
+	s.waits.leave(t)
+}
+
+// undo takes back what a request did whose caller was told that it was interrupted.
+func (s *Server) undo(t *Turn) {
+	switch t.op {
+	case opOpen:
+		s.handles.release(t.fh)
+	case opWrite:
+		// The writer may have closed the file since.
+		s.triggers.Release(t.fh)
+	}
+}
+
+// reply sends n bytes of payload of t.out, or err. The kernel refuses the reply to a
+// request that was aborted meanwhile with ENOENT, which is no error.
+func (s *Server) reply(t *Turn, n int, err error) {
+	s.send(t.out[:cap(t.out)], t.unique, n, toErrno(err))
+	if c := cap(t.out); c > keepReply || c > smallReply && s.waits.isBulky() {
+		t.out = make([]byte, outHeaderSize, smallReply)
+	}
+}
+
+// send is reply with a buffer and an errno.
+func (s *Server) send(out []byte, unique uint64, n int, e syscall.Errno) {
+	length := putHeader(out, unique, n, e)
+	errno := rawWrite(s.conn.fd, out[:length])
+	if errno != 0 && errno != syscall.ENOENT && errno != syscall.ENODEV {
+		s.log.Error("fuse reply refused", "unique", unique, "bytes", length, "err", errno)
+	}
+}
+
+// setOut makes out, which may have moved, the reply buffer.
+func (t *Turn) setOut(out []byte) {
+	if cap(out) < smallReply {
+		out = append(make([]byte, 0, smallReply), out...)
+	}
+	t.out = out[:outHeaderSize]
+}
+
+// makeContent appends the content of the file to the header in t.out and returns it.
+// It is valid until the reply is sent.
+func (s *Server) makeContent(t *Turn) (content []byte, err error) {
+	defer s.recovered(t, &err)
+	var out []byte
+	if t.node != nil {
+		out, err = s.src.Append(t.out[:outHeaderSize], t.id, t)
+	} else {
+		out, err = s.readHost(t.out[:outHeaderSize], t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t.setOut(out)
+	return t.out[outHeaderSize:len(out)], nil
+}
+
+// lastCPU returns the highest CPU that the caller may see.
+func (s *Server) lastCPU(t *Turn) (last int, err error) {
+	defer s.recovered(t, &err)
+	return s.cpus.last(t)
+}
+
+// recovered, when deferred, turns a panic of the Source into EIO.
+func (s *Server) recovered(t *Turn, err *error) {
+	if p := recover(); p != nil {
+		s.panics.Add(1)
+		s.log.Error("panic while content was made",
+			slog.Uint64("node", uint64(t.id)), slog.Int("pid", t.caller.PID), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+		*err = syscall.EIO
+	}
+}
