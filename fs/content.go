@@ -110,10 +110,10 @@ func (t *handles) keep(r *request, owner uint64, content []byte, size int) error
 	case h == nil:
 		// It has been released meanwhile, or could not be adopted.
 		return notKept(r.off, n, whole)
-	case r.replayed && h.maker > r.unique:
+	case r.replayed() && h.maker > r.unique:
 		// The answer was given before, and the caller has begun anew since.
 		return nil
-	case r.replayed && h.maker == r.unique && h.has == textGone:
+	case r.replayed() && h.maker == r.unique && h.has == textGone:
 		// The answer may have been given before. The text ends where the shorter of the
 		// two ends.
 		h.end = min(h.end, uint32(n))
@@ -158,7 +158,7 @@ func (t *handles) keepSized(fh uint64, r *request, owner uint64, content []byte)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.get(fh)
-	if h == nil || h.node != r.id || r.replayed && h.hasText() || h.begun && h.end == unknownEnd {
+	if h == nil || h.node != r.id || r.replayed() && h.hasText() || h.begun && h.end == unknownEnd {
 		return
 	}
 	if !t.store(h, owner, content, false) {

@@ -153,7 +153,7 @@ func FuzzHostRequest(f *testing.F) {
 		s := NewServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{CPUs: tree})
 		s.Stop() // a reader that takes over ends at once
 		w := newTurn(s)
-		in := s.journal.slot()
+		in := s.journal.Slot()
 		n := copy(in, request)
 		execute(s, w, in[:n])
 		s.active.Wait()

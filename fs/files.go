@@ -29,7 +29,7 @@ func writes(flags uint32) bool {
 // caller's container has too many.
 func (s *Server) openReply(t *Turn) (int, error) {
 	fh := uint64(noHandle)
-	if t.replayed {
+	if t.replayed() {
 		fh = s.handles.openedBy(t.unique, t.id)
 	}
 	if fh == noHandle {

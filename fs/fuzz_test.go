@@ -30,7 +30,7 @@ func FuzzRequest(f *testing.F) {
 		defer unix.Close(ends[0])
 		defer unix.Close(ends[1])
 		s, w := deadServer(ends[0], content("content\n"))
-		in := s.journal.slot()
+		in := s.journal.Slot()
 		n := copy(in, request)
 		if execute(s, w, in[:n]) {
 			t.Error("the reader's role is handed on although nothing is slow")

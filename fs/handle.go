@@ -102,7 +102,7 @@ const (
 // says share.go.
 type handles struct {
 	mu       sync.Mutex
-	header   *journalHeader
+	header   *areaHeader
 	table    []handle
 	recents  []recent
 	arena    *arena
@@ -120,12 +120,12 @@ type handles struct {
 const noHandle = 0
 
 // newHandles makes the table of what is in the journal.
-func newHandles(j *Journal) *handles {
+func newHandles(a *area) *handles {
 	t := &handles{
-		header:   j.header(),
-		table:    j.handles(),
-		recents:  j.recents(),
-		arena:    newArena(j.contents(), j.links()),
+		header:   &a.header,
+		table:    a.handles[:],
+		recents:  a.recents[:],
+		arena:    newArena(a.texts[:], a.links[:]),
 		free:     -1,
 		accounts: make(map[uint64]*account),
 		adopted:  make(map[uint64]int32),

@@ -6,18 +6,20 @@ import (
 	"syscall"
 	"testing"
 	"unsafe"
+
+	"vprocfs/fs/journal"
 )
 
 // testHandles is the table of a journal that ends with the test.
 func testHandles(t testing.TB) *handles {
 	t.Helper()
-	j := anonymousJournal()
+	j := journal.Anonymous(areaLayout())
 	t.Cleanup(func() {
 		if err := j.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return newHandles(j)
+	return newHandles(layOut(j))
 }
 
 // opened is a new handle whose owner is not known.

@@ -29,7 +29,7 @@ func deadServer(fd int, src Source) (*Server, *Turn) {
 // execute serves the request b as the reader does. It reports whether the role of the
 // reader was handed on.
 func execute(s *Server, t *Turn, b []byte) (handedOn bool) {
-	t.start(b, noRecord, false)
+	t.start(s.journal.Received(copy(s.journal.Slot(), b)))
 	s.serve(t)
 	return t.blocked
 }
@@ -182,7 +182,7 @@ func TestNodeIDsNeverChange(t *testing.T) {
 
 // waiting is a turn that asks to go to work.
 func waiting(w *waits, q *queue, r request) (t *Turn, admitted bool, err error) {
-	t = &Turn{request: r, record: noRecord, wake: make(chan error, 1)}
+	t = &Turn{request: r, wake: make(chan error, 1)}
 	w.expect(t)
 	admitted, err = w.ask(q, t)
 	return t, admitted, err

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"bytes"
-	"errors"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"vprocfs/fs/journal"
 )
 
 func TestTextsOfTheArenaNeverOverlap(t *testing.T) {
@@ -72,31 +73,51 @@ func TestTextsOfTheArenaNeverOverlap(t *testing.T) {
 }
 
 // pass gives a journal on as from one process to the next.
-func pass(t *testing.T, j *Journal) *Journal {
+func pass(t testing.TB, j *journal.Journal) *journal.Journal {
 	t.Helper()
 	fd, err := j.Leave()
 	if err != nil {
 		t.Fatal(err)
 	}
-	next, err := OpenJournal(fd)
+	next, _, err := OpenJournal(fd, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return next
 }
 
-func newTestJournal(t *testing.T) *Journal {
+func newTestJournal(t testing.TB) *journal.Journal {
 	t.Helper()
-	j, err := NewJournal()
+	j, err := NewJournal(NewConn(-1, nil, nil), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return j
 }
 
+// note notes a request as the reader does.
+func note(t testing.TB, j *journal.Journal, b []byte) journal.Request {
+	t.Helper()
+	r := j.Received(copy(j.Slot(), b))
+	if !r.Note() {
+		t.Fatal("no record")
+	}
+	return r
+}
+
+// replayed returns a request that a former process has left.
+func replayed(t testing.TB) journal.Request {
+	t.Helper()
+	j := newTestJournal(t)
+	note(t, j, wire(header(opRead, NodeStat), ""))
+	j = pass(t, j)
+	t.Cleanup(func() { j.Close() })
+	return j.TakeUp(false).Ready[0]
+}
+
 func TestHandlesAndTheirContentOutliveTheProcess(t *testing.T) {
 	j := newTestJournal(t)
-	h := newHandles(j)
+	h := newHandles(layOut(j))
 	contents := make(map[uint64][]byte)
 	for i := range 3000 {
 		fh := opened(t, h, NodeStat, Caller{PID: i}, uint64(2*i+2))
@@ -121,7 +142,7 @@ func TestHandlesAndTheirContentOutliveTheProcess(t *testing.T) {
 	used := h.arena.used
 	for range 3 {
 		j = pass(t, j)
-		h = newHandles(j)
+		h = newHandles(layOut(j))
 		if h.arena.used != used {
 			t.Fatalf("%d pieces are in use, were %d", h.arena.used, used)
 		}
@@ -160,7 +181,7 @@ func TestARequestThatComesTwiceFindsWhatItMade(t *testing.T) {
 	}
 	r := reading(fh, 0, 3, c)
 	kept(t, h, r, "content", 3)
-	r.replayed = true
+	r.entry = replayed(t)
 	if got, ok := got(t, h, r); !ok || got != "con" {
 		t.Errorf("READ again: %q %t", got, ok)
 	}
@@ -178,7 +199,7 @@ func TestARequestThatComesTwiceFindsWhatItMade(t *testing.T) {
 	}
 	// It was answered, and the caller is in the middle of another content.
 	old := *r
-	old.replayed = true
+	old.entry = replayed(t)
 	kept(t, h, reading(fh, 0, 3, c), "content 3", 3)
 	if _, ok := got(t, h, &old); ok {
 		t.Error("the old READ is answered from the new content")
@@ -186,42 +207,6 @@ func TestARequestThatComesTwiceFindsWhatItMade(t *testing.T) {
 	kept(t, h, &old, "too late", 3)
 	if got, _ := got(t, h, reading(fh, 3, 100, c)); got != "tent 3" {
 		t.Errorf("the reader goes on with %q", got)
-	}
-}
-
-func TestSlowRequestsAreLeftForTheNextProcess(t *testing.T) {
-	j := newTestJournal(t)
-	var records []int32
-	for i := range uint64(5) {
-		record, ok := j.note(wire(fuse.InHeader{Unique: 10 + i, Opcode: opLookup}, "name\x00"))
-		if !ok {
-			t.Fatal("no record")
-		}
-		records = append(records, record)
-	}
-	j.strike(records[2])
-	j.strike(records[4])
-	j = pass(t, j)
-	left := j.left()
-	if len(left) != 3 || len(j.unused) != 2 {
-		t.Fatalf("%d are left, %d records are free", len(left), len(j.unused))
-	}
-	for i, want := range []uint64{10, 11, 13} {
-		b := j.request(left[i])
-		if h := decode[fuse.InHeader](b); h.Unique != want || string(b[inHeaderSize:]) != "name\x00" {
-			t.Errorf("%q", b)
-		}
-	}
-	for range maxRecords - 3 {
-		if _, ok := j.note(make([]byte, inHeaderSize)); !ok {
-			t.Fatal("not all records can be used")
-		}
-	}
-	if _, ok := j.note(make([]byte, inHeaderSize)); ok {
-		t.Error("there is one more record than there are")
-	}
-	if err := j.Close(); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -237,7 +222,9 @@ func TestAFullJournalRefuses(t *testing.T) {
 	defer unix.Close(ends[1])
 	src := &blockingContent{}
 	s, w := deadServer(ends[0], src)
-	s.journal.fresh = maxRecords
+	for range journal.MaxRecords {
+		note(t, s.journal, wire(header(opRead, NodeStat), ""))
+	}
 	b := wire(fuse.ReadIn{InHeader: header(opRead, NodeStat), Size: 100, ReadFlags: fuse.READ_LOCKOWNER}, "")
 	if execute(s, w, b) {
 		t.Error("the reader's role is handed on")
@@ -264,53 +251,64 @@ func (c *blockingContent) Append(dst []byte, _ NodeID, t *Turn) ([]byte, error) 
 	return append(dst, "content"...), nil
 }
 
-func TestAJournalOfAnotherFormIsNotRead(t *testing.T) {
+func TestHandlesOfAnotherFormAreNotUsed(t *testing.T) {
 	j := newTestJournal(t)
-	h := newHandles(j)
+	h := newHandles(layOut(j))
 	fh := opened(t, h, NodeStat, Caller{PID: 1}, 2)
-	epoch := j.header().epoch
-	j.header().handles++
-	j = pass(t, j)
-	h = newHandles(j)
-	if j.header().epoch == epoch || h.get(fh) != nil || h.grown() != 0 {
-		t.Error("handles of an unknown form are used")
-	}
-	for name, spoil := range map[string]func(*journalHeader){
-		"version": func(h *journalHeader) { h.requests++ },
-		"layout":  func(h *journalHeader) { h.layout++ },
-		"magic":   func(h *journalHeader) { h.magic++ },
-	} {
-		j := newTestJournal(t)
-		spoil(j.header())
-		fd, err := j.Leave()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := OpenJournal(fd); !errors.Is(err, ErrJournalFormat) {
-			t.Errorf("another %s: %v", name, err)
-		}
-		unix.Close(fd)
-	}
-	fd, err := unix.MemfdCreate("short", unix.MFD_CLOEXEC)
+	epoch := layOut(j).header.epoch
+	fd, err := j.Leave()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
-	if _, err := OpenJournal(fd); !errors.Is(err, ErrJournalFormat) {
-		t.Errorf("an empty file: %v", err)
+	other := areaLayout()
+	other.Version++
+	other.Size += 4096
+	if j, err = journal.Open(fd, other); err != nil {
+		t.Fatal(err)
+	}
+	j = pass(t, j)
+	h = newHandles(layOut(j))
+	if layOut(j).header.epoch == epoch || h.get(fh) != nil || h.grown() != 0 {
+		t.Error("handles of an unknown form are used")
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
 func TestTheJournalRemembersTheConnection(t *testing.T) {
-	j := newTestJournal(t)
-	j.SetConn(NewConn(-1, []byte("request"), []byte("answer")), 42)
-	j = pass(t, j)
-	request, answer := j.Conn(-1).Init()
+	j, err := NewJournal(NewConn(-1, []byte("request"), []byte("answer")), 42)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := j.Leave()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, conn, err := OpenJournal(fd, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, answer := conn.Init()
 	if string(request) != "request" || string(answer) != "answer" || j.Dev() != 42 {
 		t.Errorf("%q %q %d", request, answer, j.Dev())
 	}
 	if err := j.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRecordsHoldWhatIsNeeded: what may block is a fixed-size struct and a name, or the
+// first bytes of a text.
+func TestRecordsHoldWhatIsNeeded(t *testing.T) {
+	for what, size := range map[string]int{
+		"LOOKUP": inHeaderSize + maxName + 1,
+		"WRITE":  int(unsafe.Sizeof(fuse.WriteIn{})) + maxText,
+		"READ":   int(unsafe.Sizeof(fuse.ReadIn{})),
+	} {
+		if size > journal.MaxNoted {
+			t.Errorf("%s takes %d bytes", what, size)
+		}
 	}
 }
 
@@ -320,14 +318,17 @@ func FuzzJournal(f *testing.F) {
 	f.Add([]byte{}, uint32(0), uint32(0))
 	f.Add([]byte(strings.Repeat("\x01", 500)), uint32(256), uint32(3))
 	f.Fuzz(func(t *testing.T, b []byte, grown, records uint32) {
-		j := anonymousJournal()
-		defer j.Close()
-		for i := range min(len(b)/2, int(4*unsafe.Sizeof(handle{}))) {
-			j.mem[handlesOffset+i] = b[i]
+		j := newTestJournal(t)
+		a := layOut(j)
+		handles := unsafe.Slice((*byte)(unsafe.Pointer(&a.handles)), 4*unsafe.Sizeof(handle{}))
+		copy(handles, b[:len(b)/2])
+		a.header.grown = grown % 1024
+		for i := range records % 16 {
+			note(t, j, b[min(int(i), len(b)):])
 		}
-		copy(j.mem[recordsOffset:], b)
-		copy(j.slot(), b)
-		j.header().grown, j.header().records = grown%1024, records%16
+		copy(j.Slot(), b)
+		j = pass(t, j)
+		defer j.Close()
 		s := NewServer(NewConn(devNull(t), nil, nil), content("content"), ServerOptions{Journal: j, Crashed: len(b)%2 == 0})
 		s.stop.Store(true)
 		if err := s.Serve(); err != nil {

@@ -115,3 +115,10 @@ func topMount(path string) (mountinfo.Mount, error) {
 	top, _ := mountinfo.Top(mounts, path)
 	return top, err
 }
+
+// DevOf returns the st_dev of the topmost mount on path, an absolute path without
+// symbolic links, and 0 if nothing is mounted there. It asks nothing of the file system.
+func DevOf(path string) (uint64, error) {
+	m, err := topMount(path)
+	return m.Dev, err
+}

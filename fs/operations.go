@@ -81,7 +81,7 @@ func fail(err error) func(*Server, *Turn) (int, error) {
 // done answers that all is well.
 func (s *Server) done(*Turn) (int, error) { return 0, nil }
 
-// serve executes the request in t.in and answers it.
+// serve executes the request of t and answers it.
 func (s *Server) serve(t *Turn) {
 	execute, err := s.decode(t)
 	n := 0
@@ -91,9 +91,10 @@ func (s *Server) serve(t *Turn) {
 	s.finish(t, n, err)
 }
 
-// decode checks the request in t.in and copies what it asks for to t.
+// decode checks the request of t and copies what it asks for to t.
 func (s *Server) decode(t *Turn) (execute func(*Server, *Turn) (int, error), err error) {
-	h := decode[fuse.InHeader](t.in)
+	b := t.entry.Bytes()
+	h := decode[fuse.InHeader](b)
 	if h == nil {
 		return nil, errNoReply
 	}
@@ -111,7 +112,7 @@ func (s *Server) decode(t *Turn) (execute func(*Server, *Turn) (int, error), err
 		}
 	}
 	if op.decode != nil {
-		err = op.decode(s, t, t.in)
+		err = op.decode(s, t, b)
 	}
 	return execute, err
 }
@@ -139,7 +140,7 @@ const errShort = syscall.EIO
 
 func decodeLookup(_ *Server, t *Turn, b []byte) error {
 	t.name = lookupName(b)
-	if t.replayed {
+	if t.replayed() {
 		// The record may become another request's when a signal ends this one.
 		t.name = append([]byte(nil), t.name...)
 	}

@@ -5,12 +5,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"vprocfs/fs/journal"
 )
 
 const (
 	// maxOwned is how many turns of one owner may be blocked at the same time;
 	// further ones are refused (EAGAIN). That takes as many threads of one container.
-	maxOwned = maxRecords / 8
+	maxOwned = journal.MaxRecords / 8
 	// keepTurns is how many turns are kept for the next requests, and how many
 	// blocked ones may keep a large reply buffer.
 	keepTurns = 4
@@ -251,18 +253,18 @@ func (w *waits) claim(unique uint64) *Turn {
 	return t
 }
 
-// interrupt is claim for somebody else than the goroutine of the turn. It returns the
-// record of the request, and ends its wait.
-func (w *waits) interrupt(unique uint64) (record int32, ok bool) {
+// interrupt is claim for somebody else than the goroutine of the turn. It ends the wait
+// of the turn.
+func (w *waits) interrupt(unique uint64) (entry journal.Request, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t := w.pending[unique]
 	if t == nil {
-		return 0, false
+		return entry, false
 	}
 	delete(w.pending, unique)
 	t.dismiss(syscall.EINTR)
-	return t.record, true
+	return t.entry, true
 }
 
 // end ends the waits of a connection that has ended: nobody waits for the answers.

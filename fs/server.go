@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"vprocfs/fs/journal"
 )
 
 // ErrAborted is what Serve returns when the connection was aborted
@@ -37,7 +37,7 @@ type ServerOptions struct {
 	// Journal is what the connection's former server has left, or an empty one
 	// of NewJournal. Without one, nobody can go on with the requests that are in
 	// hand when this process dies.
-	Journal *Journal
+	Journal *journal.Journal
 	// Crashed says that the former server's process died of itself, and not of
 	// a SIGKILL: one of the requests in the journal may have been what it died
 	// of (replay.go).
@@ -74,7 +74,7 @@ type ServerOptions struct {
 // on 6.18). So there is none.
 type Server struct {
 	conn       *Conn
-	journal    *Journal
+	journal    *journal.Journal
 	crashed    bool
 	src        Source
 	log        *slog.Logger
@@ -86,9 +86,9 @@ type Server struct {
 	pins       *Pins    // nil: none
 	// triggers is nil on a tree that nobody writes to.
 	triggers Triggers
-	// left are the records of a former process that are to be replayed. It is the
-	// reader's.
-	left     []int32
+	// left are the requests of a former process that are to be replayed, suspects those
+	// that are to be tried alone. They are the reader's.
+	left     []journal.Request
 	suspects []*Turn
 
 	stop   atomic.Bool
@@ -125,10 +125,10 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		pulse:      newPulse(),
 	}
 	if s.journal == nil {
-		s.journal = anonymousJournal()
-		runtime.AddCleanup(s, func(mem []byte) { _ = unix.Munmap(mem) }, s.journal.mem)
+		s.journal = journal.Anonymous(areaLayout())
+		runtime.AddCleanup(s, func(j *journal.Journal) { _ = j.Close() }, s.journal)
 	}
-	s.handles = newHandles(s.journal)
+	s.handles = newHandles(layOut(s.journal))
 	return s
 }
 
@@ -175,7 +175,7 @@ func (s *Server) next(t *Turn) bool {
 	if s.replay(t) {
 		return true
 	}
-	in := s.journal.slot()
+	in := s.journal.Slot()
 	for !s.stop.Load() {
 		n, errno := rawRead(s.conn.fd, in)
 		if errno == syscall.ECONNABORTED {
@@ -187,7 +187,7 @@ func (s *Server) next(t *Turn) bool {
 		switch errno {
 		case 0:
 			s.pulse.beat()
-			t.start(in[:n], noRecord, false)
+			t.start(s.journal.Received(n))
 			return true
 		case syscall.EINTR, syscall.EAGAIN, syscall.ENOENT:
 			// A signal, or the request was aborted while it was read.
@@ -224,9 +224,9 @@ func (s *Server) interrupt(t *Turn) (int, error) {
 	s.active.Add(1)
 	time.AfterFunc(interruptGrace, func() {
 		defer s.active.Done()
-		if record, ok := s.waits.interrupt(unique); ok {
+		if entry, ok := s.waits.interrupt(unique); ok {
 			s.send(make([]byte, outHeaderSize), unique, 0, syscall.EINTR)
-			s.journal.strike(record)
+			entry.Done()
 		}
 	})
 	return 0, errNoReply

@@ -59,11 +59,10 @@ func helperWorker(after string) error {
 		_, _ = unix.Read(workerLife, make([]byte, 1))
 		os.Exit(1)
 	}()
-	j, err := fs.OpenJournal(workerJournal)
+	j, conn, err := fs.OpenJournal(workerJournal, workerFuse)
 	if err != nil {
 		return err
 	}
-	conn := j.Conn(workerFuse)
 	return fs.NewServer(conn, sourceFunc(torn), fs.ServerOptions{Journal: j, Crashed: after == "crash", Workers: 4}).Serve()
 }
 
@@ -84,11 +83,10 @@ func hold(t testing.TB) *held {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := fs.NewJournal()
+	j, err := fs.NewJournal(conn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	j.SetConn(conn, 0)
 	fd, err := j.Leave()
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"syscall"
+
+	"vprocfs/fs/journal"
 )
 
 // Turn is one request on its way through the server: what is asked, and the memory
@@ -18,11 +20,6 @@ type Turn struct {
 	// that of a header between requests; its capacity fits every fixed-size reply,
 	// and grows with the content.
 	out []byte
-
-	// in is the request as it came, in the journal. It is valid until Block.
-	in []byte
-	// record is where the journal keeps the request, noRecord if it is in the slot.
-	record int32
 
 	// blocked is set once another goroutine reads. blockErr is what Block returned.
 	blocked  bool
@@ -59,17 +56,17 @@ type request struct {
 	events, valid uint32
 	// owner is whom the request is accounted to, 0 as long as it is not known.
 	owner uint64
-	// replayed says that a process that died may have answered the request already.
-	replayed bool
+	// entry is the request as it came, in the journal.
+	entry journal.Request
 }
 
-// noRecord is the record of a request that is in the slot.
-const noRecord = -1
+// replayed reports whether a process that died may have answered the request already.
+func (r *request) replayed() bool { return r.entry.Replayed() }
 
 // NewTurn returns a Turn for a caller that asks outside any request. Its Block does
 // nothing.
 func NewTurn(c Caller) *Turn {
-	return &Turn{request: request{caller: c}, blocked: true, record: noRecord}
+	return &Turn{request: request{caller: c}, blocked: true}
 }
 
 // smallReply is the capacity in bytes of the reply buffer of a new Turn. keepReply is
@@ -80,7 +77,7 @@ const (
 )
 
 func newTurn(s *Server) *Turn {
-	return &Turn{server: s, out: make([]byte, outHeaderSize, smallReply), record: noRecord, wake: make(chan error, 1)}
+	return &Turn{server: s, out: make([]byte, outHeaderSize, smallReply), wake: make(chan error, 1)}
 }
 
 // Caller returns the thread that made the request.
@@ -110,15 +107,10 @@ func (s *Server) block(t *Turn, owner uint64) error {
 	if owner != 0 && s.waits.isFull(q, owner) {
 		return syscall.EAGAIN
 	}
-	if t.record == noRecord {
-		record, ok := s.journal.note(t.in)
-		if !ok {
-			return syscall.EAGAIN
-		}
-		t.record = record
-		s.journal.clearSlot()
+	if !t.entry.Note() {
+		return syscall.EAGAIN
 	}
-	t.in, t.name = nil, nil
+	t.name = nil
 	t.blocked = true
 	s.waits.expect(t)
 	s.active.Add(1)
@@ -130,39 +122,28 @@ func (s *Server) block(t *Turn, owner uint64) error {
 	return s.waits.enter(q, t)
 }
 
-// start makes t the turn of the request b, which the journal has in a record, or in
-// the slot.
-func (t *Turn) start(b []byte, record int32, replayed bool) {
-	t.request = request{replayed: replayed}
-	t.in, t.record = b, record
+// start makes t the turn of a request.
+func (t *Turn) start(entry journal.Request) {
+	t.request = request{entry: entry}
 	t.blocked, t.blockErr = false, nil
 }
 
 // finish answers the request and forgets it: with n bytes of payload of t.out, or
 // with err.
 func (s *Server) finish(t *Turn, n int, err error) {
-	if !t.blocked {
+	mine := !t.blocked || s.waits.claim(t.unique) == t
+	switch {
+	case mine:
 		if err != errNoReply {
 			s.reply(t, n, err)
 		}
-		// Only now: a request that is answered twice does no harm, the kernel
-		// refuses the second answer. One that is not, hangs.
-		if t.record == noRecord {
-			s.journal.clearSlot()
-		} else {
-			s.journal.strike(t.record)
-		}
-		return
-	}
-	if s.waits.claim(t.unique) == t {
-		if err != errNoReply {
-			s.reply(t, n, err)
-		}
-		s.journal.strike(t.record)
-	} else if err == nil {
+		t.entry.Done()
+	case err == nil:
 		s.undo(t)
 	}
-	s.waits.leave(t)
+	if t.blocked {
+		s.waits.leave(t)
+	}
 }
 
 // undo takes back what a request did whose caller was told that it was interrupted.

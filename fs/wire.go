@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vprocfs/fs/journal"
 )
 
 // Opcodes of include/uapi/linux/fuse.h (7.45). Those that are not here are
@@ -54,7 +56,7 @@ const (
 	// but a trigger's line is ever written, so max_write is the kernel's
 	// minimum and the first bound holds. With 128 KiB open, read, read, close
 	// takes 0.95 to 0.99 times as long, which is nothing.
-	requestSize = 8192
+	requestSize = journal.SlotSize
 	maxWrite    = 4096
 
 	// maxPages bounds a READ, in pages of 4096 bytes: with 256 (the

@@ -43,7 +43,7 @@ func layers() map[string]layer {
 			testOthers: testLibs,
 		},
 		"internal/daemon": {
-			own:        []string{"fs", "initpid", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			own:        []string{"fs", "fs/journal", "initpid", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
 			others:     []string{sys},
 			testOwn:    []string{"internal/sandbox"},
 			testOthers: testLibs,
@@ -51,7 +51,8 @@ func layers() map[string]layer {
 		"internal/sandbox":   {own: []string{"internal/mountinfo", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"internal/mountinfo": {others: []string{sys}, testOthers: testLibs},
 		"internal/attach":    {own: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
-		"fs":                 {own: []string{"internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
+		"fs/journal":         {others: []string{sys}, testOthers: testLibs},
+		"fs":                 {own: []string{"fs/journal", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":            {own: []string{"cache", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"cache":              {testOthers: testLibs},
 		"internal/supervise": {others: []string{goSystemd, sys}, testOthers: testLibs},

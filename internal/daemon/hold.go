@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
+	"vprocfs/fs/journal"
 	"vprocfs/internal/supervise"
 )
 
@@ -24,7 +25,7 @@ import (
 // have. They stay the same from version to version.
 const (
 	fileFuse    = "vprocfs-fuse"    // /dev/fuse
-	fileJournal = "vprocfs-journal" // of fs.Journal
+	fileJournal = "vprocfs-journal" // of fs.NewJournal
 	// Of procvirt.Kept. Workers make them.
 	fileAccounts = "vprocfs-accounts"
 	fileLoads    = "vprocfs-loads"
@@ -160,11 +161,10 @@ func (m *held) addJournal(conn *fs.Conn) error {
 	if m.dev, err = fs.DevOf(path); err != nil {
 		return err
 	}
-	j, err := fs.NewJournal()
+	j, err := fs.NewJournal(conn, m.dev)
 	if err != nil {
 		return err
 	}
-	j.SetConn(conn, m.dev)
 	fd, err := j.Leave()
 	m.files[fileJournal] = os.NewFile(uintptr(fd), fileJournal)
 	return err
@@ -182,7 +182,7 @@ func adoptMount(dir string, o fs.MountOptions, a *supervise.Adopted, log *slog.L
 		return nil, err
 	}
 	m := &held{dir: path, files: a.Files}
-	if m.dev, err = fs.JournalDev(int(a.Files[fileJournal].Fd())); err != nil {
+	if m.dev, err = journal.Dev(int(a.Files[fileJournal].Fd())); err != nil {
 		return nil, err
 	}
 	if a.Working() {

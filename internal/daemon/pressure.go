@@ -81,11 +81,11 @@ func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.Mount
 			again, err = fs.Remount(fuse, o)
 		}
 		if err == nil {
-			j, err := fs.OpenJournal(journal)
+			j, conn, err := fs.OpenJournal(journal, fuse)
 			if err != nil {
 				return nil, err
 			}
-			server := servePressureOn(j.Conn(fuse), src, log, kept, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
+			server := servePressureOn(conn, src, log, kept, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
 			if dev != 0 {
 				return server, nil
 			}
@@ -104,11 +104,10 @@ func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.Mount
 	}
 	mount := os.NewFile(uintptr(fd), pressureDir)
 	defer mount.Close()
-	j, err := fs.NewJournal()
+	j, err := fs.NewJournal(conn, 0)
 	if err != nil {
 		return nil, err
 	}
-	j.SetConn(conn, 0)
 	w.Keep(filePressure, conn.FD())
 	w.Keep(filePressureJournal, j.FD())
 	return servePressureOn(conn, src, log, kept, fs.ServerOptions{Journal: j}), attachMount(mount, path)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vprocfs/fs"
+	"vprocfs/fs/journal"
 	"vprocfs/internal/shm"
 	"vprocfs/internal/supervise"
 	"vprocfs/procvirt"
@@ -41,7 +42,7 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	if w.Toggled {
 		src.toggle()
 	}
-	journal, err := fs.OpenJournal(w.Files[fileJournal])
+	kept, conn, err := fs.OpenJournal(w.Files[fileJournal], w.Files[fileFuse])
 	if err != nil {
 		return err
 	}
@@ -49,8 +50,8 @@ func work(o Options, dir string, w *supervise.Worker) error {
 		return err
 	}
 	so := src.serverOptions()
-	so.Journal, so.Crashed = journal, w.Crashed
-	server := fs.NewServer(journal.Conn(w.Files[fileFuse]), src, so)
+	so.Journal, so.Crashed = kept, w.Crashed
+	server := fs.NewServer(conn, src, so)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	servers := []*fs.Server{server}
@@ -129,8 +130,8 @@ func keptTable(w *supervise.Worker, log *slog.Logger, name string, f shm.Format)
 
 // selfTest makes every file, as this process sees it, with a source of its own: the
 // worker that is to be replaced is at work.
-func selfTest(o ViewOptions, journal int) error {
-	if _, err := fs.JournalDev(journal); err != nil {
+func selfTest(o ViewOptions, kept int) error {
+	if _, err := journal.Dev(kept); err != nil {
 		return err
 	}
 	src, err := newSource(o, slog.New(slog.DiscardHandler))
