@@ -4,73 +4,66 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// event is one thing that happened to a process, or the end of a probe.
-type event struct {
-	from    *process
-	message message
-	gone    bool // the process has ended
-	how     exit
-	probe   bool
-	timeout bool // it has not begun in time
-	settled bool // it has worked for goodAfter
-	err     error
+// process is a worker or a candidate.
+type process struct {
+	pid     int
+	handle  *os.Process
+	control *control
 }
 
 // exit is how a process ended.
 type exit struct {
 	text    string
-	status  int  // -1 where a signal ended it, or it is not known
-	crashed bool // not by a SIGKILL, and not by our wish
+	status  int  // -1 if a signal ended it, or it is not known
+	crashed bool // not by a SIGKILL
 }
 
-// process is a worker.
-type process struct {
-	pid     int
-	handle  *os.Process
-	toggled bool // what it was told of Holder.toggled
-	control *control
-	ready   bool // a candidate that waits for its turn
-	serving time.Time
-	killed  string // why we have killed it
-	timer   *time.Timer
+// spawn starts a process, and returns the event that says how that went.
+func (h *Holder) spawn(a spawn) event {
+	pid, err := h.startProcess(a)
+	if err != nil {
+		return spawnFailed{a.id, err}
+	}
+	return spawned{a.id, pid}
 }
 
-// spawn starts a worker.
-func (h *Holder) spawn(path string, candidate bool) (*process, error) {
+func (h *Holder) startProcess(a spawn) (pid int, err error) {
 	ours, theirs, err := controlPair()
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer theirs.Close()
-	// A candidate hears of a crash when it begins. Another worker does, too, but should
-	// this process be gone by then it has to know.
-	s := workerState{Version: formatVersion, Files: make(map[string]int), Control: 3, Crashed: h.crashed && !candidate, Candidate: candidate, Toggled: h.toggled,
-		Unmanaged: !isService()}
+	s := workerState{
+		Version: formatVersion, Files: make(map[string]int), Control: 3,
+		Crashed: a.crashed, Candidate: a.candidate, Toggled: a.toggled, Unmanaged: !isService(),
+	}
 	files := []*os.File{theirs}
 	for name, f := range h.files {
 		s.Files[name] = 3 + len(files)
 		files = append(files, f)
 	}
+	path := "/proc/self/exe"
+	if a.candidate {
+		path = h.cfg.Program
+	}
 	cmd, err := command(path, workerEnv, s, files)
+	if err == nil {
+		err = cmd.Start()
+	}
 	if err != nil {
-		return nil, err
+		return 0, errors.Join(fmt.Errorf("start %s: %w", path, err), ours.conn.Close())
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), ours.conn.Close())
-	}
-	p := &process{pid: cmd.Process.Pid, handle: cmd.Process, control: ours, toggled: h.toggled}
-	h.watch(p, func() exit { return exitOf(cmd.Wait(), cmd.ProcessState) })
-	return p, nil
+	h.watch(a.id, &process{cmd.Process.Pid, cmd.Process, ours}, func() exit { return exitOf(cmd.Wait(), cmd.ProcessState) })
+	return cmd.Process.Pid, nil
 }
 
-// watch has the events of p sent, with its end last.
-func (h *Holder) watch(p *process, wait func() exit) {
-	p.timer = time.AfterFunc(startTimeout, func() { h.events <- event{from: p, timeout: true} })
+// watch has the messages of p sent to the machine, and its end last.
+func (h *Holder) watch(id procID, p *process, wait func() exit) {
+	h.procs[id] = p
 	listened := make(chan struct{})
 	go func() {
 		defer close(listened)
@@ -79,15 +72,25 @@ func (h *Holder) watch(p *process, wait func() exit) {
 			if err != nil {
 				return
 			}
-			h.events <- event{from: p, message: m}
+			h.events <- arrived{received{id, m.word, m.rest}, m.file}
 		}
 	}()
 	go func() {
 		how := wait()
-		<-listened // what it has said before it ended
-		p.timer.Stop()
-		h.events <- event{from: p, gone: true, how: how}
+		<-listened // what it sent before it ended
+		h.events <- ended{id, how}
 	}()
+}
+
+// forget gives up what is held of a process that is dead.
+func (h *Holder) forget(id procID) {
+	p := h.procs[id]
+	if p == nil {
+		return
+	}
+	delete(h.procs, id)
+	_ = p.control.conn.Close()
+	_ = p.handle.Release()
 }
 
 func exitOf(err error, s *os.ProcessState) exit {
@@ -101,17 +104,11 @@ func exitOf(err error, s *os.ProcessState) exit {
 	return e
 }
 
-func reason(p *process, how exit) string {
-	if p.killed != "" {
-		return p.killed
-	}
-	return how.text
-}
-
-// kill ends a worker that must not go on.
-func (h *Holder) kill(p *process, why string) {
-	if p.killed == "" {
-		p.killed = why
+// kill sends SIGKILL to a process. Its end is an event, if it comes.
+func (h *Holder) kill(id procID) {
+	p := h.procs[id]
+	if p == nil {
+		return // it could not be started
 	}
 	if err := p.handle.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		h.cfg.Log.Error("worker not killed", "pid", p.pid, "err", err)

@@ -48,6 +48,8 @@ const (
 	// hands it on to a candidate.
 	msgKeep = "keep"
 	msgOver = "over" // there is nothing left to do; what follows is an error
+	// msgAborted: the connection was aborted; what follows is an error.
+	msgAborted = "aborted"
 )
 
 // crashed is what follows msgGo.

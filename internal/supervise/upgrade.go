@@ -12,101 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An upgrade puts the program that is on disk now to work. A candidate is started
-// and tries itself out while the worker works on. When it is ready the worker is
-// killed, which no caller notices, for the candidate goes on as after any death.
-// When what it serves was probed, the holder becomes the new program too.
-
-// upgrade is one that is under way.
-type upgrade struct {
-	reply *replyTo // nil where a signal asked for it
-	// promoted is when the candidate became the worker; 0 before.
-	promoted time.Time
-}
-
-// beginUpgrade starts the candidate, as soon as there is a worker that it can
-// replace.
-func (h *Holder) beginUpgrade(r *replyTo) {
-	if h.upgrade != nil || h.waiting != nil {
-		err := errors.New("another upgrade is under way")
-		h.cfg.Log.Error("not upgraded", "err", err)
-		r.say(err)
-		return
-	}
-	if h.worker == nil || h.worker.serving.IsZero() || !h.probed {
-		h.waiting = &upgrade{reply: r}
-		return
-	}
-	h.cfg.Log.Info("upgrading", "program", h.cfg.Program)
-	h.upgrade = &upgrade{reply: r}
-	p, err := h.spawn(h.cfg.Program, true)
-	if err != nil {
-		h.endUpgrade(err)
-		return
-	}
-	h.next = p
-}
-
-// takeUpgrade begins an upgrade that waits for the worker to be at work.
-func (h *Holder) takeUpgrade() {
-	if w := h.waiting; w != nil && h.probed {
-		h.waiting = nil
-		h.beginUpgrade(w.reply)
-	}
-}
-
-// replaced is why a worker was killed for a candidate.
-const replaced = "replaced"
-
-// upgrading tells whether the worker is the new program's. Before, a worker that dies
-// is replaced as ever, by one of the program so far, and the candidate goes on.
-func (h *Holder) upgrading() bool { return h.upgrade != nil && !h.upgrade.promoted.IsZero() }
-
-// replaceWorker ends the worker; the candidate is ready.
-func (h *Holder) replaceWorker() {
-	if h.worker == nil {
-		h.promote()
-		return
-	}
-	h.kill(h.worker, replaced)
-}
-
-// promote has the candidate begin: its predecessor is dead.
-func (h *Holder) promote() {
-	h.worker, h.next = h.next, nil
-	h.upgrade.promoted = time.Now()
-	if h.down.IsZero() {
-		h.down = h.upgrade.promoted
-		h.outage.Reset(h.cfg.MaxOutage)
-	}
-	h.begin(h.worker)
-}
-
-// upgradeProbed ends an upgrade whose worker serves, or does not.
-func (h *Holder) upgradeProbed(err error) {
-	if err != nil {
-		h.kill(h.worker, fmt.Sprintf("what it serves failed the probe: %v", err))
-		return // its end ends the upgrade, and the former program goes on
-	}
-	if err = h.become(); err != nil {
-		err = fmt.Errorf("the new worker works, but this process could not become the new program: %w", err)
-	}
-	h.endUpgrade(err)
-}
-
-// endUpgrade tells how it went.
-func (h *Holder) endUpgrade(err error) {
-	u := h.upgrade
-	h.upgrade = nil
-	if u == nil {
-		return
-	}
-	if err != nil {
-		h.cfg.Log.Error("not upgraded, the former program goes on", "err", err)
-	}
-	u.reply.say(err)
-}
-
 // holderState is what a new holder is told by its environment.
 type holderState struct {
 	Version int            `json:"version"`
@@ -121,10 +26,14 @@ type holderState struct {
 
 // become makes this process the new program, with the same pid. It returns only
 // if that fails.
-func (h *Holder) become() (err error) {
+func (h *Holder) become(a become) (err error) {
+	worker := h.procs[a.worker]
+	if worker == nil {
+		return errors.New("there is no worker")
+	}
 	s := holderState{
 		Version: formatVersion, Files: make(map[string]int), Own: h.cfg.Own,
-		Worker: h.worker.pid, Upgrade: true, Toggled: h.toggled,
+		Worker: worker.pid, Upgrade: true, Toggled: a.toggled,
 	}
 	var passed []int
 	defer func() {
@@ -142,13 +51,13 @@ func (h *Holder) become() (err error) {
 	for _, fd := range h.cfg.Own {
 		pass(fd)
 	}
-	control, err := h.worker.control.conn.File()
+	control, err := worker.control.conn.File()
 	if err != nil {
 		return err
 	}
 	defer control.Close()
 	s.Control = pass(int(control.Fd()))
-	if r := h.upgrade.reply; r != nil {
+	if r := h.clients[a.client]; r != nil {
 		f, err := r.conn.File()
 		if err != nil {
 			return err

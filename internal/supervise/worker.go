@@ -192,12 +192,19 @@ func (w *Worker) Keep(name string, fd int) {
 
 // Over tells the holder that there is nothing left to do, because of err where
 // that is not nil. The caller ends the process then.
-func (w *Worker) Over(err error) {
+func (w *Worker) Over(err error) { w.end(msgOver, err) }
+
+// Aborted tells the holder that the connection was aborted, because of err if that is
+// not nil: the next worker gets another one (Config.Renew). The caller ends the process
+// then.
+func (w *Worker) Aborted(err error) { w.end(msgAborted, err) }
+
+func (w *Worker) end(word string, err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
-	_ = w.control.Load().send(msgOver, text[:min(len(text), maxMessage-100)]) // gone: nobody to tell
+	_ = w.control.Load().send(word, text[:min(len(text), maxMessage-100)]) // gone: nobody to tell
 }
 
 // newHolder starts a process that is the holder of this one.

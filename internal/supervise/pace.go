@@ -1,0 +1,55 @@
+package supervise
+
+import "time"
+
+// The pace of a holder.
+const (
+	// goodAfter is how long a worker must serve to count as a good one. Then the next
+	// one is started at once should it end, and its first answer ends an outage.
+	goodAfter = 100 * time.Millisecond
+	// minBackoff and maxBackoff bound the wait before a worker is started if the last
+	// one was not good.
+	minBackoff = 10 * time.Millisecond
+	maxBackoff = 2 * time.Second
+	// minHolderBackoff and maxHolderBackoff are those of a worker that starts a holder;
+	// nobody waits for that. holderGoodAfter is how long a good holder lives.
+	minHolderBackoff = 50 * time.Millisecond
+	maxHolderBackoff = 5 * time.Second
+	holderGoodAfter  = 10 * time.Second
+	// minRenewal and maxRenewal bound the wait before an aborted connection is replaced,
+	// if the last one did not live for renewalGoodAfter.
+	minRenewal       = 100 * time.Millisecond
+	maxRenewal       = 10 * time.Second
+	renewalGoodAfter = time.Minute
+	// startTimeout is how long a worker may take to begin, on a busy machine.
+	startTimeout = 20 * time.Second
+	// pingEvery is how often a worker is asked whether it works, unless systemd wants
+	// to know more often. Each ping wakes some threads of an idle daemon. pingTimeout
+	// is how long the answer may take.
+	pingEvery   = time.Minute
+	pingTimeout = 10 * time.Second
+	// probeTimeout is how long the first worker may take to answer, on a busy machine.
+	// upgradeTimeout is that of a worker that has replaced one which served: callers
+	// wait meanwhile.
+	probeTimeout   = 20 * time.Second
+	upgradeTimeout = 10 * time.Second
+	// stopTimeout is how long a stop may take.
+	stopTimeout = 5 * time.Second
+)
+
+// pace is what differs from holder to holder.
+type pace struct {
+	maxOutage time.Duration
+	pingEvery time.Duration
+}
+
+// backoff is the wait before the next attempt. The zero value has failed never yet.
+type backoff struct{ wait time.Duration }
+
+// next returns how long to wait now: nothing the first time, then from least on twice
+// as long each time, up to most.
+func (b *backoff) next(least, most time.Duration) time.Duration {
+	wait := b.wait
+	b.wait = min(max(2*wait, least), most)
+	return wait
+}
