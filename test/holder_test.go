@@ -353,3 +353,21 @@ func TestWhoWaitsForPressureWaitsOn(t *testing.T) {
 		})
 	}
 }
+
+// TestASecondSignalEndsItAtOnce: nothing is waited for, not even a worker that hangs.
+func TestASecondSignalEndsItAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	d := startDaemon(t, dir, nil, "serve", dir)
+	d.line(t)
+	unix.Kill(d.worker(t), unix.SIGSTOP)
+	d.cmd.Process.Signal(unix.SIGTERM)
+	d.until(t, "msg=stopping")
+	begun := time.Now()
+	d.cmd.Process.Signal(unix.SIGTERM)
+	if log, status := d.end(t); status != 0 || isMounted(t, dir) {
+		t.Errorf("exit status %d, mounted: %t, log %q", status, isMounted(t, dir), log)
+	}
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}

@@ -47,6 +47,8 @@ type (
 		id         procID
 		word, rest string
 	}
+	// hungUp: the process has closed its control socket, most likely because it died.
+	hungUp struct{ id procID }
 	// ended: the process is dead and reaped.
 	ended struct {
 		id  procID
@@ -135,6 +137,7 @@ func (due) isEvent()          {}
 func (spawned) isEvent()      {}
 func (spawnFailed) isEvent()  {}
 func (received) isEvent()     {}
+func (hungUp) isEvent()       {}
 func (ended) isEvent()        {}
 func (probeEnded) isEvent()   {}
 func (upgradeAsked) isEvent() {}

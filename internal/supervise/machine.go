@@ -90,6 +90,8 @@ func (m *machine) handle(e event) {
 		if p := m.find(e.id); p != nil {
 			m.receive(p, e)
 		}
+	case hungUp:
+		m.hungUp(e)
 	case ended:
 		m.ended(e)
 	case probeEnded:

@@ -12,6 +12,17 @@ type ExitError struct{ Status int }
 
 func (e *ExitError) Error() string { return fmt.Sprintf("the worker ended with status %d", e.Status) }
 
+// hungUp begins an outage: a worker without a control socket is dead, or soon killed
+// for want of an answer. It may take long until it is reaped.
+func (m *machine) hungUp(e hungUp) {
+	if p := m.find(e.id); p != nil && p == &m.worker && !m.over && m.stopBy.IsZero() {
+		m.beginOutage()
+		if p.killed == "" {
+			m.pongBy = m.now.Add(pingTimeout)
+		}
+	}
+}
+
 // ended handles the end of a process.
 func (m *machine) ended(e ended) {
 	switch {
@@ -65,9 +76,7 @@ func (m *machine) workerEnded(p proc, how exit) {
 	if !p.serving.IsZero() && m.now.Sub(p.serving) >= goodAfter {
 		m.backoff = backoff{}
 	}
-	if m.down.IsZero() {
-		m.tell("WATCHDOG=1") // to find out that it hung has taken some of systemd's time
-	}
+	m.tell("WATCHDOG=1") // to find out that it hung has taken some of systemd's time
 	m.beginOutage()
 	m.log(slog.LevelWarn, "the worker has ended, starting another", "pid", p.pid, "reason", p.reason(how), "after", m.scheduleStart())
 }

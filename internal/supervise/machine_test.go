@@ -160,6 +160,9 @@ func (w *world) key() (k worldKey) {
 		case received:
 			id(e.id)
 			b = append(b, e.word...)
+		case hungUp:
+			num(6)
+			id(e.id)
 		case ended:
 			num(2)
 			id(e.id)

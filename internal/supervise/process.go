@@ -70,6 +70,7 @@ func (h *Holder) watch(id procID, p *process, wait func() exit) {
 		for {
 			m, err := p.control.receive()
 			if err != nil {
+				h.events <- hungUp{id}
 				return
 			}
 			h.events <- arrived{received{id, m.word, m.rest}, m.file}

@@ -155,6 +155,7 @@ func (w *world) do(a action) event {
 		if p := w.proc(a.id); p != nil && !p.killed {
 			p.killed = true
 			if !p.stuck {
+				w.later(deathTakes, hungUp{a.id})
 				w.later(deathTakes, ended{a.id, exit{text: "killed", status: -1}})
 			}
 		}
@@ -210,6 +211,7 @@ func (w *world) sent(a send) {
 	case msgStop:
 		if !p.hung && !p.stuck && !p.killed {
 			p.killed = true
+			w.later(deathTakes, hungUp{a.id})
 			w.later(deathTakes, ended{a.id, exit{text: "exit status 0"}})
 		}
 	}
@@ -383,6 +385,7 @@ type deed int
 
 const (
 	workerDies deed = iota
+	workerLingers
 	workerSticks
 	workerHangs
 	holderDies
@@ -395,7 +398,7 @@ const (
 )
 
 func (d deed) String() string {
-	return strings.Fields("worker-dies worker-cannot-be-reaped worker-hangs holder-dies upgrade stop outage-lasts spawn-fails all-spawns-fail")[d]
+	return strings.Fields("worker-dies dead-worker-cannot-be-reaped worker-cannot-be-reaped worker-hangs holder-dies upgrade stop outage-lasts spawn-fails all-spawns-fail")[d]
 }
 
 // happen has a deed happen now.
@@ -405,8 +408,13 @@ func (w *world) happen(d deed) {
 	case workerDies:
 		if p != nil && !p.stuck && !p.killed {
 			p.killed = true
-			w.check()
+			w.arrive(hungUp{p.id})
 			w.arrive(ended{p.id, exit{text: "crashed", status: 2, crashed: true}})
+		}
+	case workerLingers:
+		if p != nil && !p.stuck && !p.killed {
+			p.killed, p.stuck = true, true
+			w.arrive(hungUp{p.id})
 		}
 	case workerSticks, workerHangs:
 		if p != nil && !p.killed {
