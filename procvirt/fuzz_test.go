@@ -33,8 +33,8 @@ func FuzzMeminfo(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which uint8, limit, usage, swapLimit, swapUsage, any, huge uint64) {
 		host := hosts[int(which)%len(hosts)]
 		v := meminfoOf(host)
-		v.huge = []cgroup.HugeUsage{{PageSize: 2 << 20, Limit: huge, Usage: any, HostTotal: 32 << 20}}
-		v.memory.MemoryUsage = cgroup.MemoryUsage{Limit: limit, Usage: usage, SwapAccounted: any%2 == 0, SwapLimit: swapLimit, SwapUsage: swapUsage}
+		v.huge = []cgroup.HugeUsage{{PageSize: 2 << 20, Limit: huge, Free: any, HostTotal: 32 << 20}}
+		v.memory.MemoryUsage = cgroup.MemoryUsage{Limit: limit, Free: usage, Available: any, SwapAccounted: any%2 == 0, SwapFree: any, SwapLimit: swapLimit, SwapUsage: swapUsage}
 		s := &v.memory.Stat
 		*s = cgroup.MemoryStat{Anon: any, File: any / 2, ActiveAnon: any, ActiveFile: any, InactiveFile: any, SlabReclaimable: any, SlabUnreclaimable: any}
 		out := v.append(nil)

@@ -2,6 +2,7 @@ package procvirt
 
 import (
 	"bytes"
+	"os"
 	"strconv"
 
 	"vprocfs/procvirt/cgroup"
@@ -39,7 +40,7 @@ func (n *meminfo) gather(c *container, x *scratch) (err error) {
 			return err
 		}
 	}
-	return n.memory.gather(c, x)
+	return n.memory.gather(c, &n.host, x)
 }
 
 // memory is what a container uses and may use.
@@ -49,16 +50,17 @@ type memory struct {
 	noSwap, noZswap bool
 }
 
-func (m *memory) gather(c *container, x *scratch) (err error) {
+func (m *memory) gather(c *container, h *hostMemory, x *scratch) (err error) {
 	m.noSwap, m.noZswap = c.views.cfg.NoSwap, c.views.cfg.NoZswap
-	x.buf, err = c.memory.Read(&m.MemoryUsage, x.buf)
+	x.buf, err = c.memory.Read(&m.MemoryUsage, h.total, h.swap, x.buf)
 	return err
 }
 
 // hostMemory is what the view takes from the host's meminfo, in bytes.
 type hostMemory struct {
-	total, swap       uint64
-	hugePage, hugetlb uint64
+	total, free, available uint64
+	swap, commitLimit      uint64
+	hugePage, hugetlb      uint64
 }
 
 // parse reads the lines of meminfo (meminfo_proc_show, fs/proc/meminfo.c).
@@ -76,8 +78,14 @@ func (h *hostMemory) parse(text []byte) {
 		switch string(label) {
 		case "MemTotal":
 			to = &h.total
+		case "MemFree":
+			to = &h.free
+		case "MemAvailable":
+			to = &h.available
 		case "SwapTotal":
 			to = &h.swap
+		case "CommitLimit":
+			to = &h.commitLimit
 		case "Hugepagesize":
 			to = &h.hugePage
 		case "Hugetlb":
@@ -85,10 +93,34 @@ func (h *hostMemory) parse(text []byte) {
 		default:
 			continue
 		}
-		f, _ := scan.Field(rest)
-		kb, _ := scan.Uint(f)
-		*to = min(kb, cgroup.NoLimit>>10) << 10
+		*to = bytesOfLine(rest)
 	}
+}
+
+// bytesOfLine returns the bytes that a line of meminfo has in kB behind its colon.
+func bytesOfLine(rest []byte) uint64 {
+	f, _ := scan.Field(rest)
+	kb, _ := scan.Uint(f)
+	return min(kb, cgroup.NoLimit>>10) << 10
+}
+
+// commit returns the CommitLimit of a machine with so much memory, swap and huge
+// pages, all in bytes, that has the host's settings (vm_commit_limit, mm/util.c):
+// vm.overcommit_kbytes if that is set, or else vm.overcommit_ratio percent of the
+// memory that is not in huge pages; and the swap. The host's own limit shows which:
+// no other ratio gives it, and if none does it is the kilobytes.
+func (h *hostMemory) commit(total, swap, hugetlb uint64) uint64 {
+	page := uint64(os.Getpagesize())
+	limit, pages := sub(h.commitLimit, h.swap)/page, sub(h.total, h.hugetlb)/page
+	ratio := uint64(0)
+	if pages > 0 {
+		ratio = (limit*100 + pages - 1) / pages
+	}
+	if pages*ratio/100 == limit {
+		pages = sub(total, hugetlb) / page
+		limit = min(pages, cgroup.NoLimit/page/max(ratio, 1)) * ratio / 100
+	}
+	return add(limit*page, swap)
 }
 
 // memoryLines are the values that the view derives, in bytes. None of them can
@@ -105,14 +137,21 @@ type memoryLines struct {
 	anyHugeLimited  bool
 	hugePageSize    uint64
 	active, inactiv uint64
+	commitLimit     uint64
+	committed       uint64
+	directMap       uint64 // how much of it is left for the lines to come
 }
 
 func (l *memoryLines) derive(v *meminfo) {
 	h, m, s := &v.host, &v.memory, &v.memory.Stat
 	l.m = m
 	l.total = min(h.total, m.Limit)
-	l.free = sub(l.total, m.Usage)
-	l.available = min(l.total, add(l.free, s.ActiveFile, s.InactiveFile, s.SlabReclaimable))
+	l.free, l.available = m.Free, m.Available
+	if l.free == cgroup.NoLimit {
+		l.free, l.available = h.free, h.available
+	}
+	l.free, l.available = min(l.total, l.free), min(l.total, l.available)
+	l.directMap = l.total
 	l.active = add(s.ActiveAnon, s.ActiveFile)
 	l.inactiv = add(s.InactiveAnon, s.InactiveFile)
 	l.swap, l.swapFree = m.swap(h.swap)
@@ -127,9 +166,11 @@ func (l *memoryLines) derive(v *meminfo) {
 		l.hugetlb = sub(l.hugetlb, u.HostTotal-limit)
 		if u.PageSize == h.hugePage {
 			l.hugeLimited = true
-			l.hugePages, l.hugeFree = limit, sub(limit, u.Usage)
+			l.hugePages, l.hugeFree = limit, min(limit, u.Free)
 		}
 	}
+	l.commitLimit = h.commit(l.total, l.swap, l.hugetlb)
+	l.committed = add(s.Anon, s.Shmem, s.KernelStack, s.Pagetables, m.SwapUsage)
 }
 
 // swap is the swap that the container sees of host bytes of it, and what is free
@@ -139,7 +180,7 @@ func (m *memory) swap(host uint64) (total, free uint64) {
 		return 0, 0
 	}
 	total = min(host, m.SwapLimit)
-	return total, sub(total, m.SwapUsage)
+	return total, min(m.SwapFree, sub(total, m.SwapUsage))
 }
 
 // value returns what a line shows: bytes, to be shown in kB, or a plain number.
@@ -211,6 +252,10 @@ func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
 		n = s.Percpu
 	case "VmallocUsed":
 		n = s.Vmalloc
+	case "CommitLimit":
+		n = l.commitLimit
+	case "Committed_AS":
+		n = l.committed
 	case "Buffers", "Mlocked", "ShmemPmdMapped", "FilePmdMapped",
 		"NFS_Unstable", "Bounce", "WritebackTmp":
 		// no control group counts these
@@ -218,6 +263,14 @@ func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
 		return l.hugeValue(label)
 	}
 	return n, false, true
+}
+
+// direct returns what a DirectMap line shows of the host's bytes. The kernel has
+// the smallest pages first.
+func (l *memoryLines) direct(host uint64) uint64 {
+	n := min(host, l.directMap)
+	l.directMap -= n
+	return n
 }
 
 func (l *memoryLines) hugeValue(label []byte) (n uint64, plain, ok bool) {
@@ -252,6 +305,9 @@ func (n *meminfo) append(dst []byte) []byte {
 		line, text = scan.Line(text)
 		label, _, _ := bytes.Cut(line, []byte(":"))
 		v, plain, ok := l.value(label)
+		if bytes.HasPrefix(label, []byte("DirectMap")) {
+			v, ok = l.direct(bytesOfLine(line[min(len(label)+1, len(line)):])), true
+		}
 		if ok && len(label) < len(line) {
 			if !plain {
 				v >>= 10

@@ -37,7 +37,7 @@ func (n *swaps) gather(c *container, x *scratch) (err error) {
 		return err
 	}
 	n.text = x.host
-	return n.memory.gather(c, x)
+	return n.memory.gather(c, &h, x)
 }
 
 // swapColumn is the width that the kernel pads a file name to (swap_show,

@@ -63,7 +63,7 @@ func TestSwapsHasTheKernelsColumns(t *testing.T) {
 		{swapsHeader + device, 0, 7, swapsHeader},
 	} {
 		v := &swaps{text: []byte(tt.host), host: 1 << 60}
-		v.memory.MemoryUsage = cgroup.MemoryUsage{SwapAccounted: true, SwapLimit: tt.limit<<10 + 1023, SwapUsage: tt.usage << 10}
+		v.memory.MemoryUsage = cgroup.MemoryUsage{SwapAccounted: true, SwapFree: cgroup.NoLimit, SwapLimit: tt.limit<<10 + 1023, SwapUsage: tt.usage << 10}
 		if got := string(v.append(nil)); got != tt.want {
 			t.Errorf("%d of %d kB: %q, want %q", tt.usage, tt.limit, got, tt.want)
 		}
@@ -75,7 +75,7 @@ func FuzzSwaps(f *testing.F) {
 	f.Add("", ^uint64(0), ^uint64(0), uint64(5))
 	f.Fuzz(func(t *testing.T, host string, total, limit, usage uint64) {
 		v := &swaps{text: []byte(host), host: total}
-		v.memory.MemoryUsage = cgroup.MemoryUsage{SwapAccounted: true, SwapLimit: limit, SwapUsage: usage}
+		v.memory.MemoryUsage = cgroup.MemoryUsage{SwapAccounted: true, SwapFree: cgroup.NoLimit, SwapLimit: limit, SwapUsage: usage}
 		swaps := swapsOracle(t, v.append(nil))
 		if min(total, limit) < 1024 {
 			if len(swaps) != 0 {

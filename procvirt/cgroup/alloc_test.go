@@ -45,7 +45,7 @@ func TestReadsDoNotAllocate(t *testing.T) {
 		)
 		n := testing.AllocsPerRun(100, func() {
 			var errs [4]error
-			buf, errs[0] = mem.Read(&u, buf)
+			buf, errs[0] = mem.Read(&u, NoLimit, NoLimit, buf)
 			_, buf, errs[1] = cpu.Quota(buf)
 			buf, errs[2] = cpu.Effective(&set, buf)
 			buf, errs[3] = cpu.Time(&used, 0, buf)

@@ -149,7 +149,7 @@ func levels(root string) Place {
 
 func TestLimitsHoldThroughTheHierarchy(t *testing.T) {
 	root := t.TempDir()
-	write(t, root+"/a", "memory.max", "300\n", "memory.current", "9\n", "memory.stat", "anon 1\n", "memory.swap.max", "70\n", "memory.swap.current", "8\n", "cpu.max", "250000 100000\n")
+	write(t, root+"/a", "memory.max", "300\n", "memory.current", "9\n", "memory.stat", "anon 1\nactive_file 4\n", "memory.swap.max", "70\n", "memory.swap.current", "8\n", "cpu.max", "250000 100000\n")
 	write(t, root+"/a/b", "memory.max", "max\n", "memory.current", "7\n", "memory.stat", "anon 5\n", "memory.swap.max", "0\n", "memory.swap.current", "6\n", "cpu.max", "max 100000\n", "cpuset.cpus.effective", "1-2\n")
 	write(t, root+"/a/b/c", "cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\n")
 	var o held.Opener
@@ -158,10 +158,10 @@ func TestLimitsHoldThroughTheHierarchy(t *testing.T) {
 		t.Fatal(err)
 	}
 	var u MemoryUsage
-	if _, err := m.Read(&u, nil); err != nil {
+	if _, err := m.Read(&u, NoLimit, NoLimit, nil); err != nil {
 		t.Fatal(err)
 	}
-	want := MemoryUsage{Limit: 300, Usage: 7, SwapAccounted: true, SwapLimit: 0, SwapUsage: 6, Stat: MemoryStat{Anon: 5}}
+	want := MemoryUsage{Limit: 300, Free: 291, Available: 295, SwapAccounted: true, SwapLimit: 0, SwapFree: 0}
 	if d := cmp.Diff(want, u); d != "" || !m.Incomplete {
 		t.Errorf("not enabled in the leaf: incomplete %v (-want +got):\n%s", m.Incomplete, d)
 	}
@@ -258,7 +258,7 @@ func TestSwapOfV1(t *testing.T) {
 			t.Fatal(err)
 		}
 		var u MemoryUsage
-		if _, err := m.Read(&u, nil); err != nil {
+		if _, err := m.Read(&u, NoLimit, NoLimit, nil); err != nil {
 			t.Fatal(err)
 		}
 		if u.SwapAccounted == tt.wantNoAcc || u.SwapAccounted && u.SwapLimit != tt.wantLimit || u.SwapUsage != tt.wantUsage {

@@ -81,18 +81,26 @@ func (c *CPUFiles) open(o *held.Opener, p CPUPlaces) (err error) {
 	}
 	if p.CPUAcct.V2 {
 		// Every v2 group has cpu.stat, with the controller or without.
-		c.stat, _, err = openNearest(o, p.CPUAcct.Dirs, "cpu.stat")
+		c.stat, err = openCounted(o, p.CPUAcct.Dirs, "cpu.stat")
 		return err
 	}
-	dir := ""
-	if c.usage, dir, err = openNearest(o, p.CPUAcct.Dirs, "cpuacct.usage"); err != nil {
+	if c.usage, err = openCounted(o, p.CPUAcct.Dirs, "cpuacct.usage"); err != nil {
 		return err
 	}
-	if c.percpu, err = o.Open(dir + "/cpuacct.usage_percpu"); err != nil {
+	if c.percpu, err = openCounted(o, p.CPUAcct.Dirs, "cpuacct.usage_percpu"); err != nil {
 		return err
 	}
-	c.all, err = o.Open(dir + "/cpuacct.usage_all")
+	c.all, err = openCounted(o, p.CPUAcct.Dirs, "cpuacct.usage_all")
 	return err
+}
+
+// openCounted is openOwn for a file that every group of the hierarchy has.
+func openCounted(o *held.Opener, dirs []string, file string) (*held.File, error) {
+	f, err := openOwn(o, dirs, file)
+	if f == nil && err == nil {
+		err = notEnabled(dirs, file)
+	}
+	return f, err
 }
 
 func (c *CPUFiles) openQuotas(o *held.Opener, p Place) error {

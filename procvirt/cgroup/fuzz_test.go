@@ -69,7 +69,7 @@ func FuzzMemoryStat(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		var v2, v1 MemoryStat
 		v2.parse([]byte(text))
-		limit, _ := v1.parseV1([]byte(text))
+		limit := v1.parseV1([]byte(text)).memory
 		if limit >= v1NoLimit && limit != NoLimit {
 			t.Fatalf("%q: limit %d", text, limit)
 		}

@@ -13,9 +13,9 @@ import (
 // values are in bytes.
 type HugeUsage struct {
 	PageSize uint64
-	// Limit is the smallest limit of the group and its ancestors.
-	Limit uint64
-	Usage uint64
+	// Limit is the smallest limit of the group and its ancestors, and Free the
+	// smallest that is left of one.
+	Limit, Free uint64
 	// HostTotal is what the host has of this size.
 	HostTotal uint64
 }
@@ -29,10 +29,11 @@ type HugeFiles struct {
 
 type hugeSize struct {
 	bytes  uint64
-	limits []*held.File
-	usage  *held.File
+	levels []hugeLevel
 	pages  *held.File
 }
+
+type hugeLevel struct{ limit, usage *held.File }
 
 // OpenHugeTLB opens what Read needs at p. sys is the host's /sys. A size that
 // the controller does not count anywhere is left out.
@@ -62,16 +63,26 @@ func (h *HugeFiles) open(o *held.Opener, p Place, bytes uint64, dir string) (err
 		limit, usage = ".max", ".current"
 	}
 	prefix := "hugetlb." + sizeName(bytes)
-	s := hugeSize{bytes: bytes}
-	if s.limits, err = openLevels(o, p.Dirs, prefix+limit); err != nil || len(s.limits) == 0 {
-		return err
+	h.sizes = append(h.sizes, hugeSize{bytes: bytes})
+	s := &h.sizes[len(h.sizes)-1]
+	for i, group := range p.Dirs {
+		var l hugeLevel
+		if l.limit, err = openOptionalAt(o, i, group+"/"+prefix+limit); err != nil {
+			return err
+		}
+		if l.limit == nil {
+			continue
+		}
+		s.levels = append(s.levels, l)
+		if s.levels[len(s.levels)-1].usage, err = openAt(o, i, group+"/"+prefix+usage); err != nil {
+			return err
+		}
 	}
-	h.sizes = append(h.sizes, s)
-	last := &h.sizes[len(h.sizes)-1]
-	if last.usage, _, err = openNearest(o, p.Dirs, prefix+usage); err != nil {
-		return err
+	if len(s.levels) == 0 {
+		h.sizes = h.sizes[:len(h.sizes)-1]
+		return nil
 	}
-	last.pages, err = o.Open(dir + "/nr_hugepages")
+	s.pages, err = o.Open(dir + "/nr_hugepages")
 	return err
 }
 
@@ -93,10 +104,10 @@ func (h *HugeFiles) Close() {
 		return
 	}
 	for _, s := range h.sizes {
-		for _, f := range s.limits {
-			f.Close()
+		for _, l := range s.levels {
+			l.limit.Close()
+			l.usage.Close()
 		}
-		s.usage.Close()
 		s.pages.Close()
 	}
 }
@@ -105,16 +116,20 @@ func (h *HugeFiles) Close() {
 // buffer it worked in as well, grown where it had to be.
 func (h *HugeFiles) Read(u []HugeUsage, buf []byte) ([]HugeUsage, []byte, error) {
 	for _, s := range h.sizes {
-		x := HugeUsage{PageSize: s.bytes, Limit: NoLimit}
+		x := HugeUsage{PageSize: s.bytes, Limit: NoLimit, Free: NoLimit}
 		var pages uint64
 		var err error
-		if buf, err = readMin(s.limits, &x.Limit, buf); err == nil {
-			buf, err = readUint(s.usage, &x.Usage, buf)
+		for _, l := range s.levels {
+			limit, usage := uint64(NoLimit), uint64(0)
+			if buf, err = readMin(l.limit, &limit, buf); err == nil && limit != NoLimit {
+				buf, err = readUint(l.usage, &usage, buf)
+			}
+			if err != nil {
+				return u, buf, err
+			}
+			x.Limit, x.Free = min(x.Limit, limit), min(x.Free, limit-min(usage, limit))
 		}
-		if err == nil {
-			buf, err = readUint(s.pages, &pages, buf)
-		}
-		if err != nil {
+		if buf, err = readUint(s.pages, &pages, buf); err != nil {
 			return u, buf, err
 		}
 		x.HostTotal = min(pages, NoLimit/s.bytes) * s.bytes

@@ -3,7 +3,6 @@ package cgroup
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"math"
 	"slices"
 
@@ -44,20 +43,20 @@ func (d *DiskIO) add(e *DiskIO) {
 	}
 }
 
-// IOFiles holds what tells a container's I/O open. Read is safe for concurrent
-// use, beside Close it is not.
+// IOFiles keeps open the files that report a container's I/O. Read is safe for
+// concurrent use, Close is not.
 type IOFiles struct {
 	stat            *held.File // v2
 	bytes, serviced *held.File // v1
-	// Incomplete says that the controller is enabled only above the container,
-	// so that the file to read changes when it is enabled there.
+	// Incomplete says that the group does not have the controller, so that there is
+	// a file to read as soon as it is enabled.
 	Incomplete bool
+	notEnabled error
 }
 
-// OpenIO opens what Read needs at p: io.stat of the nearest group that has it
-// (cgroup-v2.rst, "IO Interface Files"), or v1's counters of the throttling
-// policy (blkio-controller.rst), which count the descendants only in the files
-// named _recursive, since Linux 4.20.
+// OpenIO opens what Read needs at p: io.stat (cgroup-v2.rst, "IO Interface Files"),
+// or v1's counters of the throttling policy (blkio-controller.rst), which count the
+// descendants only in the files named _recursive, since Linux 4.20.
 func OpenIO(o *held.Opener, p Place) (*IOFiles, error) {
 	f := &IOFiles{}
 	if err := f.open(o, p); err != nil {
@@ -68,22 +67,26 @@ func OpenIO(o *held.Opener, p Place) (*IOFiles, error) {
 }
 
 func (f *IOFiles) open(o *held.Opener, p Place) (err error) {
-	dir := ""
 	if p.V2 {
-		f.stat, dir, err = openNearest(o, p.Dirs, "io.stat")
-		f.Incomplete = err == nil && dir != p.Dirs[0]
+		f.notEnabled = notEnabled(p.Dirs, "io.stat")
+		f.stat, err = openOwn(o, p.Dirs, "io.stat")
+		f.Incomplete = f.stat == nil
 		return err
 	}
+	const bytes, serviced = "blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"
+	f.notEnabled = notEnabled(p.Dirs, bytes)
 	which := "_recursive"
-	f.bytes, dir, err = openNearest(o, p.Dirs, "blkio.throttle.io_service_bytes"+which)
-	if errors.Is(err, ErrNotEnabled) {
-		which = ""
-		f.bytes, dir, err = openNearest(o, p.Dirs, "blkio.throttle.io_service_bytes"+which)
-	}
-	if err != nil {
+	if f.bytes, err = openOwn(o, p.Dirs, bytes+which); err != nil {
 		return err
 	}
-	f.serviced, err = o.Open(dir + "/blkio.throttle.io_serviced" + which)
+	if f.bytes == nil {
+		which = ""
+		f.bytes, err = openOwn(o, p.Dirs, bytes)
+	}
+	if f.Incomplete = f.bytes == nil; f.Incomplete || err != nil {
+		return err
+	}
+	f.serviced, err = openCounted(o, p.Dirs, serviced+which)
 	return err
 }
 
@@ -98,8 +101,12 @@ func (f *IOFiles) Close() {
 }
 
 // Read appends the devices to d, one entry each, by ascending number. It returns
-// the buffer it worked in as well, grown where it had to be.
+// the buffer it worked in as well, grown where it had to be. ErrNotEnabled says that
+// nobody counts the group's I/O.
 func (f *IOFiles) Read(d []DiskIO, buf []byte) ([]DiskIO, []byte, error) {
+	if f.Incomplete {
+		return d, buf, f.notEnabled
+	}
 	start := len(d)
 	if f.stat != nil {
 		b, err := f.stat.Read(buf)

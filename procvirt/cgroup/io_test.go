@@ -49,7 +49,7 @@ func v1IO() []DiskIO {
 	return []DiskIO{{7, 1, 0, 0, 0, 7, 0, 0}, {7, 2, 0, 3, 0, 0, 0, 0}, {8, 0, 1, 2, 3, 512, 1024, 4096}}
 }
 
-func readIO(t *testing.T, p Place) (d []DiskIO, incomplete bool) {
+func readIO(t *testing.T, p Place) (d []DiskIO) {
 	t.Helper()
 	var o held.Opener
 	f, err := OpenIO(&o, p)
@@ -70,7 +70,10 @@ func readIO(t *testing.T, p Place) (d []DiskIO, incomplete bool) {
 	if d[0] != (DiskIO{Major: 9}) {
 		t.Errorf("the caller's own entry became %+v", d[0])
 	}
-	return d[1:], f.Incomplete
+	if f.Incomplete {
+		t.Error("incomplete")
+	}
+	return d[1:]
 }
 
 func TestV1CountsDescendantsWhereTheKernelDoes(t *testing.T) {
@@ -79,37 +82,51 @@ func TestV1CountsDescendantsWhereTheKernelDoes(t *testing.T) {
 	write(t, root+"/old", bytes, v1Bytes, serviced, v1Serviced)
 	write(t, root+"/new", bytes, "8:0 Read 0\n", serviced, "8:0 Read 0\n", bytes+"_recursive", v1Bytes, serviced+"_recursive", v1Serviced)
 	for _, dir := range []string{"/old", "/new"} {
-		got, _ := readIO(t, Place{Dirs: []string{root + dir}})
+		got := readIO(t, Place{Dirs: []string{root + dir}})
 		if d := cmp.Diff(v1IO(), got); d != "" {
 			t.Errorf("%s (-want +got):\n%s", dir, d)
 		}
 	}
 }
 
-func TestIOIsOfTheNearestGroupThatCountsIt(t *testing.T) {
+func TestIOOfAnAncestorIsNotTheGroups(t *testing.T) {
 	root := t.TempDir()
 	write(t, root+"/a", "io.stat", "8:0 rios=9\n")
-	write(t, root+"/a/b", "io.stat", "8:0 rios=5\n")
 	write(t, root+"/a/b/c")
-	got, incomplete := readIO(t, levels(root))
-	if d := cmp.Diff([]DiskIO{{8, 0, 5, 0, 0, 0, 0, 0}}, got); d != "" || !incomplete {
-		t.Errorf("incomplete %v (-want +got):\n%s", incomplete, d)
+	for _, v2 := range []bool{false, true} {
+		var o held.Opener
+		p := levels(root)
+		p.V2 = v2
+		f, err := OpenIO(&o, p)
+		if err != nil || !f.Incomplete {
+			t.Fatal(err)
+		}
+		if d, _, err := f.Read(nil, nil); !errors.Is(err, ErrNotEnabled) || len(d) != 0 {
+			t.Errorf("v2 %v: %v, %v", v2, d, err)
+		}
+		f.Close()
 	}
-	write(t, root+"/a/b/c", "io.stat", "")
-	if got, incomplete := readIO(t, levels(root)); len(got) != 0 || incomplete {
-		t.Errorf("enabled now: %v, incomplete %v", got, incomplete)
+	write(t, root+"/a/b/c", "io.stat", "8:0 rios=5\n")
+	if d := cmp.Diff([]DiskIO{{8, 0, 5, 0, 0, 0, 0, 0}}, readIO(t, levels(root))); d != "" {
+		t.Errorf("enabled now (-want +got):\n%s", d)
 	}
 }
 
-func TestOpenIOErrorsAreNamed(t *testing.T) {
+func TestARemovedGroupHasNoFilesToOpen(t *testing.T) {
 	root := t.TempDir()
-	write(t, root+"/a", "other", "")
-	for dir, want := range map[string]error{"/a": ErrNotEnabled, "/gone": ErrRemoved} {
-		for _, v2 := range []bool{false, true} {
-			var o held.Opener
-			f, err := OpenIO(&o, Place{V2: v2, Dirs: []string{root + dir}})
-			if !errors.Is(err, want) || f != nil || o.Count() != 0 {
-				t.Errorf("%s, v2 %v: %v, want %v; %d files open", dir, v2, err, want, o.Count())
+	// all that an ancestor can have
+	write(t, root+"/a", "io.stat", "", "memory.current", "1\n", "memory.stat", "anon 1\n", "cpu.stat", "usage_usec 1\n",
+		"blkio.throttle.io_service_bytes", "", "blkio.throttle.io_serviced", "", "memory.usage_in_bytes", "1\n",
+		"cpuacct.usage", "1\n", "cpuacct.usage_percpu", "1\n", "cpuacct.usage_all", "cpu user system\n0 1 0\n")
+	for _, v2 := range []bool{false, true} {
+		var o held.Opener
+		p := Place{V2: v2, Dirs: []string{root + "/a/gone", root + "/a"}, Top: root}
+		_, io := OpenIO(&o, p)
+		_, memory := OpenMemory(&o, p)
+		_, cpu := OpenCPU(&o, CPUPlaces{CPUAcct: p})
+		for _, err := range []error{io, memory, cpu} {
+			if !errors.Is(err, ErrRemoved) || o.Count() != 0 {
+				t.Errorf("v2 %v: %v, want %v; %d files open", v2, err, ErrRemoved, o.Count())
 			}
 		}
 	}

@@ -20,23 +20,28 @@ const NoLimit = math.MaxUint64
 // everything from here on is no limit.
 const v1NoLimit = math.MaxInt64 &^ 0xffff
 
-// ErrNotEnabled says that neither the group nor any ancestor has the
-// controller's files.
-var ErrNotEnabled = errors.New("controller is not enabled in any ancestor")
+// ErrNotEnabled says that the group does not have the controller's files.
+var ErrNotEnabled = errors.New("controller is not enabled")
 
 // MemoryUsage is what the memory controller says of a group. All values are in
-// bytes.
+// bytes. What the group used is 0 if only its ancestors have the controller.
 type MemoryUsage struct {
-	// Limit is the smallest memory limit of the group and its ancestors.
+	// Limit is the smallest memory.max of the group and its ancestors.
 	Limit uint64
 	Usage uint64
-	// SwapAccounted says that the kernel counts the group's swap at all.
+	// Free is the smallest headroom: how much more each of them may use before its
+	// memory.max or memory.high. Available is the same with what it can reclaim.
+	// Both are NoLimit if none of them has such a limit.
+	Free, Available uint64
+	// SwapAccounted reports whether the kernel counts the group's swap.
 	SwapAccounted bool
 	// SwapLimit is the most swap that the group could fill: the smallest limit
 	// of it and its ancestors. On v1 that is the limit of memory and swap
 	// together, since the kernel may swap out all of it; with a swappiness of 0
 	// it swaps nothing more, and the limit is what is swapped.
 	SwapLimit uint64
+	// SwapFree is the smallest headroom of swap, NoLimit if there is no limit.
+	SwapFree  uint64
 	SwapUsage uint64
 	Stat      MemoryStat
 }
@@ -57,61 +62,95 @@ type MemoryStat struct {
 	SlabReclaimable, SlabUnreclaimable     uint64
 }
 
-// MemoryFiles holds the memory controller's files of a container open. Read is
-// safe for concurrent use, beside Close it is not.
+// reclaimable is what a group can free without swap.
+func (s *MemoryStat) reclaimable() uint64 {
+	return saturated(saturated(s.ActiveFile, s.InactiveFile), s.SlabReclaimable)
+}
+
+// MemoryFiles keeps open the memory controller's files of a container. Read is
+// safe for concurrent use, Close is not.
 type MemoryFiles struct {
-	v2            bool
-	limits, swaps []*held.File // v2: of each level that has them
-	usage, stat   *held.File
-	swapUsage     *held.File
-	swappiness    *held.File
-	// Nearest is the directory whose usage and statistics are read.
-	Nearest string
+	v2         bool
+	own        memoryLevel
+	above      []memoryLevel // the ancestors that have the controller, nearest first
+	swappiness *held.File    // v1
 	// Incomplete says that the controller is enabled only above the container,
 	// so that the files to read change when it is enabled there.
 	Incomplete bool
+	notEnabled error
 }
 
-// OpenMemory opens what Read needs at p. The limits are those of all levels;
-// usage and statistics are of the nearest group that has the controller.
+// memoryLevel are the files of one group. On v1 there is no high, and those of
+// swap count memory and swap together; limit and swapMax of the container's own
+// group are not open, for its stat has them.
+type memoryLevel struct {
+	limit, high, usage, stat *held.File
+	swapMax, swapUsage       *held.File
+}
+
+// OpenMemory opens what Read needs at p.
 func OpenMemory(o *held.Opener, p Place) (*MemoryFiles, error) {
 	m := &MemoryFiles{v2: p.V2}
-	err := m.open(o, p)
-	if err != nil {
+	if err := m.open(o, p); err != nil {
 		m.Close()
 		return nil, err
 	}
 	return m, nil
 }
 
-func (m *MemoryFiles) open(o *held.Opener, p Place) (err error) {
-	name := "memory.usage_in_bytes"
-	if p.V2 {
-		name = "memory.current"
-	}
-	if m.usage, m.Nearest, err = openNearest(o, p.Dirs, name); err != nil {
-		return err
-	}
-	m.Incomplete = m.Nearest != p.Dirs[0]
-	if m.stat, err = o.Open(m.Nearest + "/memory.stat"); err != nil {
-		return err
-	}
-	if !p.V2 {
-		// The limits through the hierarchy stand in memory.stat.
-		if m.swapUsage, err = openOptional(o, m.Nearest+"/memory.memsw.usage_in_bytes"); err != nil {
+func (m *MemoryFiles) open(o *held.Opener, p Place) error {
+	for i, dir := range p.Dirs {
+		var l memoryLevel
+		err := l.open(o, i, dir, p.V2)
+		switch {
+		case i == 0:
+			m.own = l
+		case l.usage != nil:
+			m.above = append(m.above, l)
+		}
+		if err != nil {
 			return err
 		}
-		m.swappiness, err = openOptional(o, m.Nearest+"/memory.swappiness")
-		return err
 	}
-	if m.limits, err = openLevels(o, p.Dirs, "memory.max"); err != nil {
-		return err
+	var err error
+	m.notEnabled = notEnabled(p.Dirs, "memory.stat")
+	if m.Incomplete = m.own.usage == nil; m.Incomplete {
+		return checkRemoved(p.Dirs)
 	}
-	if m.swapUsage, err = openOptional(o, m.Nearest+"/memory.swap.current"); err != nil {
-		return err
+	if !p.V2 {
+		m.swappiness, err = openOptional(o, p.Dirs[0]+"/memory.swappiness")
 	}
-	m.swaps, err = openLevels(o, p.Dirs, "memory.swap.max")
 	return err
+}
+
+// open opens the files of the group so many levels above the container's. None is
+// open if the group does not have the controller.
+func (l *memoryLevel) open(o *held.Opener, level int, dir string, v2 bool) (err error) {
+	names := [...]string{"memory.current", "memory.stat", "memory.max", "memory.high", "memory.swap.max", "memory.swap.current"}
+	if !v2 {
+		names = [...]string{"memory.usage_in_bytes", "memory.stat", "memory.limit_in_bytes", "", "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"}
+		if level == 0 {
+			names[2], names[4] = "", ""
+		}
+	}
+	for i, to := range [...]**held.File{&l.usage, &l.stat, &l.limit, &l.high, &l.swapMax, &l.swapUsage} {
+		if names[i] == "" {
+			continue
+		}
+		if *to, err = openOptionalAt(o, level, dir+"/"+names[i]); err != nil || *to == nil && i == 0 {
+			return err
+		}
+	}
+	if l.stat == nil {
+		return fmt.Errorf("%s/memory.stat: %w", dir, unix.ENODEV) // removed just now
+	}
+	return nil
+}
+
+func (l *memoryLevel) close() {
+	for _, f := range [...]*held.File{l.limit, l.high, l.usage, l.stat, l.swapMax, l.swapUsage} {
+		f.Close()
+	}
 }
 
 // Close closes the files.
@@ -119,74 +158,206 @@ func (m *MemoryFiles) Close() {
 	if m == nil {
 		return
 	}
-	for _, f := range m.limits {
-		f.Close()
+	m.own.close()
+	for i := range m.above {
+		m.above[i].close()
 	}
-	for _, f := range m.swaps {
-		f.Close()
-	}
-	m.usage.Close()
-	m.stat.Close()
-	m.swapUsage.Close()
 	m.swappiness.Close()
 }
 
-// Read fills u. It returns the buffer it worked in, grown where it had to be.
-func (m *MemoryFiles) Read(u *MemoryUsage, buf []byte) ([]byte, error) {
-	*u = MemoryUsage{Limit: NoLimit, SwapLimit: NoLimit}
-	buf, err := readUint(m.usage, &u.Usage, buf)
-	if err != nil {
-		return buf, err
+// Read fills u. total and swap are the memory and the swap of the host: a limit of
+// total or more is none, and without swap none is read. It returns the buffer it
+// worked in, grown where it had to be.
+//
+// ErrNotEnabled says that the group does not have the controller, and no limit of
+// its ancestors holds: nothing is known.
+func (m *MemoryFiles) Read(u *MemoryUsage, total, swap uint64, buf []byte) ([]byte, error) {
+	*u = MemoryUsage{Limit: NoLimit, Free: NoLimit, Available: NoLimit, SwapLimit: NoLimit, SwapFree: NoLimit}
+	buf, err := m.read(u, total, swap, buf)
+	if err == nil && m.Incomplete && u.Free == NoLimit && u.SwapFree == NoLimit {
+		err = m.notEnabled
 	}
-	b, err := m.stat.Read(buf)
-	if err != nil {
-		return buf, err
-	}
-	buf = b
-	if m.v2 {
-		u.Stat.parse(b)
-		return m.readV2(u, buf)
-	}
-	u.Limit, u.SwapLimit = u.Stat.parseV1(b)
-	return m.readV1(u, buf)
+	return buf, err
 }
 
-func (m *MemoryFiles) readV2(u *MemoryUsage, buf []byte) ([]byte, error) {
-	buf, err := readMin(m.limits, &u.Limit, buf)
-	if err != nil || m.swapUsage == nil {
-		return buf, err
+// level returns the files of the group so many levels above the container's, of
+// those that have the controller.
+func (m *MemoryFiles) level(i int) *memoryLevel {
+	if i == 0 {
+		return &m.own
 	}
-	u.SwapAccounted = true
-	if buf, err = readMin(m.swaps, &u.SwapLimit, buf); err != nil {
-		return buf, err
-	}
-	return readUint(m.swapUsage, &u.SwapUsage, buf)
+	return &m.above[i-1]
 }
 
-func (m *MemoryFiles) readV1(u *MemoryUsage, buf []byte) ([]byte, error) {
-	if m.swapUsage == nil {
+func (m *MemoryFiles) read(u *MemoryUsage, total, swap uint64, buf []byte) (_ []byte, err error) {
+	v1 := v1Limits{NoLimit, NoLimit}
+	if m.own.usage != nil {
+		if buf, err = readUint(m.own.usage, &u.Usage, buf); err != nil {
+			return buf, err
+		}
+		if buf, err = m.own.stat.Read(buf); err != nil {
+			return buf, err
+		}
+		if m.v2 {
+			u.Stat.parse(buf)
+		} else {
+			v1 = u.Stat.parseV1(buf)
+			u.Limit = v1.memory
+		}
+	}
+	var free [maxLevels]uint64
+	if buf, err = m.readFree(u, &free, min(total, NoLimit-1), v1.memory, buf); err != nil {
+		return buf, err
+	}
+	if buf, err = m.readAvailable(u, &free, buf); err != nil || swap == 0 {
+		return buf, err
+	}
+	return m.readSwap(u, v1, buf)
+}
+
+// readFree sets Limit and Free, and free to the headroom of each level, NoLimit
+// for one that does not count: one of no smaller limit than total or an ancestor's
+// has more headroom than that. On v1 smallest is the smallest limit of all levels;
+// a level with a smaller one does not hold (use_hierarchy is 0).
+func (m *MemoryFiles) readFree(u *MemoryUsage, free *[maxLevels]uint64, total, smallest uint64, buf []byte) (_ []byte, err error) {
+	for i := len(m.above); i >= 0; i-- {
+		free[i] = NoLimit
+		l := m.level(i)
+		if l.usage == nil || !m.v2 && smallest >= total {
+			continue
+		}
+		limit := smallest // that of the own group on v1, or more
+		if l.limit != nil {
+			limit = NoLimit
+			if buf, err = readMin(l.limit, &limit, buf); err != nil {
+				return buf, err
+			}
+		}
+		if m.v2 {
+			u.Limit = min(u.Limit, limit)
+			if buf, err = readMin(l.high, &limit, buf); err != nil {
+				return buf, err
+			}
+		} else if limit < smallest {
+			continue
+		}
+		if limit >= total {
+			continue
+		}
+		total = limit
+		usage := u.Usage
+		if i > 0 {
+			if buf, err = readUint(l.usage, &usage, buf); err != nil {
+				return buf, err
+			}
+		}
+		free[i] = limit - min(usage, limit)
+		u.Free = min(u.Free, free[i])
+	}
+	return buf, nil
+}
+
+// readAvailable sets Available, from the headroom of each level. A group can
+// reclaim at least what those below it can. So of those that have the smallest
+// headroom, and of those below them, only one counts whose headroom is smaller than
+// what is available at another.
+func (m *MemoryFiles) readAvailable(u *MemoryUsage, free *[maxLevels]uint64, buf []byte) (_ []byte, err error) {
+	if free[0] != NoLimit {
+		u.Available = saturated(free[0], u.Stat.reclaimable())
+	}
+	top := len(m.above)
+	for top > 0 && free[top] != u.Free {
+		top--
+	}
+	for i := top; i > 0; i-- {
+		l := m.level(i)
+		if free[i] >= u.Available || l.stat == nil {
+			continue
+		}
+		if buf, err = l.stat.Read(buf); err != nil {
+			return buf, err
+		}
+		var s MemoryStat
+		if m.v2 {
+			s.parse(buf)
+		} else {
+			s.parseV1(buf)
+		}
+		u.Available = min(u.Available, saturated(free[i], s.reclaimable()))
+	}
+	return buf, nil
+}
+
+// readSwap sets the fields of swap, as readFree those of memory.
+func (m *MemoryFiles) readSwap(u *MemoryUsage, v1 v1Limits, buf []byte) (_ []byte, err error) {
+	tightest := uint64(NoLimit)
+	for i := len(m.above); i >= 0; i-- {
+		l := m.level(i)
+		if l.swapUsage == nil {
+			continue
+		}
+		u.SwapAccounted = true
+		limit := v1.memsw
+		if l.swapMax != nil && (m.v2 || limit != NoLimit) {
+			limit = NoLimit
+			if buf, err = readMin(l.swapMax, &limit, buf); err != nil {
+				return buf, err
+			}
+		}
+		if i > 0 && (limit >= tightest || !m.v2 && limit < v1.memsw) {
+			continue
+		}
+		var usage uint64
+		if buf, err = m.readSwapUsage(l, &usage, buf); err != nil {
+			return buf, err
+		}
+		if i == 0 {
+			u.SwapUsage = usage
+		}
+		if limit < tightest {
+			tightest = limit
+			u.SwapFree = min(u.SwapFree, limit-min(usage, limit))
+		}
+	}
+	u.SwapLimit = tightest
+	if m.v2 || !u.SwapAccounted {
 		return buf, nil
 	}
-	u.SwapAccounted = true
-	var both, swappiness uint64
-	buf, err := readUint(m.swapUsage, &both, buf)
-	if err != nil {
-		return buf, err
-	}
-	if both > u.Usage {
-		u.SwapUsage = both - u.Usage
-	}
-	if u.SwapLimit != NoLimit && u.Limit != NoLimit {
-		u.SwapLimit = max(u.SwapLimit, u.Limit)
+	if v1.memsw != NoLimit && v1.memory != NoLimit {
+		u.SwapLimit = max(v1.memsw, v1.memory)
 	}
 	if m.swappiness == nil {
 		return buf, nil
 	}
+	var swappiness uint64
 	if buf, err = readUint(m.swappiness, &swappiness, buf); err == nil && swappiness == 0 {
 		u.SwapLimit = u.SwapUsage
 	}
 	return buf, err
 }
+
+func (m *MemoryFiles) readSwapUsage(l *memoryLevel, usage *uint64, buf []byte) ([]byte, error) {
+	buf, err := readUint(l.swapUsage, usage, buf)
+	if err != nil || m.v2 {
+		return buf, err
+	}
+	var memory uint64
+	buf, err = readUint(l.usage, &memory, buf)
+	*usage -= min(memory, *usage)
+	return buf, err
+}
+
+// saturated is a + b, at most NoLimit.
+func saturated(a, b uint64) uint64 {
+	if a+b < a {
+		return NoLimit
+	}
+	return a + b
+}
+
+// v1Limits are the limits through the hierarchy, of memory and of memory and swap
+// together.
+type v1Limits struct{ memory, memsw uint64 }
 
 func (s *MemoryStat) parse(text []byte) {
 	for len(text) > 0 {
@@ -249,11 +420,10 @@ func (s *MemoryStat) parse(text []byte) {
 	}
 }
 
-// parseV1 reads v1's memory.stat and returns the limits through the hierarchy
-// that stand in it, of memory and of memory and swap together
+// parseV1 reads v1's memory.stat and returns the limits that it has
 // (memcg1_stat_format, mm/memcontrol-v1.c).
-func (s *MemoryStat) parseV1(text []byte) (limit, memsw uint64) {
-	limit, memsw = NoLimit, NoLimit
+func (s *MemoryStat) parseV1(text []byte) v1Limits {
+	limits := v1Limits{NoLimit, NoLimit}
 	for len(text) > 0 {
 		var line []byte
 		line, text = scan.Line(text)
@@ -263,9 +433,9 @@ func (s *MemoryStat) parseV1(text []byte) (limit, memsw uint64) {
 		}
 		switch string(key) {
 		case "hierarchical_memory_limit":
-			limit = v1Limit(v)
+			limits.memory = v1Limit(v)
 		case "hierarchical_memsw_limit":
-			memsw = v1Limit(v)
+			limits.memsw = v1Limit(v)
 		case "total_cache":
 			s.File = v
 		case "total_rss":
@@ -294,7 +464,7 @@ func (s *MemoryStat) parseV1(text []byte) (limit, memsw uint64) {
 			s.Unevictable = v
 		}
 	}
-	return limit, memsw
+	return limits
 }
 
 func v1Limit(v uint64) uint64 {
@@ -304,38 +474,33 @@ func v1Limit(v uint64) uint64 {
 	return v
 }
 
-// openNearest opens file in the first of dirs that has it.
-func openNearest(o *held.Opener, dirs []string, file string) (*held.File, string, error) {
-	for i, d := range dirs {
-		f, err := openOptionalAt(o, i, d+"/"+file)
-		if f != nil || err != nil {
-			return f, d, err
-		}
+// notEnabled is the error for a group, the first of dirs, that does not have a file.
+func notEnabled(dirs []string, file string) error {
+	if len(dirs) == 0 {
+		return fmt.Errorf("%s: %w", file, ErrNotEnabled)
 	}
-	if len(dirs) > 0 {
-		if !isDir(dirs[0]) {
-			return nil, "", fmt.Errorf("%s: %w", dirs[0], ErrRemoved)
-		}
-		return nil, "", fmt.Errorf("%s/%s: %w", dirs[0], file, ErrNotEnabled)
-	}
-	return nil, "", fmt.Errorf("%s: %w", file, ErrNotEnabled)
+	return fmt.Errorf("%s/%s: %w", dirs[0], file, ErrNotEnabled)
 }
 
-// openLevels opens file in every one of dirs that has it.
-func openLevels(o *held.Opener, dirs []string, file string) (fs []*held.File, err error) {
-	for i, d := range dirs {
-		f, err := openOptionalAt(o, i, d+"/"+file)
-		if err != nil {
-			for _, f := range fs {
-				f.Close()
-			}
-			return nil, err
-		}
-		if f != nil {
-			fs = append(fs, f)
-		}
+// checkRemoved returns ErrRemoved if the group, the first of dirs, is gone.
+func checkRemoved(dirs []string) error {
+	if len(dirs) > 0 && !isDir(dirs[0]) {
+		return fmt.Errorf("%s: %w", dirs[0], ErrRemoved)
 	}
-	return fs, nil
+	return nil
+}
+
+// openOwn opens a file of the group, the first of dirs. It returns ErrRemoved if the
+// group is gone, and nil without an error if it does not have the file.
+func openOwn(o *held.Opener, dirs []string, file string) (*held.File, error) {
+	if len(dirs) == 0 {
+		return nil, nil
+	}
+	f, err := openOptional(o, dirs[0]+"/"+file)
+	if f == nil && err == nil {
+		err = checkRemoved(dirs)
+	}
+	return f, err
 }
 
 // openOptional opens path, and returns nil without an error where there is no
@@ -375,22 +540,22 @@ func readUint(f *held.File, v *uint64, buf []byte) ([]byte, error) {
 	return b, nil
 }
 
-// readMin lowers v to the smallest limit in the files. "max" is none.
-func readMin(fs []*held.File, v *uint64, buf []byte) ([]byte, error) {
-	for _, f := range fs {
-		b, err := f.Read(buf)
-		if err != nil {
-			return buf, err
-		}
-		buf = b
-		if bytes.HasPrefix(b, []byte("max")) {
-			continue
-		}
-		limit, n := scan.Uint(b)
-		if n == 0 {
-			return buf, fmt.Errorf("%s: neither a number nor max: %q", f.Path(), b[:min(len(b), 40)])
-		}
-		*v = min(*v, limit)
+// readMin lowers v to the limit in the file, if it is open. "max" is none.
+func readMin(f *held.File, v *uint64, buf []byte) ([]byte, error) {
+	if f == nil {
+		return buf, nil
 	}
-	return buf, nil
+	b, err := f.Read(buf)
+	if err != nil {
+		return buf, err
+	}
+	if bytes.HasPrefix(b, []byte("max")) {
+		return b, nil
+	}
+	limit, n := scan.Uint(b)
+	if n == 0 {
+		return b, fmt.Errorf("%s: neither a number nor max: %q", f.Path(), b[:min(len(b), 40)])
+	}
+	*v = min(*v, v1Limit(limit))
+	return b, nil
 }
