@@ -26,8 +26,8 @@ for group in "$@"; do
 	done
 done
 case " $missing " in *" gcc "*) missing="$missing libc6-dev" ;; esac
-missing=$(echo "$missing" | tr ' ' '\n' | sort -u | tr '\n' ' ')
-[ -n "$(echo "$missing" | tr -d ' ')" ] || exit 0
+missing=$(echo "$missing" | tr ' ' '\n' | sort -u | sed '/^$/d' | paste -sd ' ')
+[ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
 	echo "these Debian packages, or what your system has in their place, are missing: $missing" >&2
