@@ -176,8 +176,8 @@ func (a *account) idle(age int64, used uint64, visible *cgroup.CPUs) (idle uint6
 }
 
 // gatherTimes reads what the group has used, and makes the rows.
-func (t *cpuTimes) gatherTimes(c *container, x *scratch) (err error) {
-	if x.buf, err = c.cpu.Time(&t.used, c.account.counted(), x.buf); err != nil {
+func (t *cpuTimes) gatherTimes(c *Container) (err error) {
+	if c.buf, err = c.cpu.Time(&t.used, c.account.counted(), c.buf); err != nil {
 		return err
 	}
 	c.account.step(t, &t.used)

@@ -16,17 +16,14 @@ import (
 
 func TestWarmContentCostsNoAllocation(t *testing.T) {
 	for _, h := range fixture.All(t, "testdata/host") {
-		v := fixtureViews(t, h, nil)
+		v := fixtureRegistry(t, h, nil)
 		for _, role := range []string{"child", "host", "below"} {
 			s := subject(t, h, h.Roles[role])
 			for _, f := range v.Files() {
 				dst := renderFile(t, v, f, s)
+				pid, turn := pidOf(t, v, s), &fakeTurn{}
 				n := testing.AllocsPerRun(200, func() {
-					_, err := v.Append(dst[:0], f, s, false)
-					if err == ErrCold { // it took long the last time, on a busy machine
-						_, err = v.Append(dst[:0], f, s, true)
-					}
-					if err != nil {
+					if _, err := appendFile(v, dst[:0], f, pid, turn); err != nil {
 						t.Fatal(err)
 					}
 				})
@@ -83,15 +80,16 @@ func TestRenderingManyCPUsCostsNoAllocation(t *testing.T) {
 
 func BenchmarkAppend(b *testing.B) {
 	for _, h := range fixture.All(b, "testdata/host") {
-		v := fixtureViews(b, h, nil)
+		v := fixtureRegistry(b, h, nil)
 		s := subject(b, h, h.Roles["child"])
 		for _, f := range v.Files() {
 			b.Run(h.Name+"/"+f.String(), func(b *testing.B) {
 				dst := renderFile(b, v, f, s)
+				pid, turn := pidOf(b, v, s), &fakeTurn{}
 				b.ReportAllocs()
 				for b.Loop() {
 					var err error
-					if dst, err = v.Append(dst[:0], f, s, false); err != nil {
+					if dst, err = appendFile(v, dst[:0], f, pid, turn); err != nil {
 						b.Fatal(err)
 					}
 				}

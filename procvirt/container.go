@@ -1,257 +1,268 @@
 package procvirt
 
 import (
+	"bytes"
 	"errors"
-	"path/filepath"
-	"sync/atomic"
+	"fmt"
+	"math"
 	"time"
 
-	"vprocfs/internal/shm"
-	"vprocfs/procvirt/cgroup"
-	"vprocfs/procvirt/loadavg"
+	"golang.org/x/sys/unix"
+
+	"vprocfs/initpid"
+	"vprocfs/procvirt/internal/scan"
 )
 
-// incompleteRecheck is how soon a container is looked at again, one of whose
-// controllers is only enabled above it: it may be enabled for the container
-// itself at any time, and nothing tells.
-const incompleteRecheck = time.Second
+// Container is the container of a caller, held for one request: until Release its
+// account is not dropped. It also is the memory that the request works in. Not safe
+// for concurrent use.
+type Container struct {
+	*state // nil until it is bound
 
-// container is one container's control groups, with the files that were needed
-// so far held open, and the account of its CPU rows.
-type container struct {
-	views *Views
-	space *space
+	registry *Registry
+	turn     Turn
+	pid      int
+	now      int64 // when it was acquired, on the clock of Config.Now
+	init     initpid.Init
+	// still answers cgroup.Callers.
+	still func(pid int) (ns uint64, ok bool)
 
-	places map[cgroup.Controller]cgroup.Place
-	failed map[cgroup.Controller]error
-
-	memory *cgroup.MemoryFiles
-	huge   *cgroup.HugeFiles
-	cpu    *cgroup.CPUFiles
-	io     *cgroup.IOFiles
-	// load is the container among those that are sampled. It stays when that has
-	// ended, for what was shown last.
-	load *loadavg.Tracked
-	// kept is where its state outlives the process; nil for nowhere.
-	kept   *shm.Record
-	stalls cgroup.PressureFiles
-	// not is why there is nothing to open, where that is settled. It stands
-	// until the next look at the container's groups.
-	not [numSources]error
-
-	// pace is that of gathering for each file, by its index.
-	pace []pace
-
-	account account
+	// groups is the text of the caller's /proc/PID/cgroup, and initGroups that of
+	// the init's. buf is for files of control groups, and host for the host's file,
+	// which is used until the text is made. Nothing is read from them that the
+	// request has not written before.
+	groups, initGroups, buf, host, list []byte
 }
 
-// defaultSlowAfter is how long gathering may hold up the other containers' readers. It
-// takes microseconds where the kernel has the numbers at hand; but memory.stat of
-// a group with many descendants has to be summed up first: 0.4 to 1.4 ms after 1,000
-// below it were active, and 8 us else (6.18, v1). Whoever asks for that pays for it,
-// so it is not kept for the next one. What takes no longer than this is done while all
-// others wait: 64 threads of one container that ask for it hold them up for 32 ms.
-const defaultSlowAfter = 500 * time.Microsecond
-
-// pace is how long some work took of late. It is safe for concurrent use.
-type pace struct{ long atomic.Uint32 }
-
-// isSlow says that it took long twice in a row: once may be the machine's other work,
-// and to hand work to another thread costs all readers something.
-func (p *pace) isSlow() bool { return p.long.Load() >= 2 }
-
-// took notes how long the work took, and that more than limit is long.
-func (p *pace) took(d, limit time.Duration) {
-	before, long := p.long.Load(), uint32(0)
-	if d > limit {
-		long = min(before+1, 2)
+func newContainer(r *Registry) *Container {
+	c := &Container{registry: r, buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024), initGroups: make([]byte, 0, 1024)}
+	c.still = func(pid int) (uint64, bool) {
+		init, ok, err := r.inits.Lookup(pid)
+		return init.NS, ok && err == nil
 	}
-	if long != before {
-		p.long.Store(long)
+	return c
+}
+
+// Release ends the request's hold on the container.
+func (c *Container) Release() {
+	c.unbind()
+	c.turn, c.pid, c.init = nil, 0, initpid.Init{}
+	c.registry.requests.Put(c)
+}
+
+func (c *Container) unbind() {
+	if c.state != nil {
+		c.state.users.Add(-1)
+		c.state = nil
 	}
 }
 
-// errNotOpen says that a source is not open.
-var errNotOpen = errors.New("a source is not open")
+// refusal is an error of Turn.Block: the request must be answered with it.
+type refusal struct{ error }
 
-// content appends the content of f from open files. Without wait it returns ErrCold
-// if that is slow.
-func (c *container) content(dst []byte, f *File, x *scratch, wait bool) ([]byte, error) {
-	if !wait && c.pace[f.index].isSlow() {
-		return dst, ErrCold
+func (e refusal) Unwrap() error { return e.error }
+
+// block must be called before work that may block or take long.
+func (c *Container) block() error {
+	if err := c.turn.Block(c.init.Owner); err != nil {
+		return refusal{err}
 	}
-	if err := c.ready(f.needs); err != nil {
+	return nil
+}
+
+// identify finds the init of the caller's pid namespace, and the caller's groups.
+func (c *Container) identify() (err error) {
+	r := c.registry
+	if c.pid == 0 {
+		return Invisible
+	}
+	if groups, ns, ok := r.callers.Read(c.pid, c.groups); ok {
+		c.groups = groups
+		if c.init, ok, err = r.inits.LookupNS(ns); ok && err == nil {
+			return nil
+		}
+	}
+	var ok bool
+	if c.init, ok, err = r.inits.Lookup(c.pid); !ok && err == nil {
+		c.init.Owner = r.Owner(c.pid)
+		if err := c.block(); err != nil {
+			return err
+		}
+		err = r.withRoom(nil, func() (err error) {
+			c.init, err = r.inits.Resolve(c.pid)
+			return err
+		})
+	}
+	if err != nil {
+		return unresolved(err)
+	}
+	err = c.readGroups()
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		if err := c.block(); err != nil {
+			return err
+		}
+		err = r.withRoom(nil, c.readGroups)
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH):
+		return fmt.Errorf("%w: %w", CallerGone, err)
+	case err != nil && !isOurs(err):
+		return fmt.Errorf("%w: %w", Unreadable, err)
+	}
+	return err
+}
+
+func (c *Container) readGroups() (err error) {
+	groups, err := c.registry.callers.Learn(c.pid, c.init.NS, c.still, c.groups)
+	if err == nil {
+		c.groups = groups
+	}
+	return err
+}
+
+// unresolved names the reason why no init was found.
+func unresolved(err error) error {
+	reason := Unresolved
+	switch {
+	case isOurs(err):
+		return err
+	case errors.Is(err, initpid.ErrCallerGone):
+		reason = CallerGone
+	case errors.Is(err, initpid.ErrNotVisible):
+		reason = Invisible
+	case errors.Is(err, initpid.ErrNoInit):
+		reason = NoInit
+	}
+	return fmt.Errorf("%w: %w", reason, err)
+}
+
+// bind finds the state of the container that the init and the groups lead to.
+func (c *Container) bind() error {
+	if c.state = c.registry.find(c); c.state != nil {
+		return nil
+	}
+	if err := c.block(); err != nil {
+		return err
+	}
+	return c.decide()
+}
+
+// decide is bind if the decision has to be made anew. The turn has blocked.
+func (c *Container) decide() error {
+	r := c.registry
+	// A namespace can be dropped again in the meantime, but not over and over.
+	for range maxRounds {
+		sp, err := r.space(&c.init)
+		if err != nil {
+			return err
+		}
+		err = r.withRoom(sp.owner, func() (err error) {
+			c.state, err = sp.decide(c)
+			return err
+		})
+		r.trimOwner(sp.owner)
+		if err != nil || c.state != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("pid namespace %d: %w", c.init.NS, NoInit)
+}
+
+// maxRounds is how often something is done again that others undo.
+const maxRounds = 4
+
+// Append appends file f as the container sees it. If the container has no such
+// numbers of its own, that is the host's file, and a counted Reason. It makes no
+// allocation once the container's files are open and dst is large enough.
+func (c *Container) Append(dst []byte, f *File) ([]byte, error) {
+	text, err := c.content(dst, f)
+	if err == nil {
+		return text, nil
+	}
+	return c.registry.appendHost(dst, f, err, c)
+}
+
+// LastCPU returns the number of the highest CPU that the container may run on, which
+// is the highest of its possible ones. If the container has no CPUs of its own, that is
+// any number, and a Reason is counted.
+func (c *Container) LastCPU() (int, error) {
+	f := c.registry.possible
+	text, err := c.content(c.list[:0], f)
+	if err != nil {
+		return math.MaxInt, c.registry.NoLastCPU(err)
+	}
+	c.list = text
+	last, _ := scan.Uint(text[bytes.IndexByte(text, '-')+1:])
+	return int(last), nil
+}
+
+// NoLastCPU counts the Reason that err has for showing the host's CPUs. It returns err
+// if that is none.
+func (r *Registry) NoLastCPU(err error) error { return r.fallBack(r.possible, err) }
+
+// content appends the content of f.
+func (c *Container) content(dst []byte, f *File) (text []byte, err error) {
+	if c.pace[f.index].isSlow() {
+		if err := c.block(); err != nil {
+			return dst, err
+		}
+	}
+	text, err = c.warmContent(dst, f)
+	for round := 0; needsOpening(err) && round < maxRounds; round++ {
+		if err = c.reopen(f.needs, err); err == nil {
+			text, err = c.warmContent(dst, f)
+		}
+	}
+	if needsOpening(err) {
+		err = fmt.Errorf("control groups of pid namespace %d keep changing: %w", c.init.NS, RemovedCgroup)
+	}
+	if err != nil {
+		return dst, err
+	}
+	return text, nil
+}
+
+// needsOpening reports whether err says that files are to be opened: they are not open,
+// or what was open has vanished (ENODEV): the group, or this file of it.
+func needsOpening(err error) bool {
+	return err == errNotOpen || err != nil && errors.Is(err, unix.ENODEV)
+}
+
+// warmContent is content if all that f needs is open. It returns errNotOpen if not.
+func (c *Container) warmContent(dst []byte, f *File) ([]byte, error) {
+	if !c.mu.TryRLock() {
+		// Somebody opens files.
+		if err := c.block(); err != nil {
+			return dst, err
+		}
+		c.mu.RLock()
+	}
+	defer c.mu.RUnlock()
+	if err := c.ready(f.needs, c.now); err != nil {
 		return dst, err
 	}
 	start := time.Now()
-	text, err := f.content(dst, c, x)
-	c.pace[f.index].took(time.Since(start), c.views.slowAfter)
-	if err == errNotOpen {
-		err = ErrCold
-	}
+	text, err := f.content(dst, c)
+	c.pace[f.index].took(time.Since(start), c.registry.slowAfter)
 	return text, err
 }
 
-// incomplete tells whether a controller is enabled only above the container.
-func (c *container) incomplete() bool {
-	return c.memory != nil && c.memory.Incomplete || c.cpu != nil && c.cpu.Incomplete || c.io != nil && c.io.Incomplete
-}
-
-// open opens what f needs. The caller holds the space's mu for writing.
-func (c *container) open(f *File) error {
-	for i := range numSources {
-		if f.needs&(1<<i) == 0 {
-			continue
-		}
-		if c.not[i] = c.openSource(1 << i); c.not[i] != nil {
-			return c.not[i]
-		}
-	}
-	return nil
-}
-
-func (c *container) openSource(s sources) error {
-	switch v := c.views; s {
-	case sourceCPU:
-		return c.openCPU(v)
-	case sourceMemory:
-		return c.openMemory(v)
-	case sourceIO:
-		return c.openIO(v)
-	case sourceLoad:
-		return c.track(v, c.space)
-	default:
-		return c.openPressure(v, s)
-	}
-}
-
-// has reports whether a source is open.
-func (c *container) has(s sources) bool {
-	switch s {
-	case sourceCPU:
-		return c.cpu != nil
-	case sourceMemory:
-		return c.memory != nil
-	case sourceIO:
-		return c.io != nil
-	case sourceLoad:
-		return c.load != nil
-	default:
-		return c.stalls.Has(resourceOf(s))
-	}
-}
-
-func (c *container) openMemory(v *Views) error {
-	if c.memory != nil {
-		return nil
-	}
-	if err := c.failed[cgroup.Memory]; err != nil {
+// reopen opens the sources in needs. why is what needsOpening reported.
+func (c *Container) reopen(needs sources, why error) error {
+	if err := c.block(); err != nil {
 		return err
 	}
-	p := c.places[cgroup.Memory]
-	if p.Root {
-		return RootCgroup
+	r := c.registry
+	if why != errNotOpen {
+		c.closeFiles()
 	}
-	// There is no place for hugetlb where the host has no such controller.
-	huge, err := cgroup.OpenHugeTLB(&v.opener, c.places[cgroup.HugeTLB], filepath.Join(v.cfg.Root, "sys"))
-	if err != nil {
-		return err
+	err := r.withRoom(c.space.owner, func() error { return c.open(needs) })
+	r.trimOwner(c.space.owner)
+	if err == errOtherGroup {
+		// The directory is another group's by now, which is another container.
+		c.space.reconsider(string(c.groups))
+		c.unbind()
+		return c.decide()
 	}
-	memory, err := cgroup.OpenMemory(&v.opener, p)
-	if err != nil {
-		huge.Close()
-		return err
-	}
-	c.memory, c.huge = memory, huge
-	return nil
-}
-
-func (c *container) openCPU(v *Views) error {
-	if c.cpu != nil {
-		return nil
-	}
-	if err := c.failed[cgroup.CPUAcct]; err != nil {
-		return err
-	}
-	p := cgroup.CPUPlaces{
-		CPU:     c.places[cgroup.CPU],
-		CPUAcct: c.places[cgroup.CPUAcct],
-		CPUSet:  c.places[cgroup.CPUSet],
-	}
-	if p.CPUAcct.Root {
-		return RootCgroup
-	}
-	var err error
-	c.cpu, err = cgroup.OpenCPU(&v.opener, p)
 	return err
-}
-
-func (c *container) openIO(v *Views) error {
-	if c.io != nil {
-		return nil
-	}
-	if err := c.failed[cgroup.BlkIO]; err != nil {
-		return err
-	}
-	p := c.places[cgroup.BlkIO]
-	if p.Root {
-		return RootCgroup
-	}
-	var err error
-	c.io, err = cgroup.OpenIO(&v.opener, p)
-	return err
-}
-
-// ready returns nil if all of the sources are open, ErrCold if one is to be opened
-// first, and else why one cannot be.
-func (c *container) ready(needs sources) error {
-	for i := range numSources {
-		s := sources(1) << i
-		if needs&s == 0 || c.has(s) {
-			continue
-		}
-		not := c.not[i]
-		if _, ok := not.(Reason); ok || errors.Is(not, cgroup.ErrNoController) || errors.Is(not, cgroup.ErrOutside) || errors.Is(not, cgroup.ErrTooDeep) {
-			return not
-		}
-		return ErrCold
-	}
-	return nil
-}
-
-// isOpen tells whether any files are open.
-func (c *container) isOpen() bool {
-	return c.memory != nil || c.cpu != nil || c.io != nil || c.stalls.IsOpen()
-}
-
-// close closes the files. What was shown last is kept.
-func (c *container) close() {
-	c.memory.Close()
-	c.cpu.Close()
-	c.huge.Close()
-	c.io.Close()
-	c.stalls.Close()
-	c.memory, c.cpu, c.huge, c.io = nil, nil, nil, nil
-}
-
-// end closes the files for ever.
-func (c *container) end() {
-	c.close()
-	c.load.Stop()
-	c.account.attach(nil).Free()
-	c.kept.Free()
-}
-
-// forget closes files of groups that were removed. Groups of the same name are
-// new ones, whose counters begin anew. In the host's own pid namespace, where no
-// init ends with them, they are another container.
-func (c *container) forget(sp *space) {
-	c.close()
-	if sp.host {
-		c.account.reset()
-		c.load.Stop()
-		c.load = nil
-	} else {
-		c.account.restart()
-	}
 }

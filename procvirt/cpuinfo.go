@@ -34,15 +34,15 @@ func (n *cpuinfo) reset() {
 	*n = cpuinfo{cpuView: n.cpuView, packages: n.packages[:0], cores: n.cores[:0]}
 }
 
-func (n *cpuinfo) gather(c *container, x *scratch) error {
-	if err := n.cpuView.gather(c, x); err != nil {
+func (n *cpuinfo) gather(c *Container) error {
+	if err := n.cpuView.gather(c); err != nil {
 		return err
 	}
 	var err error
-	if x.host, err = c.views.readHost("proc/cpuinfo", x.host); err != nil {
+	if c.host, err = c.registry.readHost("proc/cpuinfo", c.host); err != nil {
 		return err
 	}
-	n.host = x.host
+	n.host = c.host
 	n.countPackages()
 	return nil
 }

@@ -99,7 +99,7 @@ func TestCountsOfCPUsAreThoseOfTheVisibleOnes(t *testing.T) {
 func TestCPUInfoAgreesWithStat(t *testing.T) {
 	for _, name := range []string{"trixie-v2", "dev-hybrid", "bullseye-v1"} {
 		h := load(t, name)
-		v := fixtureViews(t, h, nil)
+		v := fixtureRegistry(t, h, nil)
 		for role, pid := range h.Roles {
 			s := subject(t, h, pid)
 			_, st := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))

@@ -36,13 +36,13 @@ func presentFile() File {
 // are those that are present.
 func possibleFile() File {
 	return File{
-		Path: possiblePath, Node: 34, Mode: 0o444, Size: SizePage,
+		Path: cpuDir + "possible", Node: possibleNode, Mode: 0o444, Size: SizePage,
 		needs:   sourceCPU,
 		numbers: func() numbers { return new(present) },
 	}
 }
 
-const possiblePath = cpuDir + "possible"
+const possibleNode = 34
 
 func offlineFile() File {
 	return File{
@@ -82,8 +82,8 @@ func (n *offline) reset() {
 	n.hidden.Clear()
 }
 
-func (n *offline) gather(c *container, x *scratch) error {
-	if err := n.cpuView.gather(c, x); err != nil {
+func (n *offline) gather(c *Container) error {
+	if err := n.cpuView.gather(c); err != nil {
 		return err
 	}
 	n.findHidden()

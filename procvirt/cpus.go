@@ -25,25 +25,25 @@ func (v *cpuView) reset() {
 }
 
 // gather reads the age and the CPUs. It needs sourceCPU.
-func (v *cpuView) gather(c *container, x *scratch) error {
-	cfg := &c.views.cfg
+func (v *cpuView) gather(c *Container) error {
+	cfg := &c.registry.cfg
 	v.age = max(cfg.Now()-c.space.started, 0)
-	v.hostCPUs = c.views.hostCPUs
+	v.hostCPUs = c.registry.hostCPUs
 	quota := 0
 	var err error
 	if !cfg.IgnoreQuota {
-		if quota, x.buf, err = c.cpu.Quota(x.buf); err != nil {
+		if quota, c.buf, err = c.cpu.Quota(c.buf); err != nil {
 			return err
 		}
 	}
-	if x.buf, err = c.cpu.Effective(&v.visible, x.buf); err != nil {
+	if c.buf, err = c.cpu.Effective(&v.visible, c.buf); err != nil {
 		return err
 	}
 	if v.visible.Count() == 0 {
-		if x.buf, err = c.views.readHost(onlinePath, x.buf); err != nil {
+		if c.buf, err = c.registry.readHost(onlinePath, c.buf); err != nil {
 			return err
 		}
-		if err := v.visible.Parse(x.buf); err != nil {
+		if err := v.visible.Parse(c.buf); err != nil {
 			return err
 		}
 		if v.visible.Count() == 0 {
@@ -55,27 +55,4 @@ func (v *cpuView) gather(c *container, x *scratch) error {
 		v.visible.Truncate(quota)
 	}
 	return nil
-}
-
-// LastCPU returns the number of the highest CPU that the subject may run on,
-// which is the highest of its possible ones. ok is false where the subject has no
-// view of its own, and a Reason is counted for CPUPossible. The only error is
-// ErrCold, as Append's.
-func (v *Views) LastCPU(s *Subject, wait bool) (cpu int, ok bool, err error) {
-	x := v.scratch.Get().(*scratch)
-	defer v.scratch.Put(x)
-	f := v.File(34)
-	text, err := v.content(x.groups[:0], f, s, x, wait)
-	switch {
-	case err == nil:
-		var cpus cgroup.CPUs
-		if err := cpus.Parse(text); err != nil {
-			return 0, false, err
-		}
-		return cpus.Max(), true, nil
-	case err == ErrCold:
-		return 0, false, ErrCold
-	}
-	v.NoteFallback(f, reasonOf(err), err)
-	return 0, false, nil
 }

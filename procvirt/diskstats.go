@@ -27,12 +27,12 @@ type diskstats struct {
 
 func (n *diskstats) reset() { *n = diskstats{disks: n.disks[:0]} }
 
-func (n *diskstats) gather(c *container, x *scratch) (err error) {
-	if x.host, err = c.views.readHost("proc/diskstats", x.host); err != nil {
+func (n *diskstats) gather(c *Container) (err error) {
+	if c.host, err = c.registry.readHost("proc/diskstats", c.host); err != nil {
 		return err
 	}
-	n.host = x.host
-	n.disks, x.buf, err = c.io.Read(n.disks, x.buf)
+	n.host = c.host
+	n.disks, c.buf, err = c.io.Read(n.disks, c.buf)
 	return err
 }
 

@@ -42,7 +42,7 @@ func TestDiskstatsOfV1AndV2AreTheGroups(t *testing.T) {
 		"bookworm-hybrid": {},
 	} {
 		h := load(t, name)
-		v := fixtureViews(t, h, nil)
+		v := fixtureRegistry(t, h, nil)
 		text := render(t, v, "diskstats", subject(t, h, h.Roles["child"]))
 		d, ok := diskstatsOracle(t, text)["vda"]
 		if used := want != (blockdevice.IOStats{}); ok != used || d.IOStats != want {

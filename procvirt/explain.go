@@ -4,17 +4,34 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"vprocfs/procvirt/cgroup"
 )
 
-// Explanation says what a view rests on. It is for people, and made afresh.
+// Explanation says which container a process is in, how that was found, and what the
+// container's files rest on. It is for people, and made afresh.
 type Explanation struct {
+	PID         int    `json:"pid"`
+	Namespace   uint64 `json:"pid_namespace"`
+	NamespaceID uint64 `json:"pid_namespace_id,omitempty"`
+	Host        bool   `json:"host_pid_namespace"`
+	Init        int    `json:"init"`
+	Found       Found  `json:"found"`
+	// Again is the answer to the same question asked a second time, which may
+	// come from the cache.
+	Again Found `json:"again"`
 	// Files tells for each file whether it is the container's or why it is the
 	// host's.
 	Files       []FileExplanation       `json:"files"`
 	Controllers []ControllerExplanation `json:"controllers"`
 	CPUs        CPUExplanation          `json:"cpus"`
+}
+
+// Found says how the init was found, and how long that took.
+type Found struct {
+	By           string  `json:"by"`
+	Microseconds float64 `json:"microseconds"`
 }
 
 // FileExplanation is about one file.
@@ -56,56 +73,64 @@ var limitFiles = map[cgroup.Controller][2][]string{
 	cgroup.CPUSet: {{"cpuset.effective_cpus"}, {"cpuset.cpus.effective"}},
 }
 
-// Explain makes the files of a subject and tells what they rest on.
-func (v *Views) Explain(s *Subject) Explanation {
-	var e Explanation
-	x := v.scratch.Get().(*scratch)
-	defer v.scratch.Put(x)
-	for _, f := range v.Files() {
+// Explain tells what the files of thread pid rest on.
+func (r *Registry) Explain(pid int) (*Explanation, error) {
+	e := &Explanation{PID: pid}
+	for _, f := range []*Found{&e.Found, &e.Again} {
+		start := time.Now()
+		init, err := r.inits.Resolve(pid)
+		if err != nil {
+			return nil, err
+		}
+		*f = Found{init.By.String(), float64(time.Since(start).Nanoseconds()) / 1e3}
+		e.Init, e.Host, e.Namespace, e.NamespaceID = init.PID, init.Host, init.NS, init.ID
+	}
+	c, err := r.Acquire(pid, patient{})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Release()
+	for _, f := range r.Files() {
 		fe := FileExplanation{Name: f.String()}
-		if _, err := v.content(nil, f, s, x, true); err != nil {
+		if _, err := c.content(nil, f); err != nil {
 			fe.Host = reasonOf(err).String()
 		}
 		e.Files = append(e.Files, fe)
 	}
-	v.mu.RLock()
-	sp := v.spaces[s.NS]
-	v.mu.RUnlock()
-	if sp == nil {
-		return e
-	}
-	sp.mu.RLock()
-	defer sp.mu.RUnlock()
-	m := sp.callers[string(s.Groups)]
-	if m == nil {
-		return e
-	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	for _, ctl := range cgroup.Controllers() {
-		e.Controllers = append(e.Controllers, explainController(ctl, m.container))
+		e.Controllers = append(e.Controllers, explainController(ctl, &c.state.groups))
 	}
-	if c := m.container; c.cpu != nil {
+	if c.cpu != nil {
 		var set cgroup.CPUs
 		if _, err := c.cpu.Effective(&set, nil); err == nil && set.Count() > 0 {
 			e.CPUs.Effective = set.String()
 		}
 		var view cpuView
-		if err := view.gather(c, x); err == nil {
+		if err := view.gather(c); err == nil {
 			e.CPUs.Visible = view.visible.String()
 		}
 		if quota, _, err := c.cpu.Quota(nil); err == nil {
 			e.CPUs.Quota = quota
 		}
 	}
-	return e
+	return e, nil
 }
 
-func explainController(ctl cgroup.Controller, c *container) ControllerExplanation {
+// patient is a Turn that waits for everything.
+type patient struct{}
+
+func (patient) Block(uint64) error { return nil }
+func (patient) SetOwner(uint64)    {}
+
+func explainController(ctl cgroup.Controller, g *groups) ControllerExplanation {
 	e := ControllerExplanation{Name: ctl.String()}
-	if err := c.failed[ctl]; err != nil {
+	if err := g.failed[ctl]; err != nil {
 		e.Error = err.Error()
 		return e
 	}
-	p := c.places[ctl]
+	p := g.places[ctl]
 	e.Version, e.Group, e.Root = 1, p.Path, p.Root
 	if p.V2 {
 		e.Name, e.Version = ctl.NameV2(), 2

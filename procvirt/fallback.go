@@ -74,7 +74,7 @@ func reasonOf(err error) Reason {
 		return OutsideCgroup
 	case errors.Is(err, cgroup.ErrTooDeep):
 		return DeepCgroup
-	case errors.Is(err, cgroup.ErrRemoved), errors.Is(err, unix.ENODEV):
+	case errors.Is(err, cgroup.ErrRemoved), errors.Is(err, errOtherGroup), errors.Is(err, unix.ENODEV):
 		return RemovedCgroup
 	case errors.Is(err, unix.ESRCH):
 		return CallerGone
@@ -82,58 +82,92 @@ func reasonOf(err error) Reason {
 	return Unreadable
 }
 
-// fallbacks counts how often the host's file was given, and says each file and
-// reason in the log the first time.
-type fallbacks struct {
-	counts [][numReasons]atomic.Uint64 // by the file's index
-	log    *slog.Logger
+// events counts how often the host's file was given, and how often a read failed
+// because this process is out of a resource. It logs each file and reason the first
+// time.
+type events struct {
+	fallbacks [][numReasons]atomic.Uint64 // by the file's index
+	failures  []atomic.Uint64
+	log       *slog.Logger
 }
 
-func (f *fallbacks) note(file *File, r Reason, err error) {
-	if f.counts[file.index][r].Add(1) > 1 {
-		return
+func (e *events) init(files int) {
+	e.fallbacks, e.failures = make([][numReasons]atomic.Uint64, files), make([]atomic.Uint64, files)
+}
+
+// OutOfResources is what Stats calls a read that failed because this process is out of
+// a resource.
+const OutOfResources = "out-of-resources"
+
+// fallBack counts that a caller gets the host's file f, or something of the host's in
+// its place, because of err. It returns err if that is no reason to give it: then the
+// request must fail.
+func (r *Registry) fallBack(f *File, err error) error {
+	e := &r.events
+	if refused, ok := err.(refusal); ok {
+		return refused.error
+	}
+	if isOurs(err) || errors.Is(err, unix.EOPNOTSUPP) {
+		if isOurs(err) && e.failures[f.index].Add(1) == 1 {
+			e.log.Error("a read failed", "file", f.String(), "reason", OutOfResources, "error", err)
+		}
+		return err
+	}
+	reason := reasonOf(err)
+	if e.fallbacks[f.index][reason].Add(1) > 1 {
+		return nil
 	}
 	level := slog.LevelWarn
-	if r == RootCgroup || r == SwitchedOff {
+	if reason == RootCgroup || reason == SwitchedOff {
 		level = slog.LevelDebug // the host's own programs, and what was asked for
 	}
-	f.log.Log(context.Background(), level, "the host's file is given", "file", file.String(), "reason", r.String(), "error", err)
+	e.log.Log(context.Background(), level, "the host's file is given", "file", f.String(), "reason", reason.String(), "error", err)
+	return nil
 }
 
-// Fallbacks returns how often the host's file was given so far, for each file
-// and reason that ever was, as "FILE/REASON".
-func (v *Views) Fallbacks() map[string]uint64 {
+// Stats returns how often the host's file was given so far, and how often a read failed
+// for want of resources, for each file and reason that ever was, as "FILE/REASON".
+func (r *Registry) Stats() map[string]uint64 {
 	all := map[string]uint64{}
-	for i := range v.files {
-		for r := range numReasons {
-			if n := v.fallbacks.counts[i][r].Load(); n > 0 {
-				all[v.files[i].String()+"/"+r.String()] = n
-			}
+	count := func(f *File, reason string, n uint64) {
+		if n > 0 {
+			all[f.String()+"/"+reason] = n
 		}
+	}
+	for i := range r.files {
+		f := &r.files[i]
+		for reason := range numReasons {
+			count(f, reason.String(), r.events.fallbacks[i][reason].Load())
+		}
+		count(f, OutOfResources, r.events.failures[i].Load())
 	}
 	return all
 }
 
-// NoteFallback counts a decision of the same kind as AppendHost's, for whoever
-// gives something else of the host's than the text of f. detail may be nil.
-func (v *Views) NoteFallback(f *File, r Reason, detail error) { v.fallbacks.note(f, r, detail) }
+// AppendHost appends the host's own file, byte for byte, for a request that Acquire has
+// answered with err, and counts the reason. It returns err if that has none.
+func (r *Registry) AppendHost(dst []byte, f *File, err error, t Turn) ([]byte, error) {
+	c := r.requests.Get().(*Container)
+	defer c.Release()
+	c.turn = t
+	return r.appendHost(dst, f, err, c)
+}
 
-// AppendHost appends the host's own file, byte for byte, and counts the reason.
-// detail, which may be nil, goes to the log the first time. Without wait it answers
-// ErrCold where reading that file is slow.
-func (v *Views) AppendHost(dst []byte, f *File, r Reason, detail error, wait bool) ([]byte, error) {
-	if !wait && v.hostPace[f.index].isSlow() {
-		return dst, ErrCold
+func (r *Registry) appendHost(dst []byte, f *File, err error, c *Container) ([]byte, error) {
+	if err := r.fallBack(f, err); err != nil {
+		return dst, err
 	}
-	v.fallbacks.note(f, r, detail)
-	s := v.scratch.Get().(*scratch)
-	defer v.scratch.Put(s)
+	if r.hostPace[f.index].isSlow() {
+		if err := c.turn.Block(c.init.Owner); err != nil {
+			return dst, err
+		}
+	}
 	start := time.Now()
-	text, err := v.readHost(f.Path, s.host)
-	v.hostPace[f.index].took(time.Since(start), v.slowAfter)
+	text, err := r.readHost(f.Path, c.host)
+	r.hostPace[f.index].took(time.Since(start), r.slowAfter)
 	if err != nil {
 		return dst, err
 	}
-	s.host = text
+	c.host = text
 	return append(dst, text...), nil
 }

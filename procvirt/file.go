@@ -57,7 +57,7 @@ const (
 type numbers interface {
 	reset()
 	// gather reads the numbers. The sources that the file needs are open.
-	gather(c *container, x *scratch) error
+	gather(c *Container) error
 	// append appends the text. It is pure.
 	append(dst []byte) []byte
 }
@@ -72,10 +72,12 @@ func table() []File {
 	for i := range files {
 		f := &files[i]
 		f.index, f.host.Path = i, f.Path
-		f.pool = &sync.Pool{New: func() any { return f.numbers() }}
+		f.pool = newPool(f)
 	}
 	return files
 }
+
+func newPool(f *File) *sync.Pool { return &sync.Pool{New: func() any { return f.numbers() }} }
 
 // String returns the short name of f, such as uptime or cpu/online.
 func (f *File) String() string {
@@ -86,16 +88,16 @@ func (f *File) String() string {
 }
 
 // content appends the content of f as c sees it.
-func (f *File) content(dst []byte, c *container, x *scratch) ([]byte, error) {
+func (f *File) content(dst []byte, c *Container) ([]byte, error) {
 	n := f.pool.Get().(numbers)
 	defer f.pool.Put(n)
-	return fill(n, dst, c, x)
+	return fill(n, dst, c)
 }
 
 // fill gathers n and appends the text.
-func fill(n numbers, dst []byte, c *container, x *scratch) ([]byte, error) {
+func fill(n numbers, dst []byte, c *Container) ([]byte, error) {
 	n.reset()
-	if err := n.gather(c, x); err != nil {
+	if err := n.gather(c); err != nil {
 		return dst, err
 	}
 	return n.append(dst), nil

@@ -13,20 +13,25 @@ import (
 // garbage before numbers are gathered.
 func TestNothingOfAnotherRequestIsShown(t *testing.T) {
 	for _, h := range fixture.All(t, "testdata/host") {
-		v := fixtureViews(t, h, nil)
+		v := fixtureRegistry(t, h, nil)
 		for _, role := range []string{"child", "below"} {
 			s := subject(t, h, h.Roles[role])
 			for _, f := range v.Files() {
 				want := renderFile(t, v, f, s)
-				c := v.spaces[s.NS].callers[string(s.Groups)].container
-				if c.ready(f.needs) != nil {
+				c, err := v.Acquire(pidOf(t, v, s), &fakeTurn{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Release()
+				if c.ready(f.needs, c.now) != nil {
 					continue // it is the host's file
 				}
 				n := f.numbers()
 				for round := range 3 {
 					litter(reflect.ValueOf(n).Elem())
-					x := &scratch{buf: rubbish(round * 9000), host: rubbish(round * 5000), groups: rubbish(round * 100)}
-					got, err := fill(n, nil, c, x)
+					c.buf, c.host, c.list = rubbish(round*9000), rubbish(round*5000), rubbish(round*100)
+					c.groups, c.initGroups = rubbish(round*100), rubbish(round*100)
+					got, err := fill(n, nil, c)
 					if err != nil || !bytes.Equal(got, want) {
 						t.Errorf("%s, %v of %s: %v\n%s\nwant\n%s", h.Name, f, role, err, got, want)
 					}

@@ -4,14 +4,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -21,34 +18,6 @@ import (
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
-
-// fixtureViews returns the views of a captured host, at the time of the capture.
-func fixtureViews(tb testing.TB, h *fixture.Host, change func(*Config)) *Views {
-	tb.Helper()
-	cfg := Config{
-		Root: h.Root, Recheck: time.Minute, MaxFiles: 1000,
-		Now: func() int64 { return h.Boottime }, Steady: func() int64 { return h.Boottime },
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	}
-	// The captures have none: a container is shown the head of it only.
-	if slabs := filepath.Join(h.Root, "proc/slabinfo"); !exists(slabs) {
-		text := slabinfoHeader + "kmem_cache            45     64    256   32    2 : tunables    0    0    0 : slabdata      2      2      0\n"
-		if err := os.WriteFile(slabs, []byte(text), 0o400); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	addThreads(tb, h)
-	if change != nil {
-		change(&cfg)
-	}
-	v, err := New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	v.slowAfter = time.Hour // the machine may be busy
-	tb.Cleanup(v.Close)
-	return v
-}
 
 // addThreads makes what the captures do not have: lists of the threads of groups,
 // which here are the callers, and what is below /proc/PID/task. The ids that they
@@ -75,7 +44,7 @@ func addThreads(tb testing.TB, h *fixture.Host) {
 	pids := slices.Sorted(maps.Values(h.Roles))
 	for _, pid := range pids {
 		if exists(filepath.Join(h.Root, fmt.Sprintf("proc/%d/task", pid))) {
-			return // another Views of this host
+			return // another Registry of this host
 		}
 		p, err := mounts.Locate(cgroup.CPUAcct, cgroup.Caller, h.Read(tb, fmt.Sprintf("proc/%d/cgroup", pid)), nil)
 		if err != nil {
@@ -89,48 +58,12 @@ func addThreads(tb testing.TB, h *fixture.Host) {
 	}
 }
 
-// subject is the caller with the given pid of a captured host.
-func subject(tb testing.TB, h *fixture.Host, pid int) *Subject {
-	tb.Helper()
-	s := &Subject{NS: 4026540000, Init: h.Init, Groups: h.Read(tb, fmt.Sprintf("proc/%d/cgroup", pid))}
-	if pid == h.Roles["host"] {
-		s.NS, s.Init, s.Host = 4026531836, 1, true
-	}
-	return s
-}
-
-// fileNamed returns the file with the given short name.
-func fileNamed(tb testing.TB, v *Views, name string) *File {
-	tb.Helper()
-	for i := range v.files {
-		if v.files[i].String() == name {
-			return &v.files[i]
-		}
-	}
-	tb.Fatalf("no file %s", name)
-	return nil
-}
-
-func render(tb testing.TB, v *Views, name string, s *Subject) []byte {
-	tb.Helper()
-	return renderFile(tb, v, fileNamed(tb, v, name), s)
-}
-
-func renderFile(tb testing.TB, v *Views, f *File, s *Subject) []byte {
-	tb.Helper()
-	text, err := v.Append(nil, f, s, true)
-	if err != nil {
-		tb.Fatalf("%v: %v", f, err)
-	}
-	return text
-}
-
 // TestGolden renders every file for every caller of every captured host. Look at
 // a difference with care before -update: these are what users see.
 func TestGolden(t *testing.T) {
 	for _, h := range fixture.All(t, "testdata/host") {
 		t.Run(h.Name, func(t *testing.T) {
-			v := fixtureViews(t, h, nil)
+			v := fixtureRegistry(t, h, nil)
 			got := &txtar.Archive{}
 			for _, role := range slices.Sorted(maps.Keys(h.Roles)) {
 				s := subject(t, h, h.Roles[role])

@@ -20,7 +20,7 @@ import (
 
 func TestFilesStayBounded(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, func(c *Config) { c.MaxFiles = 40 })
+	v := fixtureRegistry(t, h, func(c *Config) { c.MaxFiles = 40 })
 	host := v.OpenFiles()
 	base := subject(t, h, h.Roles["child"])
 	for ns := range uint64(50) {
@@ -35,7 +35,7 @@ func TestFilesStayBounded(t *testing.T) {
 		}
 	}
 	for ns := range uint64(50) {
-		v.Drop(ns)
+		v.drop(ns)
 	}
 	if n := v.OpenFiles(); n != host {
 		t.Errorf("%d files open after all containers are gone, want the host's %d", n, host)
@@ -46,7 +46,7 @@ func TestFilesStayBounded(t *testing.T) {
 // containers while these come and go.
 func TestReadersAndDropsTogether(t *testing.T) {
 	h := load(t, "dev-hybrid")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	base := subject(t, h, h.Roles["child"])
 	want := render(t, v, "meminfo", base)
 	var wg sync.WaitGroup
@@ -58,15 +58,14 @@ func TestReadersAndDropsTogether(t *testing.T) {
 				s.NS = uint64(n % 3)
 				f := &v.files[n%len(v.files)]
 				var err error
-				dst, err = v.Append(dst[:0], f, &s, n%2 == 0)
-				if err != nil && !errors.Is(err, ErrCold) {
+				if dst, err = appendFile(v, dst[:0], f, pidOf(t, v, &s), &fakeTurn{}); err != nil {
 					t.Error(err)
 				}
 				if f.String() == "meminfo" && err == nil && !bytes.Equal(dst, want) {
 					t.Errorf("meminfo differs:\n%s", dst)
 				}
 				if i == 0 && n%7 == 0 {
-					v.Drop(uint64(n % 3))
+					v.drop(uint64(n % 3))
 				}
 			}
 		})
@@ -74,63 +73,76 @@ func TestReadersAndDropsTogether(t *testing.T) {
 	wg.Wait()
 }
 
-func TestColdContainerIsNotOpenedWithoutWaiting(t *testing.T) {
+func TestOnlyAColdContainerBlocks(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
-	dst := []byte("x")
-	if got, err := v.Append(dst, fileNamed(t, v, "uptime"), s, false); err != ErrCold || string(got) != "x" {
-		t.Fatalf("%q, %v", got, err)
+	for _, name := range []string{"uptime", "meminfo"} { // each needs files of its own
+		if !blocks(t, v, name, s) {
+			t.Errorf("%s of a container that was not seen before does not block", name)
+		}
+		if blocks(t, v, name, s) {
+			t.Errorf("%s blocks again", name)
+		}
 	}
-	if got, err := v.Append(dst, fileNamed(t, v, "uptime"), s, true); err != nil || len(got) < 10 {
-		t.Fatalf("%q, %v", got, err)
-	}
-	if _, err := v.Append(dst, fileNamed(t, v, "uptime"), s, false); err != nil {
-		t.Fatal(err)
-	}
-	v.Drop(s.NS)
-	if _, err := v.Append(dst, fileNamed(t, v, "uptime"), s, false); err != ErrCold {
-		t.Fatalf("after Drop: %v", err)
+	v.drop(s.NS)
+	if !blocks(t, v, "uptime", s) {
+		t.Error("does not block after the namespace was dropped")
 	}
 }
 
-func TestSlowGroupsAreReadOnlyWithWaiting(t *testing.T) {
+// TestARefusedTurnIsAnError guards callers whose share is used up: they must not get
+// the host's numbers.
+func TestARefusedTurnIsAnError(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
+	s := subject(t, h, h.Roles["child"])
+	refusing := &fakeTurn{refuse: errRefused}
+	for _, name := range []string{"uptime", "meminfo"} {
+		got, err := appendFile(v, []byte("x"), fileNamed(t, v, name), pidOf(t, v, s), refusing)
+		if err != errRefused || string(got) != "x" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		render(t, v, "uptime", s) // now the container is known
+	}
+	if len(v.Stats()) != 0 {
+		t.Errorf("counted: %v", v.Stats())
+	}
+}
+
+func TestSlowGroupsBlock(t *testing.T) {
+	h := load(t, "trixie-v2")
+	v := fixtureRegistry(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
 	v.slowAfter = 0
 	render(t, v, "meminfo", s)
-	if _, err := v.Append(nil, fileNamed(t, v, "meminfo"), s, false); err != nil {
-		t.Fatalf("once is no more than chance: %v", err)
+	if blocks(t, v, "meminfo", s) {
+		t.Error("blocks after it was slow once, which is no more than chance")
 	}
 	v.slowAfter = time.Hour
-	if _, err := v.Append(nil, fileNamed(t, v, "meminfo"), s, false); err != ErrCold {
-		t.Fatalf("slow: %v", err)
+	if !blocks(t, v, "meminfo", s) {
+		t.Error("does not block after it was slow twice")
 	}
-	if _, err := v.Append(nil, fileNamed(t, v, "meminfo"), s, true); err != nil {
-		t.Fatalf("slow, with waiting: %v", err)
-	}
-	if _, err := v.Append(nil, fileNamed(t, v, "meminfo"), s, false); err != nil {
-		t.Errorf("quick again: %v", err)
+	if blocks(t, v, "meminfo", s) {
+		t.Error("blocks after it was quick again")
 	}
 }
 
-func TestSlowFilesOfTheHostAreReadOnlyWithWaiting(t *testing.T) {
+func TestSlowFilesOfTheHostBlock(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	v.slowAfter = 0
-	for range 2 { // once is no more than chance
-		if _, err := v.AppendHost(nil, fileNamed(t, v, "cpuinfo"), Invisible, nil, false); err != nil {
-			t.Fatal(err)
+	cpuinfo := fileNamed(t, v, "cpuinfo")
+	for i, want := range []int{0, 0, 1} { // once is no more than chance
+		var turn fakeTurn
+		if text, err := v.AppendHost(nil, cpuinfo, Invisible, &turn); err != nil || len(text) == 0 {
+			t.Fatalf("%d bytes, %v", len(text), err)
+		}
+		if turn.blocked != want {
+			t.Errorf("read %d blocks %d times, want %d", i, turn.blocked, want)
 		}
 	}
-	if _, err := v.AppendHost(nil, fileNamed(t, v, "cpuinfo"), Invisible, nil, false); err != ErrCold {
-		t.Fatalf("slow: %v", err)
-	}
-	if text, err := v.AppendHost(nil, fileNamed(t, v, "cpuinfo"), Invisible, nil, true); err != nil || len(text) == 0 {
-		t.Fatalf("slow, with waiting: %d bytes, %v", len(text), err)
-	}
-	if n := v.Fallbacks()["cpuinfo/caller-invisible"]; n != 3 {
+	if n := v.Stats()["cpuinfo/caller-invisible"]; n != 3 {
 		t.Errorf("counted %d times, want 3", n)
 	}
 }
@@ -139,7 +151,7 @@ func TestSlowFilesOfTheHostAreReadOnlyWithWaiting(t *testing.T) {
 // while the caller's own group stays the same.
 func TestAnInitThatMovesTakesItsContainerAlong(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	below := subject(t, h, h.Roles["below"])
 	total := func() uint64 {
 		m, _ := oracle(t, render(t, v, "meminfo", below), render(t, v, "stat", below))
@@ -160,7 +172,7 @@ func TestAnInitThatMovesTakesItsContainerAlong(t *testing.T) {
 func TestAControllerEnabledLaterShows(t *testing.T) {
 	h := load(t, "trixie-v2-nomem")
 	now := h.Boottime
-	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	v := fixtureRegistry(t, h, func(c *Config) { c.Now = func() int64 { return now } })
 	s := subject(t, h, h.Roles["child"])
 	before := render(t, v, "meminfo", s)
 	path := strings.TrimSpace(strings.TrimPrefix(string(h.Read(t, fmt.Sprintf("proc/%d/cgroup", h.Init))), "0::"))
@@ -173,7 +185,7 @@ func TestAControllerEnabledLaterShows(t *testing.T) {
 	if again := render(t, v, "meminfo", s); !bytes.Equal(before, again) {
 		t.Errorf("changed within the second:\n%s", again)
 	}
-	now += int64(incompleteRecheck) + 1
+	now += int64(lookAgain) + 1
 	m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 	if *m.MemTotal != 64<<10 || *m.MemFree != 64<<10-4 {
 		t.Errorf("a second later: MemTotal %d kB, MemFree %d", *m.MemTotal, *m.MemFree)
@@ -182,10 +194,14 @@ func TestAControllerEnabledLaterShows(t *testing.T) {
 
 func TestCallersThatMoveAroundAreBounded(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, func(c *Config) { c.Policy = cgroup.Caller })
+	v := fixtureRegistry(t, h, func(c *Config) { c.Policy = cgroup.Caller })
 	s := *subject(t, h, h.Roles["child"])
 	for i := range 5 * maxCallers {
-		s.Groups = []byte(fmt.Sprintf("0::/machine/ct1/%d\n", i))
+		sub := fmt.Sprintf("machine/ct1/%d", i)
+		if err := os.Mkdir(filepath.Join(h.Root, "sys/fs/cgroup", sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s.Groups = []byte("0::/" + sub + "\n")
 		render(t, v, "uptime", &s)
 	}
 	sp := v.spaces[s.NS]
@@ -199,7 +215,7 @@ func TestCallersThatMoveAroundAreBounded(t *testing.T) {
 func TestAnInitWhoseFirstThreadExitsLater(t *testing.T) {
 	h := load(t, "dev-hybrid")
 	now := h.Boottime
-	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	v := fixtureRegistry(t, h, func(c *Config) { c.Now = func() int64 { return now } })
 	s := subject(t, h, h.Roles["child"])
 	want := render(t, v, "meminfo", s)
 	proc := filepath.Join(h.Root, "proc", fmt.Sprint(h.Init))
@@ -226,7 +242,7 @@ func TestAnInitWhoseFirstThreadExitsLater(t *testing.T) {
 	}
 	now += int64(v.cfg.Recheck) + 1
 	if got := render(t, v, "meminfo", s); !bytes.Equal(got, want) {
-		t.Errorf("meminfo became\n%s%v", got, v.Fallbacks())
+		t.Errorf("meminfo became\n%s%v", got, v.Stats())
 	}
 }
 
@@ -234,7 +250,7 @@ func TestAnInitWhoseFirstThreadExitsLater(t *testing.T) {
 func TestReleasedContainersGoOn(t *testing.T) {
 	h := load(t, "trixie-v2")
 	now := h.Boottime
-	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	v := fixtureRegistry(t, h, func(c *Config) { c.Now = func() int64 { return now } })
 	host := v.OpenFiles()
 	s := subject(t, h, h.Roles["child"])
 	render(t, v, "stat", s)
@@ -245,7 +261,7 @@ func TestReleasedContainersGoOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, before := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
-	v.Release(s.NS)
+	v.release(s.NS)
 	if n := v.OpenFiles(); n != host {
 		t.Errorf("%d files are open, want the host's %d", n, host)
 	}
@@ -259,7 +275,7 @@ func TestReleasedContainersGoOn(t *testing.T) {
 // who makes groups for itself.
 func TestGroupsOfOneNamespaceDoNotTakeAllFiles(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, func(c *Config) { c.Policy = cgroup.Caller })
+	v := fixtureRegistry(t, h, func(c *Config) { c.Policy = cgroup.Caller })
 	s := *subject(t, h, h.Roles["child"])
 	dir := filepath.Join(h.Root, "sys/fs/cgroup/machine/ct1")
 	for i := range 60 {
@@ -274,14 +290,14 @@ func TestGroupsOfOneNamespaceDoNotTakeAllFiles(t *testing.T) {
 		for _, f := range v.Files() {
 			renderFile(t, v, f, &s)
 		}
-		if n := v.OpenFiles(); n > 20*(maxOpen+1) {
+		if n := v.OpenFiles(); n > 500+20+len(v.files) {
 			t.Fatalf("%d files are open after %d groups", n, i+1)
 		}
 	}
 	s.Groups = []byte("0::/machine" + strings.Repeat("/d", 100) + "\n")
 	render(t, v, "meminfo", &s)
-	if v.Fallbacks()["meminfo/deep-cgroup"] != 1 {
-		t.Errorf("%v", v.Fallbacks())
+	if v.Stats()["meminfo/deep-cgroup"] != 1 {
+		t.Errorf("%v", v.Stats())
 	}
 }
 
@@ -289,12 +305,12 @@ func TestGroupsOfOneNamespaceDoNotTakeAllFiles(t *testing.T) {
 // kernel uses again.
 func TestAnotherNamespaceWithTheSameNumberIsAnother(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	s := *subject(t, h, h.Roles["child"])
 	render(t, v, "stat", &s)
 	s.ID = 7
-	if _, err := v.Append(nil, fileNamed(t, v, "stat"), &s, false); err != ErrCold {
-		t.Errorf("known already: %v", err)
+	if !blocks(t, v, "stat", &s) {
+		t.Error("known already")
 	}
 }
 
@@ -303,7 +319,7 @@ func TestAnotherNamespaceWithTheSameNumberIsAnother(t *testing.T) {
 func TestAFileThatTheHostLacksIsNotThere(t *testing.T) {
 	h := load(t, "trixie-v2")
 	gone := map[string]bool{"swaps": true, "diskstats": true, "slabinfo": true}
-	v := fixtureViews(t, h, func(*Config) {
+	v := fixtureRegistry(t, h, func(*Config) {
 		for f := range gone {
 			if err := os.Remove(filepath.Join(h.Root, "proc", f)); err != nil {
 				t.Fatal(err)
@@ -312,7 +328,7 @@ func TestAFileThatTheHostLacksIsNotThere(t *testing.T) {
 	})
 	root := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
 	for _, f := range v.Files() {
-		dst, err := v.Append([]byte("x"), f, root, true)
+		dst, err := appendFile(v, []byte("x"), f, pidOf(t, v, root), &fakeTurn{})
 		if gone[f.String()] && (!errors.Is(err, unix.ENOENT) || string(dst) != "x") || !gone[f.String()] && err != nil {
 			t.Errorf("%v: %q, %v", f, dst, err)
 		}
@@ -322,7 +338,7 @@ func TestAFileThatTheHostLacksIsNotThere(t *testing.T) {
 	if got := string(render(t, v, "slabinfo", child)); got != slabinfoHeader {
 		t.Errorf("slabinfo of a container: %q", got)
 	}
-	if _, err := v.Append(nil, fileNamed(t, v, "swaps"), child, true); !errors.Is(err, unix.ENOENT) {
+	if _, err := appendFile(v, nil, fileNamed(t, v, "swaps"), pidOf(t, v, child), &fakeTurn{}); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("swaps of a container: %v", err)
 	}
 }
@@ -334,7 +350,7 @@ func TestSlabinfoOfAContainerWithoutAMemoryController(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.Root, "sys/fs/cgroup/cgroup.controllers"), []byte("cpuset cpu io\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	if got := string(render(t, v, "slabinfo", subject(t, h, h.Roles["child"]))); got != slabinfoHeader {
 		t.Errorf("slabinfo of a container: %q", got)
 	}
@@ -344,28 +360,17 @@ func TestSlabinfoOfAContainerWithoutAMemoryController(t *testing.T) {
 	}
 }
 
-// TestAGroupMadeAnewUnderALivingContainer guards its counters: those of the new
-// group begin at 0.
-func TestAGroupMadeAnewUnderALivingContainer(t *testing.T) {
+// TestACallerThatComesOnceIsNotKept guards descriptors, also if the first request finds
+// a container that was not seen before.
+func TestACallerThatComesOnceIsNotKept(t *testing.T) {
 	h := load(t, "trixie-v2")
-	now := h.Boottime
-	v := fixtureViews(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	v := fixtureRegistry(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
-	busy := func() float64 {
-		_, st := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
-		return st.CPUTotal.User + st.CPUTotal.Nice + st.CPUTotal.System
-	}
-	before := busy()
-	stat := filepath.Join(h.Root, "sys/fs/cgroup/machine/ct1/cpu.stat")
-	if err := os.WriteFile(stat, []byte("usage_usec 2000000\nuser_usec 2000000\nsystem_usec 0\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	// what a read that ends in ENODEV leads to
-	if err := v.prepare(fileNamed(t, v, "stat"), s, true); err != nil {
-		t.Fatal(err)
-	}
-	now += 10 * int64(time.Second)
-	if got := busy(); got < before+1.98 || got > before+2.02 {
-		t.Errorf("busy %.2f s, want 2 s more than %.2f", got, before)
+	pid := pidOf(t, v, s)
+	for i, want := range []bool{false, true} {
+		render(t, v, "uptime", s)
+		if _, _, ok := v.callers.Read(pid, nil); ok != want {
+			t.Errorf("after %d requests: kept %t", i+1, ok)
+		}
 	}
 }

@@ -22,7 +22,7 @@ type loadAverages struct{ loadavg.State }
 
 func (n *loadAverages) reset() { *n = loadAverages{} }
 
-func (n *loadAverages) gather(c *container, _ *scratch) error {
+func (n *loadAverages) gather(c *Container) error {
 	var ok bool
 	if n.State, ok = c.load.Read(); !ok {
 		return errNotOpen
@@ -49,81 +49,87 @@ func (n *loadAverages) append(dst []byte) []byte {
 // on a machine, whatever the last sample has seen: it waits for the answer.
 func running(s *loadavg.State) int { return max(s.Running, 1) }
 
-// track has the container sampled. The caller holds the space's mu for writing.
-func (c *container) track(v *Views, sp *space) error {
-	if v.loads == nil {
+// track has the container sampled. The caller holds mu for writing.
+func (s *state) track() error {
+	r := s.registry
+	if r.loads == nil {
 		return SwitchedOff
 	}
-	if _, ok := c.load.Peek(); ok {
-		return nil
-	}
-	from := c.load.State()
-	g := &group{views: v, place: c.places[cgroup.CPUAcct], kept: c.kept}
-	before := false
-	if c.load == nil {
-		from, before = decodeLoad(c.kept.Load())
-	}
-	if c.load == nil && !before {
-		// The CPU time since the init's start stands for the samples since.
-		if err := c.openCPU(v); err != nil {
-			return err
-		}
-		x := v.scratch.Get().(*scratch)
-		defer v.scratch.Put(x)
-		var up uptime
-		if err := up.gather(c, x); err != nil {
-			return err
-		}
-		from.At = v.cfg.Steady() - up.age
-		from.Used = c.account.before() * 1000
-	}
-	if !sp.host {
-		t := v.counters.Get().(*cgroup.ThreadCounter)
-		g.level = t.Level(sp.init)
-		v.counters.Put(t)
-	}
-	tracked, err := v.loads.Track(g, from)
+	p, err := s.place(cgroup.CPUAcct)
 	if err != nil {
 		return err
 	}
-	c.load = tracked
+	from := s.load.State()
+	g := &sampled{registry: r, place: p, record: s.record}
+	before := false
+	if s.load == nil {
+		from, before = decodeLoad(s.record.Load())
+	}
+	if s.load == nil && !before {
+		// The CPU time since the init's start stands for the samples since.
+		if err := s.openSource(sourceCPU); err != nil {
+			return err
+		}
+		c := newContainer(r)
+		c.state = s
+		var up uptime
+		if err := up.gather(c); err != nil {
+			return err
+		}
+		from.At = r.cfg.Steady() - up.age
+		from.Used = s.account.before() * 1000
+	}
+	if !s.space.host {
+		t := r.counters.Get().(*threadCounter)
+		defer r.counters.Put(t)
+		g.level = t.Level(s.space.init)
+	}
+	tracked, err := r.loads.Track(g, from)
+	if err != nil {
+		return err
+	}
+	s.load = tracked
 	return nil
 }
 
-// group is a loadavg.Group.
-type group struct {
-	views *Views
-	place cgroup.Place
+// threadCounter is a ThreadCounter and memory for the host's loadavg.
+type threadCounter struct {
+	*cgroup.ThreadCounter
+	buf []byte
+}
+
+// sampled is a loadavg.Group.
+type sampled struct {
+	registry *Registry
+	place    cgroup.Place
 	// level is how many pid namespaces the container's is below the daemon's, -1
-	// where the kernel does not tell.
-	level int
-	kept  *shm.Record
+	// if the kernel does not tell.
+	level  int
+	record *shm.Record
 }
 
 // Save is called for the state after each sample, one call at a time.
-func (g *group) Save(s loadavg.State) {
-	if g.kept != nil {
-		g.kept.Commit(appendLoad(g.kept.Buffer(), &s))
+func (g *sampled) Save(s loadavg.State) {
+	if g.record != nil {
+		g.record.Commit(appendLoad(g.record.Buffer(), &s))
 	}
 }
 
-func (g *group) Used() (uint64, error) {
-	t := g.views.counters.Get().(*cgroup.ThreadCounter)
-	defer g.views.counters.Put(t)
+func (g *sampled) Used() (uint64, error) {
+	t := g.registry.counters.Get().(*threadCounter)
+	defer g.registry.counters.Put(t)
 	return t.Usage(g.place)
 }
 
-func (g *group) Count(last loadavg.Counts, limit int) (loadavg.Counts, int, error) {
-	v := g.views
-	t := v.counters.Get().(*cgroup.ThreadCounter)
-	defer v.counters.Put(t)
-	x := v.scratch.Get().(*scratch)
-	defer v.scratch.Put(x)
+func (g *sampled) Count(last loadavg.Counts, limit int) (loadavg.Counts, int, error) {
+	r := g.registry
+	t := r.counters.Get().(*threadCounter)
+	defer r.counters.Put(t)
 	var err error
-	if x.host, err = v.readHost("proc/loadavg", x.host); err != nil {
+	if t.buf, err = r.readHost("proc/loadavg", t.buf); err != nil {
 		return last, 1, err
 	}
-	hostLast, err := host.ParseLastPID(x.host)
+	hostLast, err := host.ParseLastPID(t.buf)
 	if err != nil {
 		return last, 1, err
 	}

@@ -99,9 +99,9 @@ func BenchmarkLoadSample(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer v.Close()
-	var all []*group
+	var all []*sampled
 	for _, p := range places {
-		all = append(all, &group{views: v, place: p})
+		all = append(all, &sampled{registry: v, place: p})
 	}
 	report := func(b *testing.B, used int64) {
 		each := float64(used) / float64(b.N)

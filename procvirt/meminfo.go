@@ -28,19 +28,19 @@ type meminfo struct {
 
 func (n *meminfo) reset() { *n = meminfo{huge: n.huge[:0]} }
 
-func (n *meminfo) gather(c *container, x *scratch) (err error) {
-	if x.host, err = c.views.readHost("proc/meminfo", x.host); err != nil {
+func (n *meminfo) gather(c *Container) (err error) {
+	if c.host, err = c.registry.readHost("proc/meminfo", c.host); err != nil {
 		return err
 	}
-	n.text = x.host
+	n.text = c.host
 	n.host.parse(n.text)
 	if n.host.hugetlb > 0 {
 		// Hosts without huge pages, most of them, are spared these reads.
-		if n.huge, x.buf, err = c.huge.Read(n.huge, x.buf); err != nil {
+		if n.huge, c.buf, err = c.huge.Read(n.huge, c.buf); err != nil {
 			return err
 		}
 	}
-	return n.memory.gather(c, &n.host, x)
+	return n.memory.gather(c, &n.host)
 }
 
 // memory is what a container uses and may use.
@@ -50,9 +50,9 @@ type memory struct {
 	noSwap, noZswap bool
 }
 
-func (m *memory) gather(c *container, h *hostMemory, x *scratch) (err error) {
-	m.noSwap, m.noZswap = c.views.cfg.NoSwap, c.views.cfg.NoZswap
-	x.buf, err = c.memory.Read(&m.MemoryUsage, h.total, h.swap, x.buf)
+func (m *memory) gather(c *Container, h *hostMemory) (err error) {
+	m.noSwap, m.noZswap = c.registry.cfg.NoSwap, c.registry.cfg.NoZswap
+	c.buf, err = c.memory.Read(&m.MemoryUsage, h.total, h.swap, c.buf)
 	return err
 }
 

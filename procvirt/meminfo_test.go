@@ -19,7 +19,7 @@ const mi = 1 << 20
 type memoryHost struct {
 	tb    testing.TB
 	h     *fixture.Host
-	v     *Views
+	v     *Registry
 	s     *Subject
 	place cgroup.Place
 }
@@ -71,7 +71,7 @@ func (m *memoryHost) host(lines ...any) {
 func (m *memoryHost) read() map[string]int {
 	m.tb.Helper()
 	if m.v == nil {
-		m.v = fixtureViews(m.tb, m.h, nil)
+		m.v = fixtureRegistry(m.tb, m.h, nil)
 	}
 	return kilobytes(m.tb, render(m.tb, m.v, "meminfo", m.s))
 }
@@ -205,15 +205,15 @@ func TestAnAncestorsUsageIsNotTheContainers(t *testing.T) {
 	if text := render(t, m.v, "meminfo", m.s); string(text) != string(m.h.Read(t, "proc/meminfo")) {
 		t.Errorf("no limit and no usage is known, and yet this is not the host's meminfo:\n%s", text)
 	}
-	if got := m.v.Fallbacks(); got["meminfo/no-controller"] != 1 || got["diskstats/no-controller"] != 1 {
+	if got := m.v.Stats(); got["meminfo/no-controller"] != 1 || got["diskstats/no-controller"] != 1 {
 		t.Errorf("%v", got)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
 	m.v = nil
-	if text := m.read(); text["MemTotal"] != host["MemTotal"] || m.v.Fallbacks()["meminfo/removed-cgroup"] != 1 {
-		t.Errorf("a removed group shows its parent's: %v, %v", text, m.v.Fallbacks())
+	if text := m.read(); text["MemTotal"] != host["MemTotal"] || m.v.Stats()["meminfo/removed-cgroup"] != 1 {
+		t.Errorf("a removed group shows its parent's: %v, %v", text, m.v.Stats())
 	}
 }
 

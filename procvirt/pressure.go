@@ -43,11 +43,11 @@ type pressure struct {
 
 func (n *pressure) reset() { *n = pressure{source: n.source} }
 
-func (n *pressure) gather(c *container, x *scratch) (err error) {
-	if x.buf, err = c.stalls.Read(resourceOf(n.source), x.buf); err != nil {
+func (n *pressure) gather(c *Container) (err error) {
+	if c.buf, err = c.stalls.Read(resourceOf(n.source), c.buf); err != nil {
 		return err
 	}
-	n.text = x.buf
+	n.text = c.buf
 	return nil
 }
 
@@ -58,71 +58,72 @@ func resourceOf(s sources) cgroup.Resource {
 	return cgroup.Resource(bits.TrailingZeros(uint(s / sourceCPUPressure)))
 }
 
-func (c *container) openPressure(v *Views, s sources) error {
-	switch err := c.failed[cgroup.Pressure]; {
-	case errors.Is(err, cgroup.ErrNoController):
-		return NoController // so all containers of the host: it must not allocate
-	case err != nil:
+func (s *state) openPressure(source sources) error {
+	p, err := s.place(cgroup.Pressure)
+	if err != nil {
 		return err
 	}
-	p := c.places[cgroup.Pressure]
-	if p.Root {
-		return RootCgroup
-	}
-	return c.stalls.Open(&v.opener, p, resourceOf(s))
+	return s.stalls.Open(&s.space.owner.opener, p, resourceOf(source))
 }
 
 // HasPressure reports whether the host has /proc/pressure.
-func (v *Views) HasPressure() bool { return v.host["proc/pressure/cpu"] != nil }
+func (r *Registry) HasPressure() bool { return r.host["proc/pressure/cpu"] != nil }
 
 // PressurePlace is where a trigger for a file of /proc/pressure is set.
 type PressurePlace struct {
 	// File is the path of the file.
 	File string
-	// Group is the control group that it tells of, "" where it is the host's
-	// own file.
+	// Group is the control group that it tells of, "" if it is the host's own file.
 	Group string
+	// Inode is the number of the group's directory: another group may have the path
+	// one day.
+	Inode uint64
+	// Namespace is the caller's pid namespace, 0 if that is the daemon's own, and
+	// Owner the outermost container that it belongs to.
+	Namespace, Owner uint64
 }
 
-// PressurePlace finds the file that Append shows as f, afresh. It is the host's own
-// where the subject's group is the root of the tree, or this host's groups do not
-// count stalls. Where Append gives the host's file for want of something better,
-// it fails: ErrOutside, ErrTooDeep, ErrRemoved, NoInit and others, none of which
-// have an errno that a container could make sense of.
-func (v *Views) PressurePlace(f *File, s *Subject) (PressurePlace, error) {
-	host := v.HostPressurePlace(f)
-	sp, err := v.space(s)
+// PressurePlace finds the file that thread pid is shown as f. It is the host's own if
+// the container's group is the root of the tree, or this host's groups do not count
+// stalls. If the thread is shown the host's file because its group cannot be told, that
+// is an error: ENODEV if the group was removed, EOPNOTSUPP else.
+func (r *Registry) PressurePlace(pid int, f *File, t Turn) (PressurePlace, error) {
+	c, err := r.acquire(pid, t)
 	if err != nil {
-		return host, err
+		return PressurePlace{}, noPlace(err)
 	}
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
-	if sp.dropped {
-		return host, fmt.Errorf("pid namespace %d: %w", s.NS, NoInit)
+	defer c.Release()
+	at := PressurePlace{File: filepath.Join(r.cfg.Root, f.Path), Owner: c.init.Owner}
+	if !c.init.Host {
+		at.Namespace = c.init.NS
 	}
-	m, err := sp.decide(v, s.Groups)
-	if err != nil {
-		return host, err
-	}
-	m.until = v.cfg.Now() + int64(v.recheck(m.container))
-	p, err := m.container.places[cgroup.Pressure], m.container.failed[cgroup.Pressure]
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	p, err := c.place(cgroup.Pressure)
 	switch {
-	case errors.Is(err, cgroup.ErrNoController):
-		return host, nil
-	case err != nil:
-		return host, err
-	case p.Root:
-		return host, nil
+	case err == RootCgroup, err == NoController:
+		return at, nil
+	case err == nil:
+		err = c.verify()
 	}
-	return PressurePlace{cgroup.PressureFile(p, resourceOf(f.needs)), p.Dirs[0]}, nil
+	if err != nil {
+		return PressurePlace{}, noPlace(err)
+	}
+	at.Group, at.Inode = p.Dirs[0], c.id[cgroup.Pressure]
+	if !r.disabled.Load() {
+		at.File = cgroup.PressureFile(p, resourceOf(f.needs))
+	}
+	return at, nil
 }
 
-// HostPressurePlace is the host's own file f.
-func (v *Views) HostPressurePlace(f *File) PressurePlace {
-	return PressurePlace{File: filepath.Join(v.proc, f.String())}
-}
-
-// IsRemoved tells whether err says that the control group is gone.
-func IsRemoved(err error) bool {
-	return errors.Is(err, cgroup.ErrRemoved) || errors.Is(err, unix.ENODEV)
+// noPlace gives err an errno that a container can make sense of.
+func noPlace(err error) error {
+	var refused refusal
+	switch {
+	case errors.As(err, &refused), isOurs(err):
+		return err
+	case errors.Is(err, cgroup.ErrRemoved), errors.Is(err, errOtherGroup):
+		return fmt.Errorf("%w: %w", unix.ENODEV, err)
+	}
+	return fmt.Errorf("%w: %w", unix.EOPNOTSUPP, err)
 }

@@ -22,16 +22,15 @@ func (*slabinfo) reset() {}
 // gather only finds out whether there is a container at all. The memory controller
 // tells, or if the host has none, the one that counts CPU time, which every v2
 // group has.
-func (*slabinfo) gather(c *container, _ *scratch) error {
-	for _, ctl := range [...]cgroup.Controller{cgroup.Memory, cgroup.CPUAcct} {
-		if c.failed[ctl] == nil {
-			if c.places[ctl].Root {
-				return RootCgroup
-			}
-			return nil
-		}
+func (*slabinfo) gather(c *Container) error {
+	_, err := c.place(cgroup.Memory)
+	if err == nil || err == RootCgroup {
+		return err
 	}
-	return c.failed[cgroup.Memory]
+	if _, e := c.place(cgroup.CPUAcct); e == nil || e == RootCgroup {
+		return e
+	}
+	return err
 }
 
 // slabinfoHeader is the head of /proc/slabinfo (print_slabinfo_header,

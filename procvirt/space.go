@@ -1,39 +1,46 @@
 package procvirt
 
 import (
-	"strings"
+	"fmt"
 	"sync"
+	"sync/atomic"
 
+	"vprocfs/initpid"
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/held"
+	"vprocfs/procvirt/host"
 )
 
 // space is what is known of one pid namespace.
 type space struct {
-	id      uint64 // NS_GET_ID, or 0
-	init    int
-	started int64 // of the init, in nanoseconds since the host booted
-	host    bool  // the daemon's own
+	registry *Registry
+	owner    *owner
+	ns, id   uint64 // the inode, and NS_GET_ID or 0
+	init     int
+	started  int64 // of the init, in nanoseconds since the host booted
+	host     bool  // the daemon's own
 
-	// mu is held for reading while files are read, and for writing while they
-	// are opened and closed: a descriptor must not be closed, and its number
-	// given to another file, under a reader.
+	// used is when a container of it was last acquired, on the clock of Config.Now.
+	used atomic.Int64
+
+	// mu is held for writing while decisions are made, and for reading while they
+	// are used. It is taken before state.mu.
 	mu      sync.RWMutex
 	dropped bool
-	// groups is the init's /proc/PID/cgroup, nil in the host's space and where
-	// nothing is open. Where the first thread of the init has exited, it is
+	// groups is the init's /proc/PID/cgroup, nil in the host's space and if
+	// nothing is open. If the first thread of the init has exited, it is
 	// another thread's.
 	groups     *held.File
 	callers    map[string]*membership // by the text of the caller's /proc/PID/cgroup
-	containers map[string]*container  // by their places
+	containers map[identity]*state
 }
 
-// is tells whether sp is the subject's.
-func (sp *space) is(s *Subject) bool { return sp.init == s.Init && sp.id == s.ID }
+// is reports whether sp is the namespace of init.
+func (sp *space) is(init *initpid.Init) bool { return sp.init == init.PID && sp.id == init.ID }
 
 // membership is the decision which container a caller in certain groups is in.
 type membership struct {
-	container *container
+	state *state
 	// init is the text of the init's groups that it rests on.
 	init []byte
 	// until is when to look again, on the clock of Config.Now.
@@ -48,78 +55,116 @@ const (
 	maxCallersHost = 4096
 )
 
-// maxOpen bounds the containers of one pid namespace that have files open. With
-// cgroup's bound of levels that keeps one container, whatever groups it makes for
-// itself, from taking the descriptors of all.
-const (
-	maxOpen     = 8
-	maxOpenHost = 256
-)
-
-// find returns the container of a caller, and nil where the decision has to be
-// made first. It reads the init's groups only where they are not the caller's
-// own: where they are, the container is that group, or one above it that the
-// init moved up to since, which the next look brings to light.
-func (sp *space) find(v *Views, caller []byte, x *scratch) *container {
-	m := sp.callers[string(caller)]
-	if m == nil || v.cfg.Now() > m.until {
+// find returns the state of c's container, nil if a decision has to be made first.
+func (r *Registry) find(c *Container) *state {
+	sp := r.known(&c.init)
+	if sp == nil || !sp.mu.TryRLock() {
 		return nil
 	}
-	if sp.groups == nil || string(m.init) == string(caller) {
-		return m.container
-	}
-	init, err := sp.groups.Read(x.groups)
-	if err != nil || string(init) != string(m.init) {
-		return nil
-	}
-	x.groups = init
-	return m.container
+	defer sp.mu.RUnlock()
+	return sp.find(c)
 }
 
-// decide finds the container of a caller, by the init's groups as they are now.
-// The caller holds sp.mu for writing.
-func (sp *space) decide(v *Views, caller []byte) (*membership, error) {
+// known returns the space of init, nil if there is none.
+func (r *Registry) known(init *initpid.Init) *space {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if sp := r.spaces[init.NS]; sp != nil && sp.is(init) {
+		return sp
+	}
+	return nil
+}
+
+// find is Registry.find. The caller holds mu.
+//
+// It reads the init's groups only if they are not the caller's own. If they are, the
+// container is that group, or one above it that the init moved up to since, which the
+// next decision brings to light.
+func (sp *space) find(c *Container) *state {
+	m := sp.callers[string(c.groups)]
+	if m == nil || c.now > m.until {
+		return nil
+	}
+	if sp.groups != nil && string(m.init) != string(c.groups) {
+		init, err := sp.groups.Read(c.initGroups)
+		if err != nil || string(init) != string(m.init) {
+			return nil
+		}
+		c.initGroups = init
+	}
+	sp.used.Store(c.now)
+	m.state.users.Add(1)
+	return m.state
+}
+
+// decide finds the state of c's container, by the groups of the caller and of the init
+// as they are now. It returns nil if sp was dropped.
+func (sp *space) decide(c *Container) (*state, error) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.dropped {
+		return nil, nil
+	}
+	if s := sp.find(c); s != nil {
+		return s, nil // somebody else came first
+	}
+	r := sp.registry
 	var init []byte
-	if !sp.host && v.cfg.Policy != cgroup.Caller {
+	if !sp.host && r.cfg.Policy != cgroup.Caller {
 		var err error
-		if init, err = sp.readInit(v); err != nil {
+		if init, err = sp.readInit(); err != nil {
 			return nil, err
 		}
 	}
-	fresh := &container{views: v, space: sp, pace: make([]pace, len(v.files)), places: map[cgroup.Controller]cgroup.Place{}, failed: map[cgroup.Controller]error{}}
-	var key strings.Builder
-	for _, c := range cgroup.Controllers() {
-		p, err := v.mounts.Locate(c, v.cfg.Policy, caller, init)
-		if err != nil {
-			fresh.failed[c] = err
-			key.WriteString(err.Error())
+	g := r.locate(c.groups, init)
+	if err := g.resourceError(); err != nil {
+		return nil, err
+	}
+	s := sp.containers[g.id]
+	if s == nil {
+		s = sp.add(g)
+	}
+	now := r.cfg.Now()
+	sp.used.Store(now)
+	s.users.Add(1)
+	sp.makeRoom()
+	sp.callers[string(c.groups)] = &membership{state: s, init: init, until: now + int64(r.cfg.Recheck)}
+	return s, nil
+}
+
+// add returns the state of a container in groups that were not seen before.
+func (sp *space) add(g groups) *state {
+	if !sp.host {
+		// The init lives, and so does the container: it goes on in the new groups.
+		for id, s := range sp.containers {
+			if s.samePaths(&g) {
+				delete(sp.containers, id)
+				s.move(g)
+				sp.containers[g.id] = s
+				return s
+			}
 		}
-		fresh.places[c] = p
-		key.WriteString(p.Path)
-		key.WriteByte('\n')
 	}
-	c := sp.containers[key.String()]
-	switch {
-	case c == nil:
-		c = fresh
-		v.recall(sp, c, key.String())
-		sp.containers[key.String()] = c
-	case sp.callers[string(caller)] != nil && c.incomplete():
-		c.close() // what was missing may be there by now
-	}
-	sp.makeRoom(c)
-	m := &membership{container: c, init: init}
-	sp.callers[string(caller)] = m
-	return m, nil
+	s := &state{registry: sp.registry, space: sp, groups: g, pace: make([]pace, len(sp.registry.files))}
+	s.persist()
+	sp.containers[g.id] = s
+	return s
+}
+
+// reconsider forgets the decision about callers in groups.
+func (sp *space) reconsider(groups string) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	delete(sp.callers, groups)
 }
 
 // readInit reads the init's groups and keeps the file open. It is opened anew each
 // time: since the last time the first thread of the init may have exited, and its
 // file, which can still be read, tells nothing then.
-func (sp *space) readInit(v *Views) ([]byte, error) {
+func (sp *space) readInit() ([]byte, error) {
 	sp.groups.Close()
 	sp.groups = nil
-	f, err := cgroup.OpenInitMembership(&v.opener, v.proc, sp.init)
+	f, err := cgroup.OpenInitMembership(&sp.owner.opener, sp.registry.proc, sp.init)
 	if err != nil {
 		return nil, err
 	}
@@ -127,9 +172,9 @@ func (sp *space) readInit(v *Views) ([]byte, error) {
 	return f.Read(nil)
 }
 
-// makeRoom forgets decisions, and containers that no decision leads to, where
-// there are too many.
-func (sp *space) makeRoom(keep *container) {
+// makeRoom forgets decisions, and containers that no decision leads to and no request
+// holds, if there are too many. The caller holds mu for writing.
+func (sp *space) makeRoom() {
 	limit := maxCallers
 	if sp.host {
 		limit = maxCallersHost
@@ -143,32 +188,48 @@ func (sp *space) makeRoom(keep *container) {
 	if len(sp.containers) <= limit {
 		return
 	}
-	used := map[*container]bool{keep: true}
+	decided := map[*state]bool{}
 	for _, m := range sp.callers {
-		used[m.container] = true
+		decided[m.state] = true
 	}
-	for key, c := range sp.containers {
-		if !used[c] {
-			c.end()
-			delete(sp.containers, key)
+	for id, s := range sp.containers {
+		if !decided[s] && s.users.Load() == 0 {
+			s.end()
+			delete(sp.containers, id)
 		}
 	}
 }
 
-// closeOthers closes files of containers other than keep where too many have some
-// open.
-func (sp *space) closeOthers(keep *container) {
-	limit := maxOpen
-	if sp.host {
-		limit = maxOpenHost
-	}
-	n := 0
-	for _, c := range sp.containers {
-		if c != keep && c.isOpen() {
-			if n++; n >= limit {
-				c.close()
-			}
+// isHeld reports whether a request holds a container of sp. The caller holds mu for
+// writing.
+func (sp *space) isHeld() bool {
+	for _, s := range sp.containers {
+		if s.users.Load() != 0 {
+			return true
 		}
+	}
+	return false
+}
+
+// tryClose closes files of containers until enough reports true.
+func (sp *space) tryClose(enough func() bool) {
+	if !sp.mu.TryRLock() {
+		return
+	}
+	defer sp.mu.RUnlock()
+	for _, s := range sp.containers {
+		if enough() {
+			return
+		}
+		s.tryClose()
+	}
+}
+
+// tryRelease is release if nobody makes or uses decisions just now.
+func (sp *space) tryRelease() {
+	if sp.mu.TryLock() {
+		defer sp.mu.Unlock()
+		sp.releaseLocked()
 	}
 }
 
@@ -176,22 +237,55 @@ func (sp *space) closeOthers(keep *container) {
 func (sp *space) release() {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	sp.groups.Close()
-	sp.groups = nil
-	for _, c := range sp.containers {
-		c.close()
-	}
-	clear(sp.callers) // they rest on sp.groups
+	sp.releaseLocked()
 }
 
-func (sp *space) drop() {
+func (sp *space) releaseLocked() {
+	sp.groups.Close()
+	sp.groups = nil
+	for _, s := range sp.containers {
+		s.tryClose()
+	}
+	clear(sp.callers) // they rest on groups
+}
+
+// end forgets everything.
+func (sp *space) end() {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
+	sp.endLocked()
+}
+
+func (sp *space) endLocked() {
 	sp.dropped = true
 	sp.groups.Close()
-	for _, c := range sp.containers {
-		c.end()
+	sp.groups = nil
+	for _, s := range sp.containers {
+		s.end()
 	}
 	clear(sp.callers)
 	clear(sp.containers)
+}
+
+// space returns what is known of init's pid namespace, new if nothing is.
+func (r *Registry) space(init *initpid.Init) (*space, error) {
+	if sp := r.known(init); sp != nil {
+		return sp, nil
+	}
+	started, err := host.StartTime(r.proc, init.PID)
+	if err != nil {
+		if isOurs(err) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("init of pid namespace %d: %w: %w", init.NS, NoInit, err)
+	}
+	sp, old := r.insert(&space{
+		registry: r, ns: init.NS, id: init.ID, init: init.PID, started: started, host: init.Host,
+		callers: map[string]*membership{}, containers: map[identity]*state{},
+	}, init.Owner)
+	if old != nil {
+		old.end()
+	}
+	r.evict(sp.owner)
+	return sp, nil
 }

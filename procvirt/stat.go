@@ -31,18 +31,18 @@ func (n *stat) reset() {
 	*n = stat{cpuTimes: n.cpuTimes}
 }
 
-func (n *stat) gather(c *container, x *scratch) error {
-	if err := n.cpuView.gather(c, x); err != nil {
+func (n *stat) gather(c *Container) error {
+	if err := n.cpuView.gather(c); err != nil {
 		return err
 	}
-	if err := n.gatherTimes(c, x); err != nil {
+	if err := n.gatherTimes(c); err != nil {
 		return err
 	}
 	var err error
-	if x.host, err = c.views.readHost("proc/stat", x.host); err != nil {
+	if c.host, err = c.registry.readHost("proc/stat", c.host); err != nil {
 		return err
 	}
-	n.host = x.host
+	n.host = c.host
 	n.load, n.tracked = c.load.Peek()
 	return nil
 }

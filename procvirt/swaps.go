@@ -26,18 +26,18 @@ type swaps struct {
 
 func (n *swaps) reset() { *n = swaps{} }
 
-func (n *swaps) gather(c *container, x *scratch) (err error) {
-	if x.host, err = c.views.readHost("proc/meminfo", x.host); err != nil {
+func (n *swaps) gather(c *Container) (err error) {
+	if c.host, err = c.registry.readHost("proc/meminfo", c.host); err != nil {
 		return err
 	}
 	var h hostMemory
-	h.parse(x.host)
+	h.parse(c.host)
 	n.host = h.swap
-	if x.host, err = c.views.readHost("proc/swaps", x.host); err != nil {
+	if c.host, err = c.registry.readHost("proc/swaps", c.host); err != nil {
 		return err
 	}
-	n.text = x.host
-	return n.memory.gather(c, &h, x)
+	n.text = c.host
+	return n.memory.gather(c, &h)
 }
 
 // swapColumn is the width that the kernel pads a file name to (swap_show,

@@ -24,7 +24,7 @@ func TestSwapsAgreesWithMeminfo(t *testing.T) {
 	used := false
 	for _, h := range fixture.All(t, "testdata/host") {
 		for _, off := range []bool{false, true} {
-			v := fixtureViews(t, h, func(c *Config) { c.NoSwap = off })
+			v := fixtureRegistry(t, h, func(c *Config) { c.NoSwap = off })
 			s := subject(t, h, h.Roles["child"])
 			m, _ := oracle(t, render(t, v, "meminfo", s), []byte(hostStat))
 			swaps := swapsOracle(t, render(t, v, "swaps", s))

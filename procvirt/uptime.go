@@ -22,12 +22,12 @@ func (n *uptime) reset() {
 	*n = uptime{cpuTimes: n.cpuTimes}
 }
 
-func (n *uptime) gather(c *container, x *scratch) error {
-	if err := n.cpuView.gather(c, x); err != nil {
+func (n *uptime) gather(c *Container) error {
+	if err := n.cpuView.gather(c); err != nil {
 		return err
 	}
-	used, buf, err := c.cpu.Usage(c.account.counted(), x.buf)
-	x.buf = buf
+	used, buf, err := c.cpu.Usage(c.account.counted(), c.buf)
+	c.buf = buf
 	if err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func (n *uptime) gather(c *container, x *scratch) error {
 	if n.idle, ok = c.account.idle(n.age, used, &n.visible); ok {
 		return nil
 	}
-	err = n.gatherTimes(c, x)
+	err = n.gatherTimes(c)
 	n.idle = n.total.idle
 	return err
 }

@@ -17,7 +17,7 @@ import (
 type cpuHost struct {
 	tb      testing.TB
 	h       *fixture.Host
-	v       *Views
+	v       *Registry
 	s       *Subject
 	now     int64
 	cpu     cgroup.Place
@@ -29,7 +29,7 @@ func newCPUHost(tb testing.TB, name string) *cpuHost {
 	tb.Helper()
 	c := &cpuHost{tb: tb, h: fixture.Load(tb, filepath.Join("testdata/host", name+".txtar"))}
 	c.now = c.h.Boottime
-	c.v = fixtureViews(tb, c.h, func(cfg *Config) { cfg.Now = func() int64 { return c.now } })
+	c.v = fixtureRegistry(tb, c.h, func(cfg *Config) { cfg.Now = func() int64 { return c.now } })
 	c.s = subject(tb, c.h, c.h.Init)
 	mounts, err := cgroup.Discover(c.h.Root)
 	if err != nil {

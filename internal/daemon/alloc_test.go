@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"vprocfs/fs"
-	"vprocfs/procvirt"
 )
 
 // TestWarmReadsCostNoAllocation goes the whole road of a read but for FUSE, for a
@@ -20,14 +19,11 @@ func TestWarmReadsCostNoAllocation(t *testing.T) {
 	for who, pid := range map[string]int{"container": sleeper(t), "host": os.Getpid()} {
 		for _, n := range servedNodes {
 			c := fs.Caller{PID: pid}
+			turn := fs.NewTurn(c)
 			var dst []byte
-			for i := range 6 {
+			for range 6 {
 				var err error
-				dst, err = s.append(dst[:0], n, c, i == 0)
-				if err == procvirt.ErrCold { // as below
-					dst, err = s.append(dst[:0], n, c, true)
-				}
-				if err != nil {
+				if dst, err = s.Append(dst[:0], n, turn); err != nil {
 					t.Fatalf("%s: node %d: %v", who, n, err)
 				}
 			}
@@ -35,11 +31,7 @@ func TestWarmReadsCostNoAllocation(t *testing.T) {
 				t.Fatalf("%s: node %d is empty", who, n)
 			}
 			if allocs := testing.AllocsPerRun(100, func() {
-				_, err := s.append(dst[:0], n, c, false)
-				if err == procvirt.ErrCold { // it took long the last time, on a busy machine
-					_, err = s.append(dst[:0], n, c, true)
-				}
-				if err != nil {
+				if _, err := s.Append(dst[:0], n, turn); err != nil {
 					t.Fatal(err)
 				}
 			}); allocs != 0 {

@@ -27,7 +27,7 @@ func ServeDetached(o ViewOptions, log *slog.Logger) ([]*os.File, error) {
 			log.Error("the container has lost its view", "err", err)
 		}
 	}()
-	if src.views.HasPressure() {
+	if src.registry.HasPressure() {
 		mount, err := servePressure(src, log, fs.MountOptions{})
 		if err != nil {
 			views[0].Close()

@@ -26,9 +26,7 @@ import (
 const (
 	fileFuse    = "vprocfs-fuse"    // /dev/fuse
 	fileJournal = "vprocfs-journal" // of fs.NewJournal
-	// Of procvirt.Kept. Workers make them.
-	fileAccounts = "vprocfs-accounts"
-	fileLoads    = "vprocfs-loads"
+	fileTable   = "vprocfs-"        // and the name of a table of procvirt.Registry
 	// Of proc/pressure. Workers make them too.
 	filePressure        = "vprocfs-pressure" // /dev/fuse
 	filePressureJournal = "vprocfs-pressure-journal"

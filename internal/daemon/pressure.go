@@ -172,7 +172,7 @@ type triggers struct {
 // kernel looks after in passing, and the privileged all.
 func (t *triggers) Set(turn *fs.Turn, fh uint64, n fs.NodeID, text []byte) error {
 	c := turn.Caller()
-	err := t.set(fh, n, c, text)
+	err := t.set(turn, fh, n, text)
 	if err == nil {
 		return nil
 	}
@@ -192,7 +192,7 @@ func (t *triggers) Set(turn *fs.Turn, fh uint64, n fs.NodeID, text []byte) error
 	return err
 }
 
-func (t *triggers) set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
+func (t *triggers) set(turn *fs.Turn, fh uint64, n fs.NodeID, text []byte) error {
 	file, err := t.src.fileOf(n)
 	if err != nil {
 		return err
@@ -201,20 +201,21 @@ func (t *triggers) set(fh uint64, n fs.NodeID, c fs.Caller, text []byte) error {
 	if err != nil {
 		return err
 	}
-	if !trigger.Cheap() && !privileged(c) {
+	if !trigger.Cheap() && !privileged(turn.Caller()) {
 		return fmt.Errorf("window of an unprivileged process is not a multiple of 2 s: %w", unix.EINVAL)
 	}
-	place, owners, err := t.place(file, c)
+	pid := turn.Caller().PID
+	place, err := t.src.registry.PressurePlace(pid, file, turn)
 	if err != nil {
 		return err
 	}
-	record := psi.Record{Handle: fh, File: place.File, Trigger: trigger, Owners: owners}
+	record := psi.Record{Handle: fh, File: place.File, Trigger: trigger, Owners: ownersOf(place)}
 	err = t.table.Set(record, func() error {
 		// The group may have been removed, and its name be another's by now. It
 		// is not if the caller is in the group of that name after the file was
 		// opened: the file is then of this group, or of one that is gone and
 		// refuses the trigger.
-		again, _, err := t.place(file, c)
+		again, err := t.src.registry.PressurePlace(pid, file, turn)
 		if err == nil && again != place {
 			err = fmt.Errorf("control group %s changes: %w", place.Group, unix.ENODEV)
 		}
@@ -239,41 +240,20 @@ func privileged(c fs.Caller) bool {
 	return err == nil && caps&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
 
-// place finds the file that stands behind a file of proc/pressure for c, and whose
-// triggers one on it counts as: those of the pid namespace, which may have groups
-// of its own making, and those of the control group, which may have pid namespaces
-// of its own making.
-func (t *triggers) place(file *procvirt.File, c fs.Caller) (place procvirt.PressurePlace, owners [2]string, err error) {
-	var r request
-	if _, err := t.src.find(&r.subject, &r, c.PID, true); err != nil {
-		return place, owners, unknown(err)
-	}
-	if place, err = t.src.views.PressurePlace(file, &r.subject); err != nil {
-		return place, owners, unknown(err)
-	}
-	if !r.subject.Host {
-		owners[0] = "pid namespace " + strconv.FormatUint(r.subject.NS, 10)
+// ownersOf returns whose triggers one at p counts as: those of the pid namespace, which
+// may have groups of its own making, and those of the control group, which may have pid
+// namespaces of its own making.
+func ownersOf(p procvirt.PressurePlace) (owners [2]string) {
+	if p.Namespace != 0 {
+		owners[0] = "pid namespace " + strconv.FormatUint(p.Namespace, 10)
 	}
 	switch {
-	case place.Group != "":
-		owners[1] = "control group " + place.Group
-	case r.subject.Host:
+	case p.Group != "":
+		owners[1] = "control group " + p.Group
+	case p.Namespace == 0:
 		owners[1] = "the host"
 	}
-	if t.src.off.Load() {
-		// A trigger goes with what is read. Its owners stay who they are.
-		place = t.src.views.HostPressurePlace(file)
-	}
-	return place, owners, nil
-}
-
-// unknown is the error where a reader would get the host's file because its
-// container cannot be told: not even that may be waited for.
-func unknown(err error) error {
-	if procvirt.IsRemoved(err) {
-		return fmt.Errorf("%w: %w", unix.ENODEV, err)
-	}
-	return fmt.Errorf("%w: %w", unix.EOPNOTSUPP, err)
+	return owners
 }
 
 func (t *triggers) Poll(fh, kh uint64, asked uint32) uint32 {

@@ -12,7 +12,6 @@ import (
 	"vprocfs/fs/journal"
 	"vprocfs/internal/shm"
 	"vprocfs/internal/supervise"
-	"vprocfs/procvirt"
 )
 
 // workerPing is how long the reader may take to come to a ping.
@@ -40,13 +39,16 @@ func work(o Options, dir string, w *supervise.Worker) error {
 		return err
 	}
 	if w.Toggled {
-		src.toggle()
+		src.registry.Toggle()
 	}
 	kept, conn, err := fs.OpenJournal(w.Files[fileJournal], w.Files[fileFuse])
 	if err != nil {
 		return err
 	}
-	if err := keep(w, src, log); err != nil {
+	err = src.registry.Persist(func(name string, f shm.Format) (*shm.Table, error) {
+		return keptTable(w, log, fileTable+name, f)
+	})
+	if err != nil {
 		return err
 	}
 	so := src.serverOptions()
@@ -55,7 +57,7 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	servers := []*fs.Server{server}
-	if src.views.HasPressure() {
+	if src.registry.HasPressure() {
 		path, err := resolve(dir)
 		if err == nil {
 			var pressure *fs.Server
@@ -72,7 +74,7 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	w.Serving(log, supervise.Orders{
 		Stop:   func() { close(stop) },
 		Ping:   func() error { return pingAll(servers) },
-		Toggle: func() { log.Info("virtualisation switched", "on", src.toggle()) },
+		Toggle: func() { log.Info("virtualisation switched", "on", src.registry.Toggle()) },
 	})
 	select {
 	case err := <-served:
@@ -93,20 +95,6 @@ func pingAll(servers []*fs.Server) error {
 			return err
 		}
 	}
-	return nil
-}
-
-// keep has what was shown of containers go on where the former worker was.
-func keep(w *supervise.Worker, src *source, log *slog.Logger) error {
-	accounts, err := keptTable(w, log, fileAccounts, procvirt.AccountFormat("/"))
-	if err != nil {
-		return err
-	}
-	loads, err := keptTable(w, log, fileLoads, procvirt.LoadFormat())
-	if err != nil {
-		return err
-	}
-	src.views.Keep(procvirt.Kept{Accounts: accounts, Loads: loads})
 	return nil
 }
 
@@ -150,5 +138,5 @@ func selfTest(o ViewOptions, kept int) error {
 
 // logStats logs how often callers got the host's file, and why.
 func logStats(log *slog.Logger, src *source) {
-	log.Info("fallbacks to the host's file", "counts", src.Stats())
+	log.Info("fallbacks to the host's file", "counts", src.registry.Stats())
 }

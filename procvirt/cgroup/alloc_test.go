@@ -20,7 +20,7 @@ func TestReadsDoNotAllocate(t *testing.T) {
 			t.Fatal(err)
 		}
 		groups := h.Read(t, filepath.Join("proc", strconv.Itoa(h.Init), "cgroup"))
-		var places [numControllers]Place
+		var places [NumControllers]Place
 		for _, c := range []Controller{CPU, CPUAcct, CPUSet, Memory} {
 			if places[c], err = m.Locate(c, Auto, groups, groups); err != nil {
 				t.Fatalf("%s: %v", h.Name, err)

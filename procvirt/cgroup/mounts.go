@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/internal/mountinfo"
+	"vprocfs/procvirt/held"
 )
 
 // Controller is a cgroup controller, by its v1 name.
@@ -32,10 +33,11 @@ const (
 	// Pressure is no controller but treated as one: every v2 group counts its
 	// stalls, and no v1 group does.
 	Pressure
-	numControllers
+	// NumControllers is how many there are.
+	NumControllers
 )
 
-var controllerNames = [numControllers]string{"cpu", "cpuacct", "cpuset", "memory", "hugetlb", "blkio", "pressure"}
+var controllerNames = [NumControllers]string{"cpu", "cpuacct", "cpuset", "memory", "hugetlb", "blkio", "pressure"}
 
 func (c Controller) String() string { return controllerNames[c] }
 
@@ -73,9 +75,9 @@ type hierarchy struct {
 // Discover and is safe for concurrent use.
 type Mounts struct {
 	v2 *hierarchy
-	v1 [numControllers]*hierarchy
+	v1 [NumControllers]*hierarchy
 	// inV2 tells which controllers the v2 tree has.
-	inV2 [numControllers]bool
+	inV2 [NumControllers]bool
 }
 
 // Discover reads proc/self/mountinfo below root ("/" but in tests). It fails
@@ -95,7 +97,7 @@ func Discover(root string) (*Mounts, error) {
 		real = st.Ino == initCgroupNS
 	}
 	m := newMounts(list, root, real)
-	if m.v2 == nil && m.v1 == [numControllers]*hierarchy{} {
+	if m.v2 == nil && m.v1 == [NumControllers]*hierarchy{} {
 		return nil, fmt.Errorf("%s: no cgroup file system is mounted", path)
 	}
 	return m, m.readV2()
@@ -218,4 +220,36 @@ func (h *hierarchy) place(path string) (Place, error) {
 		p.Dirs = append(p.Dirs, h.dir)
 	}
 	return p, nil
+}
+
+// marker returns the file that a v2 group has if the controller is enabled in it, ""
+// if there is none.
+func (c Controller) marker() string {
+	switch c {
+	case CPU:
+		return "/cpu.max"
+	case CPUSet:
+		return "/cpuset.cpus.effective"
+	case Memory:
+		return "/memory.current"
+	case BlkIO:
+		return "/io.stat"
+	}
+	return ""
+}
+
+// EnabledLevels returns in how many of the groups of p, whose controller is ctl, the
+// controller is enabled. It is 0 on v1, whose groups all have it.
+func (p Place) EnabledLevels(ctl Controller) (n int) {
+	marker := ctl.marker()
+	if !p.V2 || marker == "" {
+		return 0
+	}
+	var room [256]byte
+	for _, dir := range p.Dirs {
+		if held.Exists(appendPath(room[:0], dir, marker)) {
+			n++
+		}
+	}
+	return n
 }

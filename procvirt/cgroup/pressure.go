@@ -9,8 +9,7 @@ import (
 	"vprocfs/procvirt/held"
 )
 
-// ErrNoPressure is the answer for a v2 group that does not count its stalls:
-// cgroup.pressure is 0 there, or PSI is off for all groups
+// ErrNoPressure is returned for a v2 group if no group counts its stalls
 // (cgroup_disable=pressure, or a kernel without it).
 var ErrNoPressure = errors.New("control group has no pressure stall information")
 
@@ -38,7 +37,7 @@ type PressureFiles struct {
 }
 
 // Open opens the file of r at p. It is read from no other group: an ancestor's
-// stalls are not the container's.
+// stalls are not the container's. EOPNOTSUPP says that cgroup.pressure is 0.
 func (f *PressureFiles) Open(o *held.Opener, p Place, r Resource) error {
 	if f.files[r] != nil {
 		return nil
@@ -47,6 +46,11 @@ func (f *PressureFiles) Open(o *held.Opener, p Place, r Resource) error {
 	if errors.Is(err, unix.ENOENT) {
 		if !isDir(p.Dirs[0]) {
 			return fmt.Errorf("%s: %w", p.Dirs[0], ErrRemoved)
+		}
+		// Since Linux 6.1 the group can be told not to count them, and has no such
+		// file then. Reads of one that is open for long fail with EOPNOTSUPP.
+		if held.ReadsAs(p.Dirs[0]+"/cgroup.pressure", "0") {
+			return fmt.Errorf("%s: %w", PressureFile(p, r), unix.EOPNOTSUPP)
 		}
 		return fmt.Errorf("%s: %w", PressureFile(p, r), ErrNoPressure)
 	}

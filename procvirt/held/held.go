@@ -7,6 +7,7 @@
 package held
 
 import (
+	"bytes"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -38,11 +39,23 @@ type File struct {
 // use; the zero value is ready.
 type Opener struct {
 	open   atomic.Int64
+	parent *Opener // of CountIn
 	mu     sync.Mutex
 	shared map[string]*File
 }
 
-// Count tells how many files of this opener are open.
+// CountIn has the files of o counted in parent too. It must be called before any
+// file is opened. Shared files are the parent's alone.
+func (o *Opener) CountIn(parent *Opener) { o.parent = parent }
+
+// count adds n to the number of open files.
+func (o *Opener) count(n int64) {
+	for ; o != nil; o = o.parent {
+		o.open.Add(n)
+	}
+}
+
+// Count returns how many files of this opener are open.
 func (o *Opener) Count() int { return int(o.open.Load()) }
 
 // Open opens path for reading. It does not follow a symbolic link in the last
@@ -52,7 +65,7 @@ func (o *Opener) Open(path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.open.Add(1)
+	o.count(1)
 	return &File{fd: fd, path: path, opener: o}, nil
 }
 
@@ -60,6 +73,9 @@ func (o *Opener) Open(path string) (*File, error) {
 // others are in: who asks for a path that is open already gets the same File,
 // unless the path is another file by now. It wants one Close for each OpenShared.
 func (o *Opener) OpenShared(path string) (*File, error) {
+	if o.parent != nil {
+		return o.parent.OpenShared(path)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if f := o.shared[path]; f != nil {
@@ -123,7 +139,7 @@ func (f *File) Close() {
 	}
 	unix.Close(f.fd)
 	f.fd = -1
-	f.opener.open.Add(-1)
+	f.opener.count(-1)
 }
 
 // Read returns the whole text of the file as it is now, in buf's memory where
@@ -211,6 +227,21 @@ func ReadRecordsAt(path, buf []byte, most int) ([]byte, error) {
 	b, err := readOn(fd, "", buf, most)
 	unix.Close(fd)
 	return b, err
+}
+
+// ReadsAs reports whether the first line of the file at path is text.
+func ReadsAs(path, text string) bool {
+	var buf [64]byte
+	b, err := ReadAt([]byte(path+"\x00"), buf[:0])
+	return err == nil && string(bytes.TrimSuffix(b, []byte("\n"))) == text
+}
+
+// Exists reports whether there is a file at path, which must end in a NUL byte. It
+// does not allocate.
+func Exists(path []byte) bool {
+	at := unix.AT_FDCWD
+	_, _, errno := unix.Syscall(unix.SYS_FACCESSAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.F_OK)
+	return errno == 0
 }
 
 func openAt(path []byte) (fd int, err error) {

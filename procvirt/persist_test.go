@@ -79,7 +79,7 @@ func TestSteppingAKeptAccountAllocatesNothing(t *testing.T) {
 }
 
 func TestTheFormatHasRoomForAllCPUs(t *testing.T) {
-	f := AccountFormat("/")
+	f := accountFormat("/")
 	var possible cgroup.CPUs
 	h := load(t, "dev-hybrid")
 	if err := possible.Parse(h.Read(t, "sys/devices/system/cpu/online")); err != nil {
@@ -92,7 +92,7 @@ func TestTheFormatHasRoomForAllCPUs(t *testing.T) {
 	if n := len(a.append(nil)); n > f.Payload {
 		t.Errorf("%d bytes, more than %d", n, f.Payload)
 	}
-	if none := AccountFormat(t.TempDir()); none.Payload < 1024*41 {
+	if none := accountFormat(t.TempDir()); none.Payload < 1024*41 {
 		t.Errorf("without a list of CPUs: %d bytes", none.Payload)
 	}
 }
@@ -100,8 +100,8 @@ func TestTheFormatHasRoomForAllCPUs(t *testing.T) {
 func TestALoadIsKeptWhole(t *testing.T) {
 	s := loadavg.State{Averages: loadavg.Averages{1, 2, 3}, At: 4, Used: 5, Counts: loadavg.Counts{Running: 6, Blocked: 7, Total: 8, Newest: 9, LastPID: 10}}
 	b := appendLoad(nil, &s)
-	if len(b) != LoadFormat().Payload {
-		t.Errorf("%d bytes, want %d", len(b), LoadFormat().Payload)
+	if len(b) != loadFormat().Payload {
+		t.Errorf("%d bytes, want %d", len(b), loadFormat().Payload)
 	}
 	if got, ok := decodeLoad(b); !ok || got != s {
 		t.Errorf("%+v", got)
@@ -118,13 +118,13 @@ func TestContainersGoOnInTheNextProcess(t *testing.T) {
 	h := load(t, "trixie-v2")
 	table := accounts(t)
 	s := subject(t, h, h.Roles["child"])
-	first := fixtureViews(t, h, nil)
-	first.kept = Kept{Accounts: table}
+	first := fixtureRegistry(t, h, nil)
+	first.tables = tables{accounts: table}
 	render(t, first, "stat", s)
 	if table.Len() != 1 {
 		t.Fatalf("%d records", table.Len())
 	}
-	age := func(v *Views) (age uint64) {
+	age := func(v *Registry) (age uint64) {
 		for _, sp := range v.spaces {
 			for _, c := range sp.containers {
 				age = c.account.age
@@ -132,13 +132,13 @@ func TestContainersGoOnInTheNextProcess(t *testing.T) {
 		}
 		return age
 	}
-	next := fixtureViews(t, h, nil)
-	next.kept = Kept{Accounts: table}
+	next := fixtureRegistry(t, h, nil)
+	next.tables = tables{accounts: table}
 	render(t, next, "meminfo", s) // which makes the container and steps nothing
 	if age(next) == 0 || age(next) != age(first) {
 		t.Errorf("the account is of %d, want %d", age(next), age(first))
 	}
-	next.Drop(s.NS)
+	next.drop(s.NS)
 	if table.Len() != 0 {
 		t.Errorf("%d records are kept of a container that is gone", table.Len())
 	}

@@ -101,7 +101,7 @@ func TestNumbersAreTheGroups(t *testing.T) {
 	for _, h := range fixture.All(t, "testdata/host") {
 		t.Run(h.Name, func(t *testing.T) {
 			s := subject(t, h, h.Roles["child"])
-			v := fixtureViews(t, h, nil)
+			v := fixtureRegistry(t, h, nil)
 			m, st := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 			var total, usage, cached, anon, used uint64
 			base := h.Read(t, fmt.Sprintf("proc/%d/cgroup", h.Init))
@@ -167,7 +167,7 @@ func pathOf(f *File) string {
 
 func TestRootCgroupGetsTheHostsFiles(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	s := &Subject{NS: 1, Init: 1, Host: true, Groups: []byte("0::/\n")}
 	for _, f := range v.Files() {
 		for range 2 {
@@ -175,12 +175,12 @@ func TestRootCgroupGetsTheHostsFiles(t *testing.T) {
 				t.Errorf("%v is not the host's:\n%s", f, got)
 			}
 		}
-		if n := v.Fallbacks()[f.String()+"/root-cgroup"]; n != 2 {
+		if n := v.Stats()[f.String()+"/root-cgroup"]; n != 2 {
 			t.Errorf("%v: %d fallbacks counted, want 2", f, n)
 		}
 		// the second time nothing is left to find out
-		if _, err := v.Append(nil, f, s, false); err != nil {
-			t.Errorf("%v without waiting: %v", f, err)
+		if blocks(t, v, f.String(), s) {
+			t.Errorf("%v blocks", f)
 		}
 	}
 }
@@ -193,11 +193,11 @@ func TestFallbacksAreNamed(t *testing.T) {
 		"no-controller":  {NS: 1, Init: 1, Host: true, Groups: []byte("7:memory:/x\n")},
 		"no-init":        {NS: 2, Init: 999999, Groups: []byte("0::/machine/ct1\n")},
 	} {
-		v := fixtureViews(t, h, nil)
+		v := fixtureRegistry(t, h, nil)
 		if got := render(t, v, "meminfo", s); !bytes.Equal(got, h.Read(t, "proc/meminfo")) {
 			t.Errorf("%s: not the host's meminfo", want)
 		}
-		if all := v.Fallbacks(); all["meminfo/"+want] != 1 || len(all) != 1 {
+		if all := v.Stats(); all["meminfo/"+want] != 1 || len(all) != 1 {
 			t.Errorf("want one meminfo/%s, got %v", want, all)
 		}
 	}
@@ -205,7 +205,7 @@ func TestFallbacksAreNamed(t *testing.T) {
 
 func TestLimitsShowAtOnce(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
 	total := func() uint64 {
 		m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
@@ -237,7 +237,7 @@ func TestOptions(t *testing.T) {
 	h := load(t, "trixie-v2")
 	s := subject(t, h, h.Roles["child"])
 	mem := func(change func(*Config)) procfs.Meminfo {
-		v := fixtureViews(t, h, change)
+		v := fixtureRegistry(t, h, change)
 		m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 		return m
 	}
@@ -248,13 +248,13 @@ func TestOptions(t *testing.T) {
 		t.Errorf("swap off: %d, %d", *m.SwapTotal, *m.SwapFree)
 	}
 	below := subject(t, h, h.Roles["below"])
-	v := fixtureViews(t, h, func(c *Config) { c.Policy = cgroup.Caller })
+	v := fixtureRegistry(t, h, func(c *Config) { c.Policy = cgroup.Caller })
 	if m, _ := oracle(t, render(t, v, "meminfo", below), render(t, v, "stat", below)); *m.MemTotal != 256<<10 {
 		t.Errorf("caller's own group without a controller: %d kB, its parent's limit is 262144", *m.MemTotal)
 	}
 	shared := subject(t, h, h.Roles["shared"])
 	for policy, want := range map[cgroup.Policy]uint64{cgroup.Init: 256 << 10, cgroup.Auto: 0} {
-		v := fixtureViews(t, h, func(c *Config) { c.Policy = policy })
+		v := fixtureRegistry(t, h, func(c *Config) { c.Policy = policy })
 		m, _ := oracle(t, render(t, v, "meminfo", shared), render(t, v, "stat", shared))
 		if policy == cgroup.Init && *m.MemTotal != want || policy == cgroup.Auto && *m.MemTotal == 256<<10 {
 			t.Errorf("shared pid namespace, policy %v: %d kB", policy, *m.MemTotal)
@@ -278,7 +278,7 @@ func TestZswap(t *testing.T) {
 	}
 	s := subject(t, h, h.Roles["child"])
 	for off, want := range map[bool][2]uint64{false: {5 << 10, 11 << 10}, true: {0, 0}} {
-		v := fixtureViews(t, h, func(c *Config) { c.NoZswap = off })
+		v := fixtureRegistry(t, h, func(c *Config) { c.NoZswap = off })
 		m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 		if m.Zswap == nil || m.Zswapped == nil || [2]uint64{*m.Zswap, *m.Zswapped} != want {
 			t.Errorf("NoZswap %t: %v, %v, want %v", off, m.Zswap, m.Zswapped, want)
@@ -290,7 +290,7 @@ func TestZswap(t *testing.T) {
 // the usage.
 func TestUsageAboveTheLimit(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
 	dir := filepath.Join(h.Root, "sys/fs/cgroup/machine/ct1")
 	for name, text := range map[string]string{"memory.max": "4096\n", "memory.swap.max": "0\n"} {
@@ -306,7 +306,7 @@ func TestUsageAboveTheLimit(t *testing.T) {
 
 func TestRemovedGroupIsTheHostsFile(t *testing.T) {
 	h := load(t, "trixie-v2")
-	v := fixtureViews(t, h, nil)
+	v := fixtureRegistry(t, h, nil)
 	s := subject(t, h, h.Roles["child"])
 	// the decision is made, and then the directory goes before its files are opened
 	if err := os.RemoveAll(filepath.Join(h.Root, "sys/fs/cgroup/machine")); err != nil {
@@ -315,8 +315,8 @@ func TestRemovedGroupIsTheHostsFile(t *testing.T) {
 	if got := render(t, v, "meminfo", s); !bytes.Equal(got, h.Read(t, "proc/meminfo")) {
 		t.Errorf("not the host's meminfo:\n%s", got)
 	}
-	if v.Fallbacks()["meminfo/removed-cgroup"] != 1 {
-		t.Errorf("%v", v.Fallbacks())
+	if v.Stats()["meminfo/removed-cgroup"] != 1 {
+		t.Errorf("%v", v.Stats())
 	}
 }
 
@@ -340,7 +340,7 @@ func TestHugePagesAreTheGroupsWhereItLimits(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		v := fixtureViews(t, h, nil)
+		v := fixtureRegistry(t, h, nil)
 		s := subject(t, h, h.Roles["child"])
 		m, _ := oracle(t, render(t, v, "meminfo", s), render(t, v, "stat", s))
 		if *m.HugePagesTotal != 4 || *m.HugePagesFree != 3 || *m.HugePagesRsvd != 0 {

@@ -20,15 +20,15 @@ import (
 
 // Versions of what the records hold. A table of another version begins anew.
 const (
-	accountVersion = 2
-	loadVersion    = 1
+	accountVersion = 3
+	loadVersion    = 2
 )
 
-// Kept are the tables. A nil table keeps nothing.
-type Kept struct{ Accounts, Loads *shm.Table }
+// tables are where records outlive the process. A nil table keeps nothing.
+type tables struct{ accounts, loads *shm.Table }
 
-// AccountFormat is that of Kept.Accounts on the host below root.
-func AccountFormat(root string) shm.Format {
+// accountFormat is that of the table of accounts on the host below root.
+func accountFormat(root string) shm.Format {
 	cpus := possibleCPUs(root)
 	const fixed, row = 16 * 8, 5*8 + 1 // a row, a counter by CPU, and a bit
 	return shm.Format{Version: accountVersion, Payload: fixed + row*cpus + 64, Slots: maxSpaces}
@@ -45,42 +45,49 @@ func possibleCPUs(root string) int {
 	return 1024
 }
 
-// LoadFormat is that of Kept.Loads.
-func LoadFormat() shm.Format {
+// loadFormat is that of the table of load averages.
+func loadFormat() shm.Format {
 	return shm.Format{Version: loadVersion, Payload: loadWords * 8, Slots: maxSpaces}
 }
 
-// Keep has accounts and load averages go on where a former process was with them,
-// and outlive this one. It must be called before the first Append. Records of
-// containers that are gone are removed after a while.
-func (v *Views) Keep(k Kept) {
-	v.kept = k
+// Persist has accounts and load averages go on where a former process was with them,
+// and outlive this one. open returns the table of the given name and format, which a
+// former process may have left. Persist must be called before the first Acquire.
+// Records of containers that are gone are removed after a while.
+func (r *Registry) Persist(open func(name string, f shm.Format) (*shm.Table, error)) (err error) {
+	var t tables
+	if t.accounts, err = open("accounts", accountFormat(r.cfg.Root)); err != nil {
+		return err
+	}
+	if t.loads, err = open("loads", loadFormat()); err != nil {
+		return err
+	}
+	r.tables = t
 	alive := func(o shm.Owner) bool {
-		started, err := host.StartTime(v.proc, int(o.PID))
-		return err == nil && started == o.Started
+		started, err := host.StartTime(r.proc, int(o.PID))
+		return err == nil && started == o.Started || isOurs(err)
 	}
 	go func() {
-		for _, t := range []*shm.Table{k.Accounts, k.Loads} {
-			if t != nil {
-				t.Sweep(alive, time.Millisecond)
-			}
-		}
+		t.accounts.Sweep(alive, time.Millisecond)
+		t.loads.Sweep(alive, time.Millisecond)
 	}()
+	return nil
 }
 
-// recall gives c, which is new to this process, what is kept of it. key are its
-// places.
-func (v *Views) recall(sp *space, c *container, key string) {
-	if v.kept == (Kept{}) {
+// persist gives s, whose groups are new to this process, what is kept of it.
+func (s *state) persist() {
+	t := s.registry.tables
+	if t == (tables{}) {
 		return
 	}
+	sp := s.space
 	h := sha256.New()
-	fmt.Fprintf(h, "%d %d %d %t\n%s", sp.id, sp.init, sp.started, sp.host, key)
+	fmt.Fprintf(h, "%d %d %d %t %d", sp.id, sp.init, sp.started, sp.host, s.id)
 	var k shm.Key
 	h.Sum(k[:0])
 	owner := shm.Owner{PID: int64(sp.init), Started: sp.started}
-	c.account.attach(v.kept.Accounts.Get(k, owner))
-	c.kept = v.kept.Loads.Get(k, owner)
+	s.account.attach(t.accounts.Get(k, owner))
+	s.record = t.loads.Get(k, owner)
 }
 
 // attach makes r the record of a, and a what is in it. It returns the record that
