@@ -46,6 +46,7 @@ type Holder struct {
 	cfg     Config
 	files   map[string]*os.File
 	signals Signals
+	sys     system
 	machine machine
 	procs   map[procID]*process
 	clients map[clientID]*replyTo
@@ -63,7 +64,7 @@ type Holder struct {
 // NewHolder makes a holder of files, which are handed to each worker.
 func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h := &Holder{
-		cfg: cfg, files: files, signals: s, events: make(chan any),
+		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan any),
 		procs: make(map[procID]*process), clients: make(map[clientID]*replyTo),
 	}
 	h.machine = machine{program: cfg.Program, self: os.Getpid(), pace: pace{cfg.MaxOutage, pingEvery}}

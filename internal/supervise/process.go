@@ -32,7 +32,7 @@ func (h *Holder) spawn(a spawn) event {
 }
 
 func (h *Holder) startProcess(a spawn) (pid int, err error) {
-	ours, theirs, err := controlPair()
+	ours, theirs, err := controlPair(&h.sys)
 	if err != nil {
 		return 0, err
 	}
@@ -52,7 +52,7 @@ func (h *Holder) startProcess(a spawn) (pid int, err error) {
 	}
 	cmd, err := command(path, workerEnv, s, files)
 	if err == nil {
-		err = cmd.Start()
+		err = h.sys.start(cmd)
 	}
 	if err != nil {
 		return 0, errors.Join(fmt.Errorf("start %s: %w", path, err), ours.conn.Close())

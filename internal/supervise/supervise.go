@@ -76,8 +76,8 @@ func newControl(f *os.File) (*control, error) {
 }
 
 // controlPair returns this process's end, and the other's as a file.
-func controlPair() (*control, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+func controlPair(sys *system) (*control, *os.File, error) {
+	fds, err := sys.socketpair()
 	if err != nil {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
@@ -89,16 +89,28 @@ func controlPair() (*control, *os.File, error) {
 	return c, theirs, nil
 }
 
-// send sends a message. An error says that the other side is gone.
+// send sends a message. It never waits. An error says that the other side is gone, or
+// that it reads nothing: pings find that out.
 func (c *control) send(word, rest string) error {
-	_, err := c.conn.Write([]byte(strings.TrimSuffix(word+" "+rest, " ")))
-	return err
+	return c.write([]byte(strings.TrimSuffix(word+" "+rest, " ")), nil)
 }
 
 // sendFile sends a message with a descriptor.
 func (c *control) sendFile(word, rest string, fd int) error {
-	_, _, err := c.conn.WriteMsgUnix([]byte(word+" "+rest), unix.UnixRights(fd), nil)
-	return err
+	return c.write([]byte(word+" "+rest), unix.UnixRights(fd))
+}
+
+func (c *control) write(b, oob []byte) error {
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	err = raw.Write(func(fd uintptr) bool {
+		sendErr = unix.Sendmsg(int(fd), b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	return errors.Join(err, sendErr)
 }
 
 // message is what was received.

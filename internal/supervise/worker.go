@@ -31,6 +31,7 @@ type Worker struct {
 	control   atomic.Pointer[control]
 	stopping  atomic.Bool
 	unmanaged bool
+	sys       system
 }
 
 // workerState is what a worker is told by its environment.
@@ -74,7 +75,7 @@ func NewWorker() (*Worker, error) {
 	}
 	// These are the holder's business, and whoever reads the log may go away.
 	signal.Ignore(unix.SIGPIPE, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
-	w := &Worker{Files: s.Files, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled, unmanaged: s.Unmanaged}
+	w := &Worker{Files: s.Files, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled, unmanaged: s.Unmanaged, sys: realSystem()}
 	w.control.Store(c)
 	return w, nil
 }
@@ -124,7 +125,7 @@ func (w *Worker) ready() error {
 // replaceFile takes f over, which a worker has had kept since this candidate began.
 func (w *Worker) replaceFile(name string, f *os.File) error {
 	defer f.Close()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := w.sys.dup(int(f.Fd()))
 	if err != nil {
 		return fmt.Errorf("dup of %s: %w", name, err)
 	}
@@ -135,29 +136,41 @@ func (w *Worker) replaceFile(name string, f *os.File) error {
 	return nil
 }
 
-// Serving says that the work is done now, and follows the holder's orders from
-// then on. Where the holder is gone, this process goes on working, and starts
-// another holder, unless it was told to stop or systemd does that.
+// Serving says that the work is done now, and follows the holder's orders from then
+// on. If the holder is gone this process goes on working, and starts another holder,
+// unless it was told to stop or systemd does that.
 func (w *Worker) Serving(log *slog.Logger, o Orders) {
 	_ = w.control.Load().send(msgServing, "") // the loop finds out
-	go func() {
-		for {
-			if w.follow(o); w.stopping.Load() {
-				o.Stop()
-				return
-			}
-			if !w.unmanaged {
-				log.Warn("the holder is gone: working on, until systemd starts another")
-				return
-			}
-			pid, err := w.newHolder()
-			if err != nil {
-				log.Error("the holder is gone, and there is no other: working on", "err", err)
-				return
-			}
-			log.Warn("the holder is gone: started another", "pid", pid)
+	go w.run(log, o)
+}
+
+// run follows the orders of one holder after another. It never gives up, and starts
+// holders that do not last with a growing wait between them.
+func (w *Worker) run(log *slog.Logger, o Orders) {
+	var wait backoff
+	for {
+		begun := w.sys.now()
+		if w.follow(o); w.stopping.Load() {
+			o.Stop()
+			return
 		}
-	}()
+		if !w.unmanaged {
+			log.Warn("the holder is gone: working on, until systemd starts another")
+			return
+		}
+		if w.sys.now().Sub(begun) >= holderGoodAfter {
+			wait = backoff{}
+		}
+		for {
+			w.sys.sleep(wait.next(minHolderBackoff, maxHolderBackoff))
+			pid, err := w.newHolder()
+			if err == nil {
+				log.Warn("the holder is gone: started another", "pid", pid)
+				break
+			}
+			log.Error("the holder is gone, and another is not started yet: working on", "err", err, "again", wait.wait)
+		}
+	}
 }
 
 // follow follows orders until the holder is gone or says stop.
@@ -209,29 +222,34 @@ func (w *Worker) end(word string, err error) {
 
 // newHolder starts a process that is the holder of this one.
 func (w *Worker) newHolder() (pid int, err error) {
-	ours, theirs, err := controlPair()
+	ours, theirs, err := controlPair(&w.sys)
 	if err != nil {
 		return 0, err
 	}
-	defer theirs.Close()
 	s := holderState{Version: formatVersion, Files: make(map[string]int), Worker: os.Getpid(), Control: 3, Toggled: w.Toggled}
 	files := []*os.File{theirs}
-	for name, fd := range w.Files {
-		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return 0, err
+	defer func() {
+		for _, f := range files {
+			f.Close()
 		}
-		f := os.NewFile(uintptr(dup), name)
-		defer f.Close()
+		if err != nil {
+			_ = ours.conn.Close() // nobody has the other end
+		}
+	}()
+	for name, fd := range w.Files {
+		dup, err := w.sys.dup(fd)
+		if err != nil {
+			return 0, fmt.Errorf("dup of %s: %w", name, err)
+		}
 		s.Files[name] = 3 + len(files)
-		files = append(files, f)
+		files = append(files, os.NewFile(uintptr(dup), name))
 	}
 	cmd, err := command("/proc/self/exe", holderEnv, s, files)
 	if err != nil {
 		return 0, err
 	}
-	if err := cmd.Start(); err != nil {
-		return 0, errors.Join(err, ours.conn.Close())
+	if err := w.sys.start(cmd); err != nil {
+		return 0, fmt.Errorf("start a holder: %w", err)
 	}
 	old := w.control.Swap(ours)
 	_ = old.conn.Close()           // the other end is gone

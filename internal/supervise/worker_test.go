@@ -12,7 +12,8 @@ import (
 // kept meanwhile, that it was switched off, and that it has crashed.
 func TestACandidateHearsWhatHasChangedSinceItBegan(t *testing.T) {
 	for _, rest := range []string{"", crashed} {
-		holder, theirs, err := controlPair()
+		sys := realSystem()
+		holder, theirs, err := controlPair(&sys)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -26,7 +27,7 @@ func TestACandidateHearsWhatHasChangedSinceItBegan(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &Worker{Files: map[string]int{"changed": old}, Candidate: true}
+		w := &Worker{Files: map[string]int{"changed": old}, Candidate: true, sys: sys}
 		w.control.Store(c)
 
 		for _, name := range []string{"changed", "new"} {
