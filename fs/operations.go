@@ -84,6 +84,11 @@ func (s *Server) done(*Turn) (int, error) { return 0, nil }
 // serve executes the request of t and answers it.
 func (s *Server) serve(t *Turn) {
 	execute, err := s.decode(t)
+	s.execute(t, execute, err)
+}
+
+// execute executes a request that was decoded without err, and answers it.
+func (s *Server) execute(t *Turn, execute func(*Server, *Turn) (int, error), err error) {
 	n := 0
 	if err == nil {
 		n, err = execute(s, t)

@@ -17,21 +17,25 @@ import (
 // suspectTime is how long the next suspect waits for one that is not done.
 const suspectTime = 50 * time.Millisecond
 
+// suspect is a request that is to be tried alone. It is decoded beforehand: its record
+// may become another request's when a signal ends it.
+type suspect struct {
+	turn    *Turn
+	execute func(*Server, *Turn) (int, error)
+	err     error
+}
+
 // takeUp finds out what a former process has left.
 func (s *Server) takeUp() {
 	left := s.journal.TakeUp(s.crashed)
 	s.left = left.Ready
 	for _, r := range left.Suspects {
-		h := decode[fuse.InHeader](r.Bytes())
-		if h == nil {
-			r.Done()
-			continue
-		}
 		t := &Turn{server: s}
 		t.start(r)
-		t.unique, t.blocked = h.Unique, true
+		execute, err := s.decode(t)
+		t.blocked = true
 		s.waits.expect(t)
-		s.suspects = append(s.suspects, t)
+		s.suspects = append(s.suspects, suspect{t, execute, err})
 	}
 	for _, r := range left.Refused {
 		if h := decode[fuse.InHeader](r.Bytes()); h != nil {
@@ -59,8 +63,9 @@ func (s *Server) replay(t *Turn) bool {
 
 // trySuspects executes one request after the other. It goes on without one that
 // takes long.
-func (s *Server) trySuspects(suspects []*Turn) {
-	for _, t := range suspects {
+func (s *Server) trySuspects(suspects []suspect) {
+	for _, u := range suspects {
+		t := u.turn
 		if !s.waits.isPending(t.unique) {
 			continue // its caller got a signal
 		}
@@ -69,7 +74,7 @@ func (s *Server) trySuspects(suspects []*Turn) {
 			defer close(done)
 			t.entry.Try()
 			t.out = make([]byte, outHeaderSize, smallReply)
-			s.serve(t)
+			s.execute(t, u.execute, u.err)
 		})
 		select {
 		case <-done:

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"runtime"
@@ -89,14 +88,17 @@ type Server struct {
 	// left are the requests of a former process that are to be replayed, suspects those
 	// that are to be tried alone. They are the reader's.
 	left     []journal.Request
-	suspects []*Turn
+	suspects []suspect
 
-	stop   atomic.Bool
-	err    atomic.Pointer[error] // why the reader ended, nil when stopped
-	active sync.WaitGroup        // goroutines: the reader, blocked turns, timers
-	pings  pings
-	pulse  *pulse
-	panics atomic.Uint64
+	stop    atomic.Bool
+	aborted atomic.Bool
+	active  sync.WaitGroup // goroutines: the reader, blocked turns, timers
+	pings   pings
+	pulse   *pulse
+
+	sys sysCalls
+
+	readErrors, writeErrors, panics rareLog
 }
 
 // NewServer makes a server for a connection. The connection may have been served
@@ -123,6 +125,8 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		pins:       o.Pins,
 		triggers:   o.Triggers,
 		pulse:      newPulse(),
+		sys:        sysCalls{rawRead, rawWrite},
+		panics:     rareLog{first: 10},
 	}
 	if s.journal == nil {
 		s.journal = journal.Anonymous(areaLayout())
@@ -141,8 +145,8 @@ func (s *Server) Serve() error {
 	s.active.Add(1)
 	go s.readLoop()
 	s.active.Wait()
-	if err := s.err.Load(); err != nil {
-		return *err
+	if s.aborted.Load() {
+		return ErrAborted
 	}
 	return nil
 }
@@ -154,7 +158,7 @@ func (s *Server) Serve() error {
 func (s *Server) Stop() { s.stop.Store(true) }
 
 // Panics returns how many panics of the Source were answered EIO.
-func (s *Server) Panics() uint64 { return s.panics.Load() }
+func (s *Server) Panics() uint64 { return s.panics.count.Load() }
 
 // readLoop is the reader, until a turn of its blocks or the connection ends.
 func (s *Server) readLoop() {
@@ -175,14 +179,13 @@ func (s *Server) next(t *Turn) bool {
 	if s.replay(t) {
 		return true
 	}
-	in := s.journal.Slot()
-	for !s.stop.Load() {
-		n, errno := rawRead(s.conn.fd, in)
+	for delay := minDelay; !s.stop.Load(); {
+		n, errno := s.sys.read(s.conn.fd, s.journal.Slot())
 		if errno == syscall.ECONNABORTED {
 			// The last request before an unmount can end so too, where the
 			// kernel drops it between the queue and us ("Must not put request
 			// on fpq->io queue", fuse_dev_do_read). The next read tells.
-			n, errno = rawRead(s.conn.fd, in)
+			n, errno = s.sys.read(s.conn.fd, s.journal.Slot())
 		}
 		switch errno {
 		case 0:
@@ -194,18 +197,27 @@ func (s *Server) next(t *Turn) bool {
 		case syscall.ENODEV:
 			s.waits.end()
 			return false
-		default:
+		case syscall.ECONNABORTED:
 			s.waits.end()
-			err := fmt.Errorf("read %s: %w", devFuse, errno)
-			if errno == syscall.ECONNABORTED {
-				err = ErrAborted
-			}
-			s.err.Store(&err)
+			s.aborted.Store(true)
 			return false
+		default:
+			// Such as ENOMEM. The connection is there, and who uses it cannot do
+			// without a server.
+			s.readErrors.note(s.log, "read "+devFuse, "err", errno)
+			time.Sleep(delay)
+			delay = min(2*delay, maxDelay)
 		}
 	}
 	return false
 }
+
+// minDelay and maxDelay bound how long the server waits before it repeats a system call
+// that has failed.
+const (
+	minDelay = time.Millisecond
+	maxDelay = 100 * time.Millisecond
+)
 
 // interruptGrace is how long an interrupted request may still finish. A caller
 // whose signal handler restarts system calls (SA_RESTART) expects a read of /proc

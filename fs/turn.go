@@ -2,9 +2,9 @@ package fs
 
 import (
 	"container/list"
-	"log/slog"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"vprocfs/fs/journal"
 )
@@ -169,10 +169,28 @@ func (s *Server) reply(t *Turn, n int, err error) {
 // send is reply with a buffer and an errno.
 func (s *Server) send(out []byte, unique uint64, n int, e syscall.Errno) {
 	length := putHeader(out, unique, n, e)
-	errno := rawWrite(s.conn.fd, out[:length])
-	if errno != 0 && errno != syscall.ENOENT && errno != syscall.ENODEV {
-		s.log.Error("fuse reply refused", "unique", unique, "bytes", length, "err", errno)
+	if errno := s.sys.write(s.conn.fd, out[:length]); !isTaken(errno) {
+		s.sendAgain(out[:length], unique, errno)
 	}
+}
+
+// isTaken reports whether the kernel has taken a reply, or wants none: the request was
+// aborted, or the connection has ended.
+func isTaken(errno syscall.Errno) bool {
+	return errno == 0 || errno == syscall.ENOENT || errno == syscall.ENODEV
+}
+
+// sendAgain repeats a reply that failed with errno, such as ENOMEM, for some
+// milliseconds. Then it answers EIO: a caller without an answer would hang.
+func (s *Server) sendAgain(out []byte, unique uint64, errno syscall.Errno) {
+	s.writeErrors.note(s.log, "write "+devFuse, "unique", unique, "bytes", len(out), "err", errno)
+	for delay := minDelay; delay <= 4*minDelay && errno != syscall.EINVAL; delay *= 2 {
+		time.Sleep(delay)
+		if errno = s.sys.write(s.conn.fd, out); isTaken(errno) {
+			return
+		}
+	}
+	s.sys.write(s.conn.fd, out[:putHeader(out, unique, 0, syscall.EIO)])
 }
 
 // setOut makes out, which may have moved, the reply buffer.
@@ -209,9 +227,7 @@ func (s *Server) lastCPU(t *Turn) (last int, err error) {
 // recovered, when deferred, turns a panic of the Source into EIO.
 func (s *Server) recovered(t *Turn, err *error) {
 	if p := recover(); p != nil {
-		s.panics.Add(1)
-		s.log.Error("panic while content was made",
-			slog.Uint64("node", uint64(t.id)), slog.Int("pid", t.caller.PID), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+		s.panics.note(s.log, "panic while content was made", "node", uint64(t.id), "pid", t.caller.PID, "panic", p, "stack", string(debug.Stack()))
 		*err = syscall.EIO
 	}
 }

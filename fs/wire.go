@@ -156,6 +156,12 @@ func toErrno(err error) syscall.Errno {
 	return syscall.EIO
 }
 
+// sysCalls are the system calls on /dev/fuse.
+type sysCalls struct {
+	read  func(fd int, b []byte) (int, syscall.Errno)
+	write func(fd int, b []byte) syscall.Errno
+}
+
 // rawRead and rawWrite are read(2) and write(2) on /dev/fuse.
 //
 // A read parks, so the scheduler must know of it (Syscall). A write only copies,
