@@ -48,6 +48,13 @@ func runTool(tool string) int {
 		if n, err = strconv.Atoi(os.Args[1]); err == nil {
 			err = idleThreads(n)
 		}
+	case "hung":
+		var n int
+		if n, err = strconv.Atoi(os.Args[1]); err == nil {
+			err = hungNamespaces(n)
+		}
+	case "hung-mounts":
+		err = hungMounts()
 	case "orphans":
 		err = orphans()
 	case "hoard":

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"vprocfs/initpid"
 	"vprocfs/internal/attach"
 	"vprocfs/internal/daemon"
 )
@@ -81,8 +82,9 @@ func printResults(w io.Writer, results []attach.Result) (failed int) {
 
 func healCommand(stdout io.Writer) *command {
 	fl := newFlags("heal")
-	dir := fl.String("mount", defaultMount, "take the view from `DIR`, the mount point of a running daemon")
-	dryRun := fl.BoolP("dry-run", "n", false, "only say what would be done")
+	var o attach.HealOptions
+	fl.StringVar(&o.Dir, "mount", defaultMount, "take the view from `DIR`, the mount point of a running daemon")
+	fl.BoolVarP(&o.DryRun, "dry-run", "n", false, "only say what would be done")
 	return &command{
 		name:    "heal",
 		summary: "replace the files of dead daemons in all containers",
@@ -100,13 +102,19 @@ mount namespace that it changes; where nothing is dead, nothing.
 			if os.Geteuid() != 0 {
 				return daemon.ErrNotRoot
 			}
-			abs, err := filepath.Abs(*dir)
+			var err error
+			if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+				return err
+			}
+			resolver, err := initpid.New(initpid.Config{Method: initpid.Parents})
 			if err != nil {
 				return err
 			}
+			defer resolver.Close()
+			o.Owner = resolver.Outermost
 			failed := 0
-			err = attach.Heal(ctx, abs, *dryRun, func(n attach.Namespace) {
-				line, ok := healLine(n, *dryRun)
+			err = attach.Heal(ctx, o, func(n attach.Namespace) {
+				line, ok := healLine(n, o.DryRun)
 				fmt.Fprintln(stdout, line)
 				if !ok {
 					failed++

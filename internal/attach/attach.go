@@ -93,5 +93,5 @@ func Attach(ctx context.Context, pid int, o Options) ([]Result, error) {
 			j.Items = append(j.Items, item{Path: p})
 		}
 	}
-	return run(ctx, j)
+	return run(ctx, j, patience)
 }

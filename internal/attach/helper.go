@@ -14,55 +14,61 @@ import (
 	"time"
 )
 
-// helperArg is the argv[0] by which a helper knows what it is.
+// helperArg is the argv[0] of a helper process.
 const helperArg = "vprocfs-attach-helper"
 
-// patience is how long a helper may take. In a container that does nothing odd,
-// and with a daemon that answers, it is milliseconds.
+// patience is how long a helper may take by default. If nothing hangs it takes
+// some milliseconds.
 const patience = 10 * time.Second
 
-// job is what one helper does: in one container, or a probe. It goes to the helper's standard
-// input as JSON; the results come back on its standard output, one JSON value for
-// each, as soon as they are known.
+// job is the work of one helper: a probe, or files of one container. The helper
+// reads it from standard input as JSON and writes each result to standard output
+// as soon as it is known.
 type job struct {
-	// Probe is a path to ask the file system of, and nothing else is to be done.
+	// Probe is a file whose file system is asked for an answer. If it is set,
+	// the rest is empty.
 	Probe string `json:",omitempty"`
 
 	PID int
 	// NS is the inode of the mount namespace that PID must be in; 0 for any.
 	NS      uint64 `json:",omitempty"`
 	Dir     string // the mount point of the daemon
-	Replace bool   // living mounts of our types too
+	Replace bool   // replace living mounts of our types too
 	DryRun  bool
-	// Items are the files, none for all that are served.
+	// Items are the files. If there are none, all files that are served count.
 	Items []item
 }
 
 // item is one file of a job.
 type item struct {
-	// Path is that of the file below Dir, and below the root of the container.
+	// Path is the path of the file below Dir, and below the root of the container.
 	Path string
-	// Point and Mount are those of the dead mount to replace, which must be the
-	// topmost one there. They are set in Heal only, where Point is below the
-	// root of the container and Path may be elsewhere (a second procfs).
+	// Mount is the id of the dead mount to replace, which must be the topmost one
+	// at Point. Only Heal sets them. Point is below the root of the container and
+	// may differ from Path (a second procfs).
 	Point string `json:",omitempty"`
 	Mount int    `json:",omitempty"`
 	// Optional says that the file may be missing.
 	Optional bool `json:",omitempty"`
+
+	dev uint64 // superblock of Mount; not for the helper
 }
 
-// answer is one result on its way from the helper.
+// answer is one result as the helper writes it.
 type answer struct {
-	Target string `json:",omitempty"` // "" where the rest is about the whole job
+	Target string `json:",omitempty"` // "" if the error concerns the whole job
 	State  State  `json:",omitempty"`
 	Error  string `json:",omitempty"`
 }
 
-// errHung says that a helper did not end in time. Some results may be there.
-var errHung = fmt.Errorf("no answer in %s: a file system in its tree, or the daemon, hangs", patience)
+// errHung is returned by run if the helper did not end in time.
+var errHung = errors.New("a file system in its tree, or the daemon, hangs")
 
-// run has a helper do the job and returns its results.
-func run(ctx context.Context, j job) ([]Result, error) {
+// run has a helper do the job and returns its results, which may be some of all if
+// there is an error. A helper that does not end within the time limit is killed. If
+// it waits in a system call that no signal interrupts, it stays until the file
+// system that it waits for answers or ends; run does not wait for it.
+func run(ctx context.Context, j job, limit time.Duration) ([]Result, error) {
 	input, err := json.Marshal(j)
 	if err != nil {
 		return nil, err
@@ -77,25 +83,24 @@ func run(ctx context.Context, j job) ([]Result, error) {
 	cmd.Env = []string{"GOMAXPROCS=1"}
 	cmd.Stdin = bytes.NewReader(input)
 	cmd.Stdout = theirs
-	// So that a Ctrl-C ends us and not it, between two steps.
+	// A process group of its own: Ctrl-C must not end it between two steps.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = cmd.Start()
-	theirs.Close() // so that the helper's end is the end of the file
+	theirs.Close() // the helper has the only other one
 	if err != nil {
 		return nil, fmt.Errorf("start a helper: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
-		_ = cmd.Process.Kill() // an error says that it has ended
+		_ = cmd.Process.Kill() // an error means that it has ended
 		_ = ours.SetReadDeadline(time.Now())
 	})
 	results, err := receive(ours)
 	if !stop() {
-		// Not waited for: where it hangs for good, not even the kill reaches it.
-		go func() { _ = cmd.Wait() }()
+		go func() { _ = cmd.Wait() }() // may never return
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return results, errHung
+			return results, fmt.Errorf("no answer in %s: %w", limit, errHung)
 		}
 		return results, ctx.Err()
 	}
@@ -105,7 +110,7 @@ func run(ctx context.Context, j job) ([]Result, error) {
 	return results, err
 }
 
-// receive reads answers up to the end of the file.
+// receive reads answers until the end of file.
 func receive(r io.Reader) ([]Result, error) {
 	var results []Result
 	for dec := json.NewDecoder(bufio.NewReader(r)); ; {
@@ -129,7 +134,7 @@ func receive(r io.Reader) ([]Result, error) {
 }
 
 // RunHelper does the work of a helper and ends the process, if this process was
-// started as one. Call it first thing in main.
+// started as one. Call it first in main.
 func RunHelper() {
 	if len(os.Args) != 1 || os.Args[0] != helperArg {
 		return
@@ -141,8 +146,8 @@ func RunHelper() {
 	os.Exit(0)
 }
 
-// help does the job that it reads from in. An error means that nobody could be
-// told.
+// help reads a job from in and does it. It returns an error if the results could
+// not be written.
 func help(in io.Reader, out *json.Encoder) error {
 	var j job
 	if err := json.NewDecoder(in).Decode(&j); err != nil {
@@ -165,8 +170,8 @@ func help(in io.Reader, out *json.Encoder) error {
 	return out.Encode(answer{Error: err.Error()})
 }
 
-// probe tells whether the FUSE file system at path answers.
-func probe(ctx context.Context, path string) error {
-	_, err := run(ctx, job{Probe: path})
+// probe returns an error if the FUSE file system at path does not answer.
+func probe(ctx context.Context, path string, limit time.Duration) error {
+	_, err := run(ctx, job{Probe: path}, limit)
 	return err
 }
