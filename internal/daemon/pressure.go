@@ -9,17 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
+	"vprocfs/internal/shm"
 	"vprocfs/internal/supervise"
 	"vprocfs/procvirt"
-	"vprocfs/procvirt/host"
-	"vprocfs/procvirt/psi"
 )
 
 // pressureDir is where the mount of proc/pressure belongs, below the main one.
@@ -38,18 +35,12 @@ func servePressure(src *source, log *slog.Logger, o fs.MountOptions) (*os.File, 
 	return os.NewFile(uintptr(fd), pressureDir), nil
 }
 
-// servePressureOn serves a connection of proc/pressure. kept are the triggers that
-// there are already; nil for none, which are not kept then.
-func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, kept *keptTriggers, o fs.ServerOptions) *fs.Server {
-	t := &triggers{src: src, log: log, kept: kept}
-	t.table = psi.NewTable(min(src.files/16, psi.MaxTriggers), func(waiter uint64) {
-		if err := conn.Wake(waiter); err != nil {
-			log.Error("nobody is told of an event", "err", err)
-		}
-	})
-	if kept != nil {
-		kept.restore(t.table, conn, log)
-	}
+// servePressureOn serves a connection of proc/pressure. saved has the triggers of the
+// former worker; if it is nil, triggers end with this process.
+func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, saved *shm.Table, o fs.ServerOptions) *fs.Server {
+	t := &triggers{src: src, Triggers: src.registry.NewTriggers(procvirt.TriggerConfig{
+		Max: src.files / 16, Wake: conn.Wake, Saved: saved, Log: log,
+	})}
 	o.Log, o.Tree, o.Triggers = log, fs.PressureTree, t
 	server := fs.NewServer(conn, src, o)
 	go func() {
@@ -64,11 +55,10 @@ func servePressureOn(conn *fs.Conn, src *source, log *slog.Logger, kept *keptTri
 // with the mount that a former worker has made, if it is there. Where the view is
 // unmounted, this goes with it. With an error there may be a server all the same.
 func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.MountOptions, dir string) (*fs.Server, error) {
-	triggers, err := keptTable(w, log, fileTriggers, triggerFormat())
+	saved, err := keptTable(w, log, fileTriggers, procvirt.TriggerFormat())
 	if err != nil {
 		return nil, err
 	}
-	kept := newKeptTriggers(triggers)
 	path := filepath.Join(dir, pressureDir)
 	fuse, ok := w.Files[filePressure]
 	journal, ok2 := w.Files[filePressureJournal]
@@ -85,7 +75,7 @@ func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.Mount
 			if err != nil {
 				return nil, err
 			}
-			server := servePressureOn(conn, src, log, kept, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
+			server := servePressureOn(conn, src, log, saved, fs.ServerOptions{Journal: j, Crashed: w.Crashed})
 			if dev != 0 {
 				return server, nil
 			}
@@ -110,7 +100,7 @@ func keepPressure(w *supervise.Worker, src *source, log *slog.Logger, o fs.Mount
 	}
 	w.Keep(filePressure, conn.FD())
 	w.Keep(filePressureJournal, j.FD())
-	return servePressureOn(conn, src, log, kept, fs.ServerOptions{Journal: j}), attachMount(mount, path)
+	return servePressureOn(conn, src, log, saved, fs.ServerOptions{Journal: j}), attachMount(mount, path)
 }
 
 // attachTimeout is how long attaching a mount may take: some milliseconds on a
@@ -155,113 +145,19 @@ func AttachMount(path string) error {
 	return nil
 }
 
-// triggers makes what containers write to proc/pressure triggers on the files of
-// their own control groups. It is an fs.Triggers.
+// triggers passes on to procvirt what containers write to proc/pressure. It is an
+// fs.Triggers.
 type triggers struct {
-	src   *source
-	table *psi.Table
-	kept  *keptTriggers
-	log   *slog.Logger
-
-	// refused has the errnos that were logged.
-	refused sync.Map
+	*procvirt.Triggers
+	src *source
 }
 
-// Set makes a trigger. Who may set which is the kernel's rule since Linux 6.5, on
-// all kernels: everybody those with a window that is a multiple of 2 s, which the
-// kernel looks after in passing, and the privileged all.
+// Set makes text the trigger of the open file fh.
 func (t *triggers) Set(turn *fs.Turn, fh uint64, n fs.NodeID, text []byte) error {
-	c := turn.Caller()
-	err := t.set(turn, fh, n, text)
-	if err == nil {
-		return nil
-	}
-	var errno unix.Errno
-	if !errors.As(err, &errno) {
-		errno = unix.EIO
-	}
-	level := slog.LevelDebug
-	if errno == unix.ENOSPC || errno == unix.EPERM {
-		// Not the program's fault: there are too many, or this process lacks
-		// CAP_SYS_RESOURCE. Once, for a container could fill the log.
-		if _, seen := t.refused.LoadOrStore(errno, true); !seen {
-			level = slog.LevelWarn
-		}
-	}
-	t.log.Log(context.Background(), level, "a trigger is refused", "pid", c.PID, "errno", unix.ErrnoName(errno), "err", err)
-	return err
-}
-
-func (t *triggers) set(turn *fs.Turn, fh uint64, n fs.NodeID, text []byte) error {
 	file, err := t.src.fileOf(n)
 	if err != nil {
 		return err
 	}
-	trigger, err := psi.Parse(text)
-	if err != nil {
-		return err
-	}
-	if !trigger.Cheap() && !privileged(turn.Caller()) {
-		return fmt.Errorf("window of an unprivileged process is not a multiple of 2 s: %w", unix.EINVAL)
-	}
-	pid := turn.Caller().PID
-	place, err := t.src.registry.PressurePlace(pid, file, turn)
-	if err != nil {
-		return err
-	}
-	record := psi.Record{Handle: fh, File: place.File, Trigger: trigger, Owners: ownersOf(place)}
-	err = t.table.Set(record, func() error {
-		// The group may have been removed, and its name be another's by now. It
-		// is not if the caller is in the group of that name after the file was
-		// opened: the file is then of this group, or of one that is gone and
-		// refuses the trigger.
-		again, err := t.src.registry.PressurePlace(pid, file, turn)
-		if err == nil && again != place {
-			err = fmt.Errorf("control group %s changes: %w", place.Group, unix.ENODEV)
-		}
-		return err
-	})
-	if err == nil {
-		t.kept.add(record)
-	}
-	return err
-}
-
-// privileged tells whether the kernel would let c set any trigger: it wants
-// CAP_SYS_RESOURCE, of whichever user namespace (psi_trigger_create,
-// kernel/sched/psi.c). Root counts without it: runtimes take it away as it
-// concerns the host, but a container's own pressure is its own affair, and
-// psi.MaxPerOwner bounds what it costs.
-func privileged(c fs.Caller) bool {
-	if c.UID == 0 {
-		return true
-	}
-	caps, err := host.EffectiveCapabilities(proc, c.PID)
-	return err == nil && caps&(1<<unix.CAP_SYS_RESOURCE) != 0
-}
-
-// ownersOf returns whose triggers one at p counts as: those of the pid namespace, which
-// may have groups of its own making, and those of the control group, which may have pid
-// namespaces of its own making.
-func ownersOf(p procvirt.PressurePlace) (owners [2]string) {
-	if p.Namespace != 0 {
-		owners[0] = "pid namespace " + strconv.FormatUint(p.Namespace, 10)
-	}
-	switch {
-	case p.Group != "":
-		owners[1] = "control group " + p.Group
-	case p.Namespace == 0:
-		owners[1] = "the host"
-	}
-	return owners
-}
-
-func (t *triggers) Poll(fh, kh uint64, asked uint32) uint32 {
-	t.kept.waits(fh, kh)
-	return t.table.Poll(fh, kh, asked)
-}
-
-func (t *triggers) Release(fh uint64) {
-	t.kept.remove(fh)
-	t.table.Release(fh)
+	c := turn.Caller()
+	return t.Triggers.Set(procvirt.TriggerRequest{Turn: turn, ID: turn.ID(), Handle: fh, File: file, PID: c.PID, UID: c.UID, Text: text})
 }
