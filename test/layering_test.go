@@ -43,7 +43,7 @@ func layers() map[string]layer {
 			testOthers: testLibs,
 		},
 		"internal/daemon": {
-			own:        []string{"fs", "fs/journal", "initpid", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			own:        []string{"fs", "fs/journal", "initpid", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
 			others:     []string{sys},
 			testOwn:    []string{"internal/sandbox"},
 			testOthers: testLibs,

@@ -31,7 +31,8 @@ const (
 	filePressure        = "vprocfs-pressure" // /dev/fuse
 	filePressureJournal = "vprocfs-pressure-journal"
 	fileTriggers        = "vprocfs-triggers"
-	filePID             = "pidfile" // the holder's only
+	filePins            = "vprocfs-pins" // of fs.Pins
+	filePID             = "pidfile"      // the holder's only
 )
 
 // hold mounts the view at dir, and keeps a worker that serves it, until a signal or

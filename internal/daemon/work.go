@@ -41,6 +41,10 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	if w.Toggled {
 		src.registry.Toggle()
 	}
+	dev, err := journal.Dev(w.Files[fileJournal])
+	if err != nil {
+		return err
+	}
 	kept, conn, err := fs.OpenJournal(w.Files[fileJournal], w.Files[fileFuse])
 	if err != nil {
 		return err
@@ -53,9 +57,11 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	}
 	so := src.serverOptions()
 	so.Journal, so.Crashed = kept, w.Crashed
+	so.Pins = fs.NewPins(func(fd int) { w.Keep(filePins, fd) })
 	server := fs.NewServer(conn, src, so)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
+	newPinner(o, dir, w.Files, dev, server, so.Pins, log).start()
 	servers := []*fs.Server{server}
 	if src.registry.HasPressure() {
 		path, err := resolve(dir)
