@@ -35,7 +35,7 @@ func (n *node) permits(c Caller, want uint32) bool { return permits(n.mode, 0, 0
 // no other system call.
 func (s *Server) access(t *Turn) (int, error) {
 	switch {
-	case t.mask&unix.W_OK != 0 && s.triggers == nil:
+	case t.mask&unix.W_OK != 0 && !s.isWritable(t.id):
 		return 0, syscall.EROFS
 	case !t.node.permits(t.caller, t.mask):
 		return 0, syscall.EACCES

@@ -103,6 +103,7 @@ func part(content []byte, off uint64, size int) []byte {
 func (t *handles) keep(r *request, owner uint64, content []byte, size int) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.learn(r.caller.PID, owner)
 	n := uint64(len(content))
 	whole := r.off+uint64(size) >= n
 	h := t.get(r.fh)
@@ -157,6 +158,7 @@ func notKept(off, n uint64, whole bool) error {
 func (t *handles) keepSized(fh uint64, r *request, owner uint64, content []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.learn(r.caller.PID, owner)
 	h := t.get(fh)
 	if h == nil || h.node != r.id || r.replayed() && h.hasText() || h.begun && h.end == unknownEnd {
 		return

@@ -15,7 +15,10 @@ import (
 // at a time, and whoever else wants it waits in the queue, until a signal.
 const hostReaders = 16
 
-// isHost says whether id is that of an entry of the host's.
+// isCPUDir reports whether id is the directory that the host's entries are in.
+func (s *Server) isCPUDir(id NodeID) bool { return s.cpus != nil && id == s.cpus.dir }
+
+// isHost reports whether id is that of an entry of the host's.
 func (s *Server) isHost(id NodeID) bool { return s.cpus != nil && id&hostBit != 0 }
 
 // hostEntry returns the path and the attributes of the host's entry that t asks for.
@@ -63,12 +66,13 @@ func (s *Server) readlinkHost(t *Turn) (int, error) {
 }
 
 func (s *Server) accessHost(t *Turn) (int, error) {
+	if t.mask&unix.W_OK != 0 {
+		return 0, syscall.EROFS
+	}
 	_, st, err := s.hostEntry(t)
 	switch {
 	case err != nil:
 		return 0, err
-	case t.mask&unix.W_OK != 0:
-		return 0, syscall.EROFS
 	case !t.mayHost(&st, t.mask):
 		return 0, syscall.EACCES
 	}
@@ -76,13 +80,10 @@ func (s *Server) accessHost(t *Turn) (int, error) {
 }
 
 func (s *Server) openHost(t *Turn) (int, error) {
-	switch {
-	case s.pins.isOpening(t.caller):
-		return pinReply(t)
-	case writes(t.flags):
+	if writes(t.flags) {
 		return 0, syscall.EROFS
 	}
-	path, st, err := s.hostEntry(t)
+	_, st, err := s.hostEntry(t)
 	switch {
 	case err != nil:
 		return 0, err
@@ -91,7 +92,7 @@ func (s *Server) openHost(t *Turn) (int, error) {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return 0, syscall.EINVAL
 	}
-	return s.openHostPinned(t, path)
+	return s.openReply(t)
 }
 
 func (s *Server) opendirHost(t *Turn) (int, error) {
@@ -177,7 +178,7 @@ func (s *Server) readdirHost(t *Turn) (int, error) {
 				d.ino = uint64(id)
 			}
 		case path == ".":
-			if n := s.tree.lookup(NodeCPU, []byte(d.name)); n != nil {
+			if n := s.tree.lookup(s.cpus.dir, []byte(d.name)); n != nil {
 				d.ino = uint64(n.id)
 			}
 			if cpuOf(d.name) > last {
@@ -196,9 +197,9 @@ func (s *Server) readdirHost(t *Turn) (int, error) {
 func (s *Server) dotID(path, name string) NodeID {
 	switch {
 	case path == "." && name == "..":
-		return NodeSystem
+		return s.tree.node(s.cpus.dir).parent
 	case path == ".", name == ".." && !strings.Contains(path, "/"):
-		return NodeCPU
+		return s.cpus.dir
 	}
 	return 0
 }

@@ -24,7 +24,7 @@ func smallTree(t testing.TB) *CPUTree {
 			t.Fatal(err)
 		}
 	}
-	tree, err := OpenCPUTree(dir, func(*Turn) (int, error) { return math.MaxInt, nil })
+	tree, err := OpenCPUTree(dir, NodeCPU, func(*Turn) (int, error) { return math.MaxInt, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestTwoEntriesWithOneIDAreNotMixedUp(t *testing.T) {
 // TestMadeUpNamesCostNoMemory looks names up that the host does not have.
 func TestMadeUpNamesCostNoMemory(t *testing.T) {
 	tree := smallTree(t)
-	s := NewServer(NewConn(devNull(t), nil, nil), content("x"), ServerOptions{CPUs: tree})
+	s := NewTestServer(NewConn(devNull(t), nil, nil), content("x"), ServerOptions{CPUs: tree})
 	w := newTurn(s)
 	execute(s, w, wire(header(opLookup, NodeCPU), "cpu0\x00"))
 	for i := range 10_000 {
@@ -150,7 +150,7 @@ func FuzzHostRequest(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, request []byte) {
-		s := NewServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{CPUs: tree})
+		s := NewTestServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{CPUs: tree})
 		s.Stop() // a reader that takes over ends at once
 		w := newTurn(s)
 		in := s.journal.Slot()

@@ -26,7 +26,8 @@ import (
 //
 // It is safe for concurrent use.
 type CPUTree struct {
-	root int // O_PATH
+	dir  NodeID // the directory's
+	root int    // O_PATH
 	last func(t *Turn) (int, error)
 
 	mu sync.Mutex
@@ -39,23 +40,23 @@ type CPUTree struct {
 // maxPaths bounds CPUTree.paths, to about 8 MiB. A CPU has some 100 files.
 const maxPaths = 1 << 16
 
-// OpenCPUTree opens the host's directory, "/sys/devices/system/cpu" but in tests.
-// last returns the number of the highest CPU that a turn's caller may have,
+// OpenCPUTree opens the host's directory, "/sys/devices/system/cpu" but in tests. dir is
+// the node of sys/devices/system/cpu in the table. last returns the number of the highest CPU that a turn's caller may have,
 // math.MaxInt for all of the host's. It blocks as Source.Append does, and so are its
 // errors. It needs Linux 5.6.
-func OpenCPUTree(dir string, last func(t *Turn) (int, error)) (*CPUTree, error) {
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func OpenCPUTree(path string, dir NodeID, last func(t *Turn) (int, error)) (*CPUTree, error) {
+	root, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", dir, err)
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	t := &CPUTree{root: root, last: last, paths: make(map[NodeID]string)}
+	t := &CPUTree{dir: dir, root: root, last: last, paths: make(map[NodeID]string)}
 	fd, err := t.open(".", unix.O_PATH)
 	if err != nil {
 		t.Close()
 		if errors.Is(err, unix.ENOSYS) {
 			err = fmt.Errorf("openat2 needs Linux 5.6: %w", err)
 		}
-		return nil, fmt.Errorf("open %s: %w", dir, err)
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	unix.Close(fd)
 	return t, nil
@@ -109,7 +110,7 @@ func (t *CPUTree) remember(path string) (NodeID, error) {
 // An id that is not known was given out by a former process: the host's tree is
 // searched for it.
 func (t *CPUTree) path(id NodeID, turn *Turn) (string, error) {
-	if id == NodeCPU {
+	if id == t.dir {
 		return ".", nil
 	}
 	t.mu.Lock()
@@ -120,17 +121,6 @@ func (t *CPUTree) path(id NodeID, turn *Turn) (string, error) {
 	}
 	if err := turn.Block(0); err != nil {
 		return "", err
-	}
-	return t.find(id)
-}
-
-// find is path for those who may take their time.
-func (t *CPUTree) find(id NodeID) (string, error) {
-	t.mu.Lock()
-	path, ok := t.paths[id]
-	t.mu.Unlock()
-	if ok {
-		return path, nil
 	}
 	path, err := t.search(id)
 	if err != nil {

@@ -59,7 +59,7 @@ func openCPUs(t testing.TB, dir string, last func(*fs.Turn) (int, error)) *fs.CP
 	if last == nil {
 		last = func(*fs.Turn) (int, error) { return math.MaxInt, nil }
 	}
-	tree, err := fs.OpenCPUTree(dir, last)
+	tree, err := fs.OpenCPUTree(dir, fs.NodeCPU, last)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,7 +427,7 @@ func TestSuccessorKnowsTheHostsEntries(t *testing.T) {
 	if err := m.wait(t); err != nil {
 		t.Fatalf("Serve after Stop: %v", err)
 	}
-	m.srv = fs.NewServer(m.conn, constant("ours\n"), fs.ServerOptions{CPUs: openCPUs(t, dir, nil)})
+	m.srv = fs.NewTestServer(m.conn, constant("ours\n"), fs.ServerOptions{CPUs: openCPUs(t, dir, nil)})
 	m.done = make(chan error, 1)
 	go func() { m.done <- m.srv.Serve() }()
 	<-asked

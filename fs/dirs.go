@@ -3,7 +3,6 @@ package fs
 import (
 	"bytes"
 	"encoding/binary"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -18,19 +17,19 @@ const (
 	negativeValid = 1
 )
 
-// attrValid returns for how many seconds the attributes of n hold: not at all
-// where st_size is the caller's own.
+// attrValid returns for how many seconds the attributes of n hold: not at all for a file,
+// whose st_size is the caller's own.
 func attrValid(n *node) uint64 {
-	if n.size == ownLength {
-		return 0
+	if n.isDir() {
+		return entryValid
 	}
-	return entryValid
+	return 0
 }
 
 // putAttr fills a with the attributes of n; length is st_size in bytes.
 func (s *Server) putAttr(a *fuse.Attr, n *node, length uint64) {
-	now := time.Now()
-	sec, nsec := uint64(now.Unix()), uint32(now.Nanosecond())
+	// The times do not move, or tar(1) says that the file changed while it was read.
+	sec, nsec := uint64(s.start.Unix()), uint32(s.start.Nanosecond())
 	a.Ino = uint64(n.id)
 	a.Size = length
 	// A file with fewer blocks than its size needs has holes for cp(1),
@@ -40,6 +39,9 @@ func (s *Server) putAttr(a *fuse.Attr, n *node, length uint64) {
 	a.Atimensec, a.Mtimensec, a.Ctimensec = nsec, nsec, nsec
 	a.Mode = n.mode
 	a.Nlink = s.tree.nlink(n)
+	if s.isCPUDir(n.id) {
+		a.Nlink = 1 // which find(1) takes for not counted
+	}
 	a.Blksize = pageSize
 }
 
@@ -59,7 +61,7 @@ func (s *Server) lookup(t *Turn) (int, error) {
 	switch {
 	case n != nil:
 		return s.entry(t, n), nil
-	case t.id == NodeCPU && s.cpus != nil:
+	case s.isCPUDir(t.id):
 		return s.lookupHost(t)
 	}
 	return noEntry(t), nil
@@ -88,12 +90,8 @@ func (s *Server) entry(t *Turn, n *node) int {
 	out.NodeId = uint64(n.id)
 	out.EntryValid = entryValid
 	out.AttrValid = attrValid(n)
-	length := n.size
-	if length == ownLength {
-		// The kernel asks with GETATTR before it shows this to anyone.
-		length = pageSize
-	}
-	s.putAttr(&out.Attr, n, length)
+	// The kernel asks for a file's with GETATTR before it shows this to anyone.
+	s.putAttr(&out.Attr, n, pageSize)
 	return size
 }
 
@@ -103,7 +101,7 @@ func (s *Server) entry(t *Turn, n *node) int {
 // caller to caller.
 func (s *Server) opendir(t *Turn) (int, error) {
 	out, size := place[fuse.OpenOut](t.out)
-	if t.id != NodeCPU {
+	if !s.isCPUDir(t.id) {
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
 	}
 	return size, nil
@@ -117,7 +115,7 @@ func (s *Server) opendir(t *Turn) (int, error) {
 // takes over.
 func (s *Server) readdir(t *Turn) (int, error) {
 	dir := t.node
-	if dir.id == NodeCPU && s.cpus != nil {
+	if s.isCPUDir(dir.id) {
 		return s.readdirHost(t)
 	}
 	room := t.direntRoom()

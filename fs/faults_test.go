@@ -27,7 +27,7 @@ func serveFaulty(t *testing.T, src Source, fail func(*sysCalls)) *faulty {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Server = NewServer(conn, src, ServerOptions{Log: slog.New(slog.NewTextHandler(f.log, nil))})
+	f.Server = NewTestServer(conn, src, ServerOptions{Log: slog.New(slog.NewTextHandler(f.log, nil))})
 	fail(&f.sys)
 	go func() { f.ended <- f.Serve() }()
 	t.Cleanup(func() {

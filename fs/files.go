@@ -12,9 +12,9 @@ func (s *Server) open(t *Turn) (int, error) {
 	switch {
 	case s.pins.isOpening(t.caller):
 		return pinReply(t)
-	case s.triggers == nil && writes(t.flags):
+	case writes(t.flags) && !s.isWritable(t.id):
 		return 0, syscall.EROFS
-	case !t.node.permits(t.caller, unix.R_OK):
+	case !t.node.permits(t.caller, accessOf(t.flags)):
 		return 0, syscall.EACCES
 	}
 	return s.openReply(t)
@@ -23,6 +23,17 @@ func (s *Server) open(t *Turn) (int, error) {
 // writes reports whether open(2) with these flags is for writing.
 func writes(flags uint32) bool {
 	return flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&syscall.O_TRUNC != 0
+}
+
+// accessOf returns the permissions that open(2) with these flags needs.
+func accessOf(flags uint32) uint32 {
+	switch flags & syscall.O_ACCMODE {
+	case syscall.O_RDONLY:
+		return unix.R_OK
+	case syscall.O_WRONLY:
+		return unix.W_OK
+	}
+	return unix.R_OK | unix.W_OK
 }
 
 // openReply makes the reply to an OPEN: a new handle. It returns ENFILE if the
@@ -50,7 +61,7 @@ func (s *Server) openReply(t *Turn) (int, error) {
 	out.Fh = fh
 	// The content differs from caller to caller, the page cache does not.
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	if s.triggers != nil {
+	if s.isWritable(t.id) {
 		// The inode is one for all containers: none waits for another's write
 		// (Linux 6.2; older kernels do not know the flag).
 		out.OpenFlags |= parallelDirectWrites
@@ -61,7 +72,7 @@ func (s *Server) openReply(t *Turn) (int, error) {
 // release forgets a handle. Nobody looks at the reply.
 func (s *Server) release(t *Turn) (int, error) {
 	s.handles.release(t.fh)
-	if s.triggers != nil {
+	if s.isWritable(t.id) {
 		s.triggers.Release(t.fh)
 	}
 	return 0, nil
@@ -100,24 +111,19 @@ func (s *Server) read(t *Turn) (int, error) {
 // textOwner returns whom a text of t's caller is accounted to. Until others have begun to
 // fill the arena that may be 0, which costs nothing.
 func (s *Server) textOwner(t *Turn) (uint64, error) {
-	if t.owner != 0 {
-		return t.owner, nil
-	}
-	owner, ok := s.handles.ownerOf(t.caller.PID)
-	if !ok && s.handles.isFilling() {
-		if err := t.Block(0); err != nil { // to find the owner
-			return 0, err
+	if t.owner == 0 && s.handles.isFilling() {
+		if owner, ok := s.handles.ownerOf(t.caller.PID); ok {
+			return owner, nil
 		}
-		owner = t.owner
-		s.handles.learn(t.caller.PID, owner)
+		return t.owner, t.Block(0) // which finds the owner
 	}
-	return owner, nil
+	return t.owner, nil
 }
 
 // getattr makes the reply to a GETATTR.
 func (s *Server) getattr(t *Turn) (int, error) {
-	length := t.node.size
-	if length == ownLength {
+	length := t.node.bound
+	if !t.node.isDir() {
 		n, err := s.contentLength(t)
 		if err != nil {
 			return 0, err
@@ -138,7 +144,7 @@ func (s *Server) getattr(t *Turn) (int, error) {
 // known, so that size and content agree and the work is not done twice. lseek(2)
 // with SEEK_END sends the handle. fstat(2) does not (fs/fuse/dir.c, fuse_getattr,
 // 5.10 to 6.18), but it mostly comes from the thread that has just opened the
-// file. Content that somebody is in the middle of reading stays.
+// file. A text that somebody is in the middle of reading stays, and has its length.
 //
 // For a thread that opened no such file, as in Node's pool, or a program whose
 // shell did, or one that goes by a path, the content will be another one when it is
@@ -152,6 +158,9 @@ func (s *Server) contentLength(t *Turn) (int, error) {
 	}
 	if n, ok := s.handles.length(fh, &t.request); ok {
 		return n, nil
+	}
+	if fh == noHandle && t.node.bound != 0 {
+		return int(t.node.bound), nil
 	}
 	content, err := s.makeContent(t)
 	if err != nil {

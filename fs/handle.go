@@ -214,6 +214,7 @@ func (t *handles) open(owner uint64, id NodeID, c Caller, unique uint64) (fh uin
 	fh = t.own(t.index(h))
 	atomic.StoreUint64(&h.fh, fh)
 	t.noteOpen(c.PID, id, fh)
+	t.learn(c.PID, owner)
 	return fh, nil
 }
 
@@ -345,7 +346,7 @@ func (t *handles) noteOpen(pid int, id NodeID, fh uint64) {
 }
 
 // lastOpened returns the handle of node id that the thread pid opened last, if it was just
-// now, else noHandle. It may have been released since.
+// now and is open, else noHandle.
 func (t *handles) lastOpened(pid int, id NodeID) uint64 {
 	if pid == 0 {
 		return noHandle
@@ -354,7 +355,7 @@ func (t *handles) lastOpened(pid int, id NodeID) uint64 {
 	defer t.mu.Unlock()
 	for _, r := range t.waysOf(pid) {
 		// Not for long: the number may be another thread's by and by.
-		if r.pid == pid && r.id == id && t.now()-r.at < sizedFor {
+		if r.pid == pid && r.id == id && t.now()-r.at < sizedFor && t.get(r.fh) != nil {
 			return r.fh
 		}
 	}
@@ -374,11 +375,15 @@ const (
 	memoFor = time.Second
 )
 
-// learn notes the owner of the thread pid.
+// learn notes the owner of the thread pid, if that is not known from a memo. t.mu is held.
 func (t *handles) learn(pid int, owner uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.memo[pid%numMemos] = memo{pid, owner, t.now()}
+	if pid == 0 || owner == 0 {
+		return
+	}
+	m, now := &t.memo[pid%numMemos], t.now()
+	if m.pid != pid || m.owner != owner || now-m.at >= memoFor {
+		*m = memo{pid, owner, now}
+	}
 }
 
 // ownerOf returns the owner of the thread pid; ok is false if it is not known.
@@ -386,5 +391,5 @@ func (t *handles) ownerOf(pid int) (owner uint64, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m := &t.memo[pid%numMemos]
-	return m.owner, m.pid == pid && pid != 0 && m.at != 0 && t.now()-m.at < memoFor
+	return m.owner, m.pid == pid && pid != 0 && t.now()-m.at < memoFor
 }

@@ -187,8 +187,8 @@ func TestReleasedHandleIsNotItsSuccessor(t *testing.T) {
 	if h.get(fh) == nil || h.get(fh).hasText() || h.get(old) != nil {
 		t.Error("what was done to the old handle was done to the new one")
 	}
-	if got := h.lastOpened(7, NodeStat); got != old {
-		t.Errorf("last opened: %#x", got)
+	if got := h.lastOpened(7, NodeStat); got != noHandle {
+		t.Errorf("last opened: %#x, which is closed", got)
 	}
 	if _, ok := h.length(old, reading(old, 0, 0, Caller{})); ok {
 		t.Error("a released handle is being read")
@@ -272,11 +272,11 @@ func TestContentMadeForAnotherOrLongAgoIsNotRead(t *testing.T) {
 // share, and gets it again when he has closed some.
 func TestOneOwnerLeavesHandlesForOthers(t *testing.T) {
 	h := testHandles(t)
-	s := &Server{handles: h}
+	s := &Server{handles: h, tree: newTree(nil)}
 	open := func(uid uint32) (uint64, error) {
 		w := newTurn(s)
 		w.blocked = true
-		w.request = request{id: NodeUptime, caller: Caller{PID: 1, UID: uid}, owner: uint64(uid), unique: unique.Add(2)}
+		w.request = request{id: NodeUptime, caller: Caller{PID: int(uid), UID: uid}, owner: uint64(uid), unique: unique.Add(2)}
 		n, err := s.openReply(w)
 		if err != nil {
 			return noHandle, err

@@ -22,7 +22,7 @@ func (content) Owner(Caller) uint64 { return 0 }
 // deadServer is a server without a connection: requests are given to execute, and
 // replies go to fd.
 func deadServer(fd int, src Source) (*Server, *Turn) {
-	s := NewServer(NewConn(fd, nil, nil), src, ServerOptions{})
+	s := NewTestServer(NewConn(fd, nil, nil), src, ServerOptions{})
 	return s, newTurn(s)
 }
 
@@ -141,42 +141,23 @@ func TestModeBitsDecideWhoReads(t *testing.T) {
 	}
 }
 
-func TestNodeTableIsATree(t *testing.T) {
-	seen := make(map[NodeID]*node)
-	table := (&ServerOptions{CPUs: &CPUTree{}, Pressure: true}).table()
-	newTree(table) // sorts it
-	last := NodeID(0)
-	for i := range table {
-		n := &table[i]
-		if n.id <= last {
-			t.Errorf("%s: id %d is not in order", n.name, n.id)
-		}
-		last = n.id
-		seen[n.id] = n
-		if parent := seen[n.parent]; parent == nil || !parent.isDir() {
-			t.Errorf("%s: parent %d is no directory before it", n.name, n.parent)
-		}
-	}
-}
-
-// A file keeps its id for ever: the kernel may hold it over a change of daemons.
-func TestNodeIDsNeverChange(t *testing.T) {
-	tree := newTree((&ServerOptions{CPUs: &CPUTree{}, Pressure: true}).table())
-	for path, id := range map[string]NodeID{
-		"proc": 2, "proc/uptime": 16, "proc/meminfo": 17, "proc/stat": 18,
-		"proc/pressure": 7, "proc/pressure/cpu": 40, "proc/pressure/memory": 41, "proc/pressure/io": 42,
-		"proc/cpuinfo": 19, "proc/loadavg": 20, "proc/swaps": 21, "proc/diskstats": 22, "proc/slabinfo": 23,
-		"sys": 3, "sys/devices": 4, "sys/devices/system": 5, "sys/devices/system/cpu": 6,
-		"sys/devices/system/cpu/online": 32, "sys/devices/system/cpu/present": 33,
-		"sys/devices/system/cpu/possible": 34, "sys/devices/system/cpu/offline": 35,
+// TestATableWithoutADirectoryOrWithAnIDTwiceIsRefused: a file keeps its id for ever, as the
+// kernel may hold it over a change of daemons.
+func TestATableWithoutADirectoryOrWithAnIDTwiceIsRefused(t *testing.T) {
+	root := Node{ID: NodeRoot, Mode: unix.S_IFDIR | 0o555}
+	for name, table := range map[string][]Node{
+		"no root":      {{ID: 9, Path: "uptime"}},
+		"no directory": {root, {ID: 9, Path: "proc/uptime"}},
+		"an id twice":  {root, {ID: 9, Path: "uptime"}, {ID: 9, Path: "stat"}},
 	} {
-		at := tree.node(NodeRoot)
-		for name := range strings.SplitSeq(path, "/") {
-			at = tree.lookup(at.id, []byte(name))
-		}
-		if at.id != id {
-			t.Errorf("%s has id %d, had %d", path, at.id, id)
-		}
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			newTree(table)
+		}()
 	}
 }
 

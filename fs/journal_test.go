@@ -329,7 +329,7 @@ func FuzzJournal(f *testing.F) {
 		copy(j.Slot(), b)
 		j = pass(t, j)
 		defer j.Close()
-		s := NewServer(NewConn(devNull(t), nil, nil), content("content"), ServerOptions{Journal: j, Crashed: len(b)%2 == 0})
+		s := NewTestServer(NewConn(devNull(t), nil, nil), content("content"), ServerOptions{Journal: j, Crashed: len(b)%2 == 0})
 		s.stop.Store(true)
 		if err := s.Serve(); err != nil {
 			t.Error(err)

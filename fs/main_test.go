@@ -106,7 +106,7 @@ func serve(t testing.TB, src fs.Source, o fs.ServerOptions) *served {
 		t.Fatal(err)
 	}
 	m.conn = conn
-	m.srv = fs.NewServer(conn, src, o)
+	m.srv = fs.NewTestServer(conn, src, o)
 	go func() { m.done <- m.srv.Serve() }()
 	t.Cleanup(func() {
 		if err := fs.Unmount(m.dir); err != nil && !errors.Is(err, unix.EINVAL) {

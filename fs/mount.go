@@ -31,8 +31,6 @@ type MountOptions struct {
 	// FSName is the source of the mount, the first column of /proc/mounts.
 	// Default Name.
 	FSName string
-	// Writable makes a mount that can be written to, for the PressureTree.
-	Writable bool
 }
 
 func (o MountOptions) withDefaults() MountOptions {
@@ -93,14 +91,9 @@ func Mount(dir string, o MountOptions) (*Conn, error) {
 			data += "=" + p.value
 		}
 	}
-	// MS_RDONLY makes the superblock read-only too: nothing is written
-	// here, and without it every fstat(2) after a read is a GETATTR,
-	// because a read makes atime stale (6.6 of 41.6 us for a cat, 6.18).
-	// There are no devices, no set-uid files, no programs.
-	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
-	if !o.Writable {
-		flags |= unix.MS_RDONLY
-	}
+	// There are no devices, no set-uid files, no programs. It is not MS_RDONLY: the
+	// files of proc/pressure can be written to, and the Server refuses all else.
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	if err := unix.Mount(o.FSName, target, o.fsType(), flags, data); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount %s: %w", dir, noFUSE(err))
@@ -196,11 +189,7 @@ func detachedMount(fd int, o MountOptions) (int, error) {
 	}
 	defer unix.Close(fsfd)
 	params := append(mountParams(fd), mountParam{"source", o.FSName}, mountParam{"subtype", o.Name})
-	attrs := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
-	if !o.Writable {
-		params = append(params, mountParam{"ro", ""})
-		attrs |= unix.MOUNT_ATTR_RDONLY
-	}
+	const attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	for _, p := range params {
 		if p.value == "" {
 			err = unix.FsconfigSetFlag(fsfd, p.key)

@@ -181,7 +181,7 @@ func TestDetachedMountIsServedBeforeAndAfterItIsAttached(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &served{dir: t.TempDir(), conn: conn, done: make(chan error, 1)}
-	m.srv = fs.NewServer(conn, constant("content"), fs.ServerOptions{})
+	m.srv = fs.NewTestServer(conn, constant("content"), fs.ServerOptions{})
 	go func() { m.done <- m.srv.Serve() }()
 
 	fd, err := unix.Openat(mountfd, "proc/uptime", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -204,7 +204,7 @@ func TestDetachedMountIsServedBeforeAndAfterItIsAttached(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := mountLine(t, string(text), m.dir)
-	if !contains(line, " ro,nosuid,nodev,noexec,relatime ") || !contains(line, " - fuse.vprocfs source ro,user_id=0,group_id=0,allow_other") {
+	if !contains(line, " rw,nosuid,nodev,noexec,relatime ") || !contains(line, " - fuse.vprocfs source rw,user_id=0,group_id=0,allow_other") {
 		t.Errorf("not the options of a mount: %q", line)
 	}
 	if err := fs.Unmount(m.dir); err != nil {
@@ -222,7 +222,7 @@ func TestDetachedMountEndsWithItsDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &served{done: make(chan error, 1)}
-	m.srv = fs.NewServer(conn, constant("x"), fs.ServerOptions{})
+	m.srv = fs.NewTestServer(conn, constant("x"), fs.ServerOptions{})
 	go func() { m.done <- m.srv.Serve() }()
 	unix.Close(mountfd)
 	if err := m.wait(t); err != nil {

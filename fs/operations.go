@@ -3,7 +3,6 @@ package fs
 import (
 	"errors"
 	"syscall"
-	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -48,10 +47,11 @@ func operations() (ops [numOpcodes]operation) {
 	// Ids are constants; there is nothing to count.
 	forget := operation{execute: fail(errNoReply)}
 	done := operation{execute: (*Server).done}
-	change := operation{execute: (*Server).change}
+	// As on a read-only file system.
+	change := operation{execute: fail(syscall.EROFS)}
 	ops[opForget], ops[opBatchForget] = forget, forget
 	ops[opReleasedir], ops[opDestroy] = done, done
-	for _, op := range []int{opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename, opRename2, opLink, opCreate, opTmpfile} {
+	for _, op := range []int{opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename, opRename2, opLink, opCreate, opTmpfile, opSetxattr, opRemovexattr} {
 		ops[op] = change
 	}
 	ops[opLookup] = operation{anyNode, decodeLookup, (*Server).lookup, (*Server).lookupHost}
@@ -160,7 +160,7 @@ func decodeGetattr(s *Server, t *Turn, b []byte) error {
 	if in == nil {
 		return errShort
 	}
-	if t.node != nil && t.node.size == ownLength && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
+	if t.node != nil && !t.node.isDir() && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
 		t.fh = in.Fh()
 		s.handles.adopt(t.fh, t.id)
 	}
@@ -200,24 +200,6 @@ func decodeRead(s *Server, t *Turn, b []byte) error {
 	}
 	t.fh, t.off, t.size = in.Fh, in.Offset, int(min(in.Size, maxPages*pageSize))
 	s.handles.adopt(t.fh, t.id)
-	return nil
-}
-
-func decodeWrite(s *Server, t *Turn, b []byte) error {
-	in := decode[fuse.WriteIn](b)
-	const fixed = int(unsafe.Sizeof(fuse.WriteIn{}))
-	switch {
-	case s.triggers == nil:
-		return syscall.EROFS
-	case in == nil || uint64(fixed)+uint64(in.Size) > uint64(in.Length):
-		return errShort
-	case in.Fh == noHandle:
-		return syscall.ENFILE
-	}
-	// The journal keeps only the beginning of a long text.
-	text := b[fixed:]
-	t.fh, t.off, t.size = in.Fh, in.Offset, int(in.Size)
-	t.text = string(text[:min(len(text), t.size, maxText)])
 	return nil
 }
 

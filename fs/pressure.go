@@ -5,28 +5,14 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
-// The files of proc/pressure are a mount of their own inside the main one,
-// because they are written to and waited for. On a mount that has answered one
-// POLL with ENOSYS the kernel never asks again; on one that answers POLL each
-// program that puts its files into an epoll set, as Go's do with all of them,
-// costs one request more for each open(2). And only on a writable superblock may
-// the files be written to, which costs a GETATTR for each fstat(2).
+// The files that can be written to are those of proc/pressure: what is written makes a
+// trigger, and poll(2) waits for its events. All others are read-only as on a read-only
+// file system, and always ready. The superblock itself is writable, for all of them.
 
-// Tree is the table of nodes that a Server serves.
-type Tree int
-
-const (
-	// MainTree has all files. What is in it is read-only.
-	MainTree Tree = iota
-	// PressureTree has the files of proc/pressure in its root. It wants a
-	// mount with MountOptions.Writable, and ServerOptions.Triggers.
-	PressureTree
-)
-
-// Triggers is what stands behind the files of the PressureTree: what is written
-// to one makes a trigger, and poll(2) waits for its events. It must be safe for
+// Triggers is what stands behind the files that can be written to. It must be safe for
 // concurrent use.
 type Triggers interface {
 	// Set makes what t's caller has written to node n the trigger of the open file
@@ -40,39 +26,6 @@ type Triggers interface {
 	Poll(fh, kh uint64, asked uint32) uint32
 	// Release ends the trigger of fh, if it has one. It must not wait.
 	Release(fh uint64)
-}
-
-// addPressure adds the files of proc/pressure below the directory parent.
-func addPressure(table []node, parent NodeID, mode uint32) []node {
-	return append(table,
-		node{NodePressureCPU, parent, "cpu", mode, pageSize},
-		node{NodePressureMemory, parent, "memory", mode, pageSize},
-		node{NodePressureIO, parent, "io", mode, pageSize},
-	)
-}
-
-// table returns the nodes that o asks for.
-func (o *ServerOptions) table() []node {
-	const (
-		dir      = syscall.S_IFDIR | 0o555
-		file     = syscall.S_IFREG | 0o444
-		writable = syscall.S_IFREG | 0o666 // as in Linux 5.16 and later (psi_proc_init)
-	)
-	if o.Tree == PressureTree {
-		return addPressure([]node{{NodeRoot, NodeRoot, "", dir, pageSize}}, NodeRoot, writable)
-	}
-	table := nodeTable()
-	if o.CPUs == nil {
-		table = without(table, NodeSys)
-	}
-	if o.Pressure {
-		// The other mount covers the directory. Where a bind mount leaves that
-		// one behind, as mount(8) without --rbind does, the files can still be
-		// read.
-		table = append(table, node{NodePressure, NodeProc, "pressure", dir, pageSize})
-		table = addPressure(table, NodePressure, file)
-	}
-	return table
 }
 
 // Wake tells the kernel that the file with the poll handle kh, which a POLL has
@@ -94,19 +47,62 @@ func (c *Conn) Wake(kh uint64) error {
 	return nil
 }
 
-// poll makes the reply to a POLL.
+// isWritable reports whether the node id is a file that can be written to.
+func (s *Server) isWritable(id NodeID) bool {
+	n := s.tree.node(id)
+	return s.triggers != nil && n != nil && n.isWritable()
+}
+
+// ready are the events that poll(2) finds on a regular file.
+const ready = unix.POLLIN | unix.POLLOUT | unix.EPOLLRDNORM | unix.EPOLLWRNORM
+
+// poll makes the reply to a POLL. Without Triggers it is ENOSYS, after which the kernel
+// never asks again, for no file of the connection.
 func (s *Server) poll(t *Turn) (int, error) {
 	if s.triggers == nil {
 		return 0, syscall.ENOSYS
 	}
 	out, size := place[pollOut](t.out)
-	out.Revents = s.triggers.Poll(t.fh, t.kh, t.events)
+	if s.isWritable(t.id) {
+		out.Revents = s.triggers.Poll(t.fh, t.kh, t.events)
+	} else {
+		out.Revents = t.events & ready
+	}
 	return size, nil
 }
 
 // maxText is how much of a written text is looked at, in bytes: what the kernel
 // looks at too (psi_write).
 const maxText = 32
+
+// maxEnd bounds the end of what is written, in bytes from the start of the file. It is
+// less than the shortest content ("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n").
+//
+// The inode is one for all containers. For a write beyond st_size, and one with O_APPEND,
+// the kernel holds its lock until the answer, and others' writes wait
+// (fuse_dio_wr_exclusive_lock, fs/fuse/file.c): such a write is refused at once.
+const maxEnd = 46
+
+func decodeWrite(s *Server, t *Turn, b []byte) error {
+	in := decode[fuse.WriteIn](b)
+	const fixed = int(unsafe.Sizeof(fuse.WriteIn{}))
+	switch {
+	case in == nil:
+		return errShort
+	case !s.isWritable(t.id):
+		return syscall.EROFS
+	case in.Flags&syscall.O_APPEND != 0, in.Offset > maxEnd, in.Offset+uint64(in.Size) > maxEnd:
+		return syscall.EINVAL
+	case fixed+int(in.Size) > len(b):
+		return errShort
+	case in.Fh == noHandle:
+		return syscall.ENFILE
+	}
+	text := b[fixed:]
+	t.fh, t.off, t.size = in.Fh, in.Offset, int(in.Size)
+	t.text = string(text[:min(t.size, maxText)])
+	return nil
+}
 
 // write makes the reply to a WRITE. To find the writer's container may take long.
 func (s *Server) write(t *Turn) (int, error) {
@@ -121,33 +117,19 @@ func (s *Server) write(t *Turn) (int, error) {
 	return size, nil
 }
 
-// setattr makes the reply to a SETATTR. truncate(2), which a shell's > does, and
-// utimes(2) change nothing, as with the kernel's own file; modes and owners are
-// not the container's to change.
+// setattr makes the reply to a SETATTR. truncate(2), which a shell's > does, and utimes(2)
+// change nothing of a file that can be written to, as of the kernel's own; modes and owners
+// are not the container's to change.
 func (s *Server) setattr(t *Turn) (int, error) {
-	n := s.tree.node(t.id)
 	switch {
-	case s.triggers == nil:
+	case !s.isWritable(t.id):
 		return 0, syscall.EROFS
-	case n == nil:
-		return 0, syscall.ESTALE
-	case n.isDir() || t.valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0:
+	case t.valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0:
 		return 0, syscall.EPERM
 	}
+	n := s.tree.node(t.id)
 	out, size := place[fuse.AttrOut](t.out)
 	out.AttrValid = attrValid(n)
-	s.putAttr(&out.Attr, n, n.size)
+	s.putAttr(&out.Attr, n, pageSize)
 	return size, nil
-}
-
-// change answers the requests that would change the tree. With a read-only
-// superblock the kernel refuses them itself.
-func (s *Server) change(t *Turn) (int, error) {
-	switch {
-	case s.triggers == nil:
-		return 0, syscall.EROFS
-	case t.op == opCreate:
-		return 0, syscall.EACCES // what open(2) with O_CREAT gets in /proc
-	}
-	return 0, syscall.EPERM
 }

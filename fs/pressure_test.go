@@ -3,7 +3,9 @@ package fs_test
 import (
 	"errors"
 	"os"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -96,29 +98,11 @@ func (f *fakeTriggers) texts() (texts []string) {
 	return texts
 }
 
-// servePressure serves the PressureTree, detached, and attaches it to a directory
-// until the test ends.
+// servePressure serves files that can be written to.
 func servePressure(t *testing.T, f *fakeTriggers) *served {
 	t.Helper()
 	f.set = map[uint64]string{}
-	m := &served{dir: tempDir(t), done: make(chan error, 1)}
-	conn, fd, err := fs.MountDetached(fs.MountOptions{Writable: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.conn = conn
-	m.srv = fs.NewServer(conn, constant("some\nfull\n"), fs.ServerOptions{Tree: fs.PressureTree, Triggers: f})
-	go func() { m.done <- m.srv.Serve() }()
-	t.Cleanup(func() {
-		fs.Unmount(m.dir) // an error says that the test has done it
-		unix.Close(fd)
-		m.wait(t)
-		conn.Close()
-	})
-	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, m.dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		t.Fatal(err)
-	}
-	return m
+	return serve(t, constant("some\nfull\n"), fs.ServerOptions{Triggers: f})
 }
 
 func openRDWR(t *testing.T, path string) int {
@@ -150,10 +134,10 @@ func poll(t *testing.T, fd int, asked int16, ms int) int16 {
 func TestAPressureFileIsWrittenAndRead(t *testing.T) {
 	f := &fakeTriggers{}
 	m := servePressure(t, f)
-	if names := list(t, m.dir); !slices.Equal(names, []string{"cpu", "memory", "io"}) {
+	if names := list(t, m.path("pressure")); !slices.Equal(names, []string{"cpu", "memory", "io"}) {
 		t.Errorf("it has %q", names)
 	}
-	fd := openRDWR(t, m.dir+"/memory")
+	fd := openRDWR(t, m.path("pressure/memory"))
 	const text = "some 150000 1000000\x00"
 	if n, err := unix.Write(fd, []byte(text)); n != len(text) || err != nil {
 		t.Fatalf("write: %d, %v", n, err)
@@ -169,12 +153,6 @@ func TestAPressureFileIsWrittenAndRead(t *testing.T) {
 	if got := pread(t, fd, 100, 0); got != "some\nfull\n" {
 		t.Errorf("read %q", got)
 	}
-	// What is written beyond 32 bytes does not count, but is written.
-	long := openRDWR(t, m.dir+"/cpu")
-	if n, err := unix.Write(long, make([]byte, 4096)); n != 4096 || err != nil {
-		t.Errorf("long write: %d, %v", n, err)
-	}
-	unix.Close(long)
 	unix.Close(fd)
 	eventually(t, "the trigger ends with the file", func() bool { return len(f.texts()) == 0 })
 }
@@ -182,7 +160,7 @@ func TestAPressureFileIsWrittenAndRead(t *testing.T) {
 func TestAWritersErrorsAreItsOwn(t *testing.T) {
 	f := &fakeTriggers{answer: unix.ENOSPC}
 	m := servePressure(t, f)
-	fd := openRDWR(t, m.dir+"/io")
+	fd := openRDWR(t, m.path("pressure/io"))
 	if _, err := unix.Write(fd, []byte("some 1 1")); err != unix.ENOSPC {
 		t.Errorf("write: %v", err)
 	}
@@ -199,7 +177,7 @@ func TestAWritersErrorsAreItsOwn(t *testing.T) {
 func TestAPollerIsWokenByWake(t *testing.T) {
 	f := &fakeTriggers{}
 	m := servePressure(t, f)
-	fd := openRDWR(t, m.dir+"/cpu")
+	fd := openRDWR(t, m.path("pressure/cpu"))
 	if got := poll(t, fd, unix.POLLPRI, 20); got != 0 {
 		t.Errorf("without an event: %#x", got)
 	}
@@ -245,7 +223,7 @@ func TestAPollerIsWokenByWake(t *testing.T) {
 // epoll set.
 func TestAGoProgramReadsAPressureFile(t *testing.T) {
 	m := servePressure(t, &fakeTriggers{})
-	out, err := helper("osread", m.dir+"/cpu", "100").Output()
+	out, err := helper("osread", m.path("pressure/cpu"), "100").Output()
 	if err != nil || string(out) != "some\nfull\n" {
 		t.Errorf("%q, %v", out, err)
 	}
@@ -255,7 +233,7 @@ func TestAGoProgramReadsAPressureFile(t *testing.T) {
 func TestALateTriggerOfAnInterruptedWriteIsReleased(t *testing.T) {
 	f := &fakeTriggers{entered: make(chan struct{}), leave: make(chan struct{})}
 	m := servePressure(t, f)
-	cmd := helper("write", m.dir+"/cpu", "1")
+	cmd := helper("write", m.path("pressure/cpu"), "1")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -271,46 +249,93 @@ func TestALateTriggerOfAnInterruptedWriteIsReleased(t *testing.T) {
 		return f.node != 0 && len(f.set) == 0
 	})
 	// Nothing hangs.
-	if got := pread(t, openRDWR(t, m.dir+"/cpu"), 100, 0); got != "some\nfull\n" {
+	if got := pread(t, openRDWR(t, m.path("pressure/cpu")), 100, 0); got != "some\nfull\n" {
 		t.Errorf("read %q", got)
 	}
 }
 
-// TestThePressureTreeIsNotChanged: a shell's > truncates, which is no change, and
-// names, modes and owners stay.
-func TestThePressureTreeIsNotChanged(t *testing.T) {
-	m := servePressure(t, &fakeTriggers{})
-	file := m.dir + "/cpu"
-	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_TRUNC, 0)
-	if err != nil {
-		t.Fatalf("open with O_TRUNC: %v", err)
+// TestWritesThatLockTheInodeAreRefused: all containers share it.
+func TestWritesThatLockTheInodeAreRefused(t *testing.T) {
+	f := &fakeTriggers{}
+	m := servePressure(t, f)
+	const text = "some 150000 2000000"
+	fd := openRDWR(t, m.path("pressure/cpu"))
+	write := func(off int64, n int) error {
+		_, err := unix.Pwrite(fd, []byte(text+strings.Repeat(" ", n-len(text))), off)
+		return err
 	}
-	unix.Close(fd)
+	for _, c := range []struct {
+		off  int64
+		n    int
+		want error
+	}{
+		{0, 4096, unix.EINVAL}, {0, 47, unix.EINVAL}, {40, 20, unix.EINVAL}, {1 << 40, 19, unix.EINVAL}, {4095, 19, unix.EINVAL},
+		{0, 46, nil}, {0, 19, nil}, {19, 19, nil},
+	} {
+		if err := write(c.off, c.n); err != c.want {
+			t.Errorf("%d bytes at %d: %v, want %v", c.n, c.off, err, c.want)
+		}
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_APPEND); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(0, 19); err != unix.EINVAL {
+		t.Errorf("with O_APPEND: %v, want EINVAL", err)
+	}
+}
+
+// changesOf tries everything that would change a file system, at file and at a new name
+// beside it. It returns the errors.
+func changesOf(file, beside string) map[string]error {
 	now := []unix.Timespec{unix.NsecToTimespec(time.Now().UnixNano()), unix.NsecToTimespec(1)}
-	for what, err := range map[string]error{
-		"truncate":  unix.Truncate(file, 0),
-		"utimensat": unix.UtimesNanoAt(unix.AT_FDCWD, file, now, 0),
-	} {
-		if err != nil {
-			t.Errorf("%s: %v", what, err)
+	return map[string]error{
+		"open for writing":  openError(file, unix.O_WRONLY),
+		"open for both":     openError(file, unix.O_RDWR),
+		"open to truncate":  openError(file, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC),
+		"open to append":    openError(file, unix.O_WRONLY|unix.O_APPEND),
+		"access to write":   unix.Access(file, unix.W_OK),
+		"truncate":          unix.Truncate(file, 0),
+		"utimensat":         unix.UtimesNanoAt(unix.AT_FDCWD, file, now, 0),
+		"chmod":             unix.Chmod(file, 0o600),
+		"chown":             unix.Chown(file, 1, 1),
+		"unlink":            unix.Unlink(file),
+		"mkdir":             unix.Mkdir(beside, 0o700),
+		"rename":            unix.Rename(file, beside),
+		"link":              unix.Link(file, beside),
+		"symlink":           unix.Symlink(file, beside),
+		"mknod":             unix.Mknod(beside, unix.S_IFREG|0o600, 0),
+		"create":            openError(beside, unix.O_CREAT|unix.O_WRONLY),
+		"create and read":   openError(beside, unix.O_CREAT|unix.O_RDONLY),
+		"access to write /": unix.Access(path.Dir(file), unix.W_OK),
+	}
+}
+
+// TestOnlyPressureCanBeOpenedForWriting: the rest is as on a read-only file system, though
+// the superblock is not.
+func TestOnlyPressureCanBeOpenedForWriting(t *testing.T) {
+	tree := openCPUs(t, fakeCPUs(t, 2), nil)
+	m := serve(t, constant("some\nfull\n"), fs.ServerOptions{Triggers: &fakeTriggers{}, CPUs: tree})
+	for _, file := range []string{m.path("uptime"), m.path("stat"), m.dir + "/sys/devices/system/cpu/online", m.dir + "/sys/devices/system/cpu/cpu0/topology/core_id"} {
+		for what, err := range changesOf(file, path.Dir(file)+"/x") {
+			if err != unix.EROFS {
+				t.Errorf("%s: %s: %v, want EROFS", file, what, err)
+			}
 		}
 	}
-	for what, err := range map[string]error{
-		"chmod":   unix.Chmod(file, 0o600),
-		"chown":   unix.Chown(file, 1, 1),
-		"unlink":  unix.Unlink(file),
-		"mkdir":   unix.Mkdir(m.dir+"/x", 0o700),
-		"rename":  unix.Rename(file, m.dir+"/x"),
-		"link":    unix.Link(file, m.dir+"/x"),
-		"symlink": unix.Symlink(file, m.dir+"/x"),
-		"mknod":   unix.Mknod(m.dir+"/x", unix.S_IFREG|0o600, 0),
-	} {
-		if err != unix.EPERM {
-			t.Errorf("%s: %v, want EPERM", what, err)
+	file := m.path("pressure/cpu")
+	allowed := map[string]bool{"open for writing": true, "open for both": true, "open to truncate": true, "open to append": true,
+		"access to write": true, "truncate": true, "utimensat": true}
+	for what, err := range changesOf(file, m.path("pressure/x")) {
+		want := error(unix.EROFS)
+		switch {
+		case allowed[what]:
+			want = nil
+		case what == "chmod" || what == "chown":
+			want = unix.EPERM
 		}
-	}
-	if err := openError(m.dir+"/x", unix.O_CREAT|unix.O_WRONLY); err != unix.EACCES {
-		t.Errorf("create: %v", err)
+		if err != want {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(file, &st); err != nil || st.Mode != unix.S_IFREG|0o666 || st.Size != 4096 || st.Uid != 0 {
@@ -327,8 +352,26 @@ func TestThePressureTreeIsNotChanged(t *testing.T) {
 	}
 }
 
-// TestTheMainTreeAnswersNoPoll: the kernel then never asks again.
-func TestTheMainTreeAnswersNoPoll(t *testing.T) {
+// TestOtherFilesAreAlwaysReady: poll(2) and epoll(7) find them as regular files.
+func TestOtherFilesAreAlwaysReady(t *testing.T) {
+	m := serve(t, constant("x"), fs.ServerOptions{Triggers: &fakeTriggers{}})
+	fd := open(t, m.path("uptime"))
+	for range 2 {
+		if got := poll(t, fd, unix.POLLIN|unix.POLLPRI, 0); got != unix.POLLIN {
+			t.Errorf("poll: %#x", got)
+		}
+		if got := poll(t, fd, unix.POLLPRI, 0); got != 0 {
+			t.Errorf("poll for POLLPRI: %#x", got)
+		}
+	}
+	out, err := helper("osread", m.path("stat"), "100").Output()
+	if err != nil || string(out) != "x" {
+		t.Errorf("a Go program reads %q, %v", out, err)
+	}
+}
+
+// TestWithoutTriggersNoPollIsAnswered: the kernel then never asks again.
+func TestWithoutTriggersNoPollIsAnswered(t *testing.T) {
 	m := serve(t, constant("x"), fs.ServerOptions{})
 	fd := open(t, m.path("uptime"))
 	for range 2 {
@@ -360,16 +403,15 @@ func rawWrite(path string) error {
 	return err
 }
 
-// TestALongWriteDelaysNobody guards the reader: a WRITE never runs on it, however long
-// the text is.
-func TestALongWriteDelaysNobody(t *testing.T) {
+// TestAWriteDelaysNobody guards the reader: a WRITE never runs on it.
+func TestAWriteDelaysNobody(t *testing.T) {
 	f := &fakeTriggers{entered: make(chan struct{}), leave: make(chan struct{})}
 	m := servePressure(t, f)
-	fd := openRDWR(t, m.dir+"/cpu")
-	other := openRDWR(t, m.dir+"/io")
+	fd := openRDWR(t, m.path("pressure/cpu"))
+	other := openRDWR(t, m.path("pressure/io"))
 	written := make(chan error, 1)
 	go func() {
-		_, err := unix.Write(fd, make([]byte, 4096))
+		_, err := unix.Write(fd, []byte("some 150000 2000000"))
 		written <- err
 	}()
 	<-f.entered

@@ -21,7 +21,7 @@ var ErrAborted = errors.New("the fuse connection was aborted")
 // DefaultWorkers is the default of ServerOptions.Workers.
 const DefaultWorkers = 64
 
-// ServerOptions may be the zero value.
+// ServerOptions need Nodes; the rest may be zero.
 type ServerOptions struct {
 	// Log gets panics of the Source and replies that the kernel refuses.
 	// Default: nothing is logged.
@@ -30,8 +30,8 @@ type ServerOptions struct {
 	// one owner never has more than an eighth of them. Further ones wait for their
 	// turn. Default DefaultWorkers.
 	Workers int
-	// CPUs is what sys/devices/system/cpu shows; nil leaves sys out of the
-	// tree. It stays the caller's, and may be closed when Serve has returned.
+	// CPUs is what sys/devices/system/cpu shows beside the Nodes; nil for nothing. It
+	// stays the caller's, and may be closed when Serve has returned.
 	CPUs *CPUTree
 	// Journal is what the connection's former server has left, or an empty one
 	// of NewJournal. Without one, nobody can go on with the requests that are in
@@ -41,15 +41,11 @@ type ServerOptions struct {
 	// a SIGKILL: one of the requests in the journal may have been what it died
 	// of (replay.go).
 	Crashed bool
-	// Tree is what is served. Default MainTree.
-	Tree Tree
-	// Pressure says that the MainTree has proc/pressure, which is there to
-	// mount the PressureTree on.
-	Pressure bool
+	// Nodes are the files and directories that are served.
+	Nodes []Node
 	// Pins keeps the files open, see Server.Pin. nil: nobody does.
 	Pins *Pins
-	// Triggers stands behind the files of the PressureTree, which must have
-	// it; the MainTree must not.
+	// Triggers stands behind the files that can be written to. nil: there are none.
 	Triggers Triggers
 }
 
@@ -83,13 +79,14 @@ type Server struct {
 	waits      *waits
 	cpus       *CPUTree // nil: none
 	pins       *Pins    // nil: none
-	// triggers is nil on a tree that nobody writes to.
+	// triggers is nil if no file can be written to.
 	triggers Triggers
 	// left are the requests of a former process that are to be replayed, suspects those
 	// that are to be tried alone. They are the reader's.
 	left     []journal.Request
 	suspects []suspect
 
+	start   time.Time
 	stop    atomic.Bool
 	aborted atomic.Bool
 	active  sync.WaitGroup // goroutines: the reader, blocked turns, timers
@@ -119,7 +116,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		src:        src,
 		log:        o.Log,
 		operations: operations(),
-		tree:       newTree(o.table()),
+		tree:       newTree(o.Nodes),
 		waits:      newWaits(o.Workers),
 		cpus:       o.CPUs,
 		pins:       o.Pins,
@@ -127,6 +124,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		pulse:      newPulse(),
 		sys:        sysCalls{rawRead, rawWrite},
 		panics:     rareLog{first: 10},
+		start:      time.Now(),
 	}
 	if s.journal == nil {
 		s.journal = journal.Anonymous(areaLayout())

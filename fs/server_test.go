@@ -110,7 +110,7 @@ func TestSuccessorServesTheConnectionAndItsOldHandles(t *testing.T) {
 				request, answer = nil, nil
 			}
 			next := fs.NewConn(m.conn.FD(), request, answer)
-			m.srv = fs.NewServer(next, constant(content), fs.ServerOptions{})
+			m.srv = fs.NewTestServer(next, constant(content), fs.ServerOptions{})
 			m.done = make(chan error, 1)
 			go func() { m.done <- m.srv.Serve() }()
 			for range 2 {

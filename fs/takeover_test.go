@@ -63,7 +63,7 @@ func helperWorker(after string) error {
 	if err != nil {
 		return err
 	}
-	return fs.NewServer(conn, sourceFunc(torn), fs.ServerOptions{Journal: j, Crashed: after == "crash", Workers: 4}).Serve()
+	return fs.NewTestServer(conn, sourceFunc(torn), fs.ServerOptions{Journal: j, Crashed: after == "crash", Workers: 4}).Serve()
 }
 
 // held is a mount that is served by processes of their own, one after the other.
@@ -331,7 +331,7 @@ func TestPingComesThroughTheReader(t *testing.T) {
 		t.Errorf("nobody reads: %v", err)
 	}
 	// Nobody answers what the mount may ask when it ends.
-	next := fs.NewServer(fs.NewConn(m.conn.FD(), nil, nil), constant("content"), fs.ServerOptions{})
+	next := fs.NewTestServer(fs.NewConn(m.conn.FD(), nil, nil), constant("content"), fs.ServerOptions{})
 	served := make(chan error, 1)
 	go func() { served <- next.Serve() }()
 	unix.Close(fd)

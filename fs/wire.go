@@ -30,6 +30,8 @@ const (
 	opWrite       = 16
 	opStatfs      = 17
 	opRelease     = 18
+	opSetxattr    = 21
+	opRemovexattr = 24
 	opInit        = 26
 	opOpendir     = 27
 	opReaddir     = 28

@@ -327,7 +327,7 @@ func TestTriggersAreTheKernels(t *testing.T) {
 		{`print(setnew(b"some 1 10000001\0")[0])`, "EINVAL"},
 		{`print(setnew(b"some 1 499999\0")[0])`, "EINVAL"},
 		{`fd = os.open("/proc/pressure/io", os.O_WRONLY); print(os.write(fd, b"full 100000 10000000\n")); os.close(fd)`, "21"},
-		{`print(try_(lambda: os.open("/proc/pressure/new", os.O_CREAT | os.O_RDWR)))`, "EACCES"},
+		{`print(try_(lambda: os.open("/proc/pressure/new", os.O_CREAT | os.O_RDWR)))`, "EROFS"},
 		{`print(try_(lambda: os.chmod("/proc/pressure/cpu", 0o600)))`, "EPERM"},
 		// An unprivileged process may only ask for what costs the host nothing.
 		{`os.setresuid(1234, 1234, 1234); print(setnew(b"some 100000 1000000\0")[0])`, "EINVAL"},
@@ -406,11 +406,6 @@ func TestAContainerHasOnlySoManyTriggers(t *testing.T) {
 	if !strings.Contains(nested, "busy") {
 		t.Errorf("in a pid namespace in the container: %s", nested)
 	}
-	// With a control group of its own for each it is no way round either.
-	nested = c.py(t, fmt.Sprintf(`os.mkdir(%q + "/inner"); p = subprocess.run(["sh", "-c", "echo 0 > $0/inner/cgroup.procs && exec unshare -pf python3 -c \"import os; os.write(os.open('/proc/pressure/cpu', os.O_RDWR), b'some 100000 2000000')\"", %q], capture_output=True); print(p.returncode, p.stderr)`, v2Dir(t, c.init), v2Dir(t, c.init)))
-	if !strings.Contains(nested, "busy") {
-		t.Errorf("in a pid namespace and a control group in the container: %s", nested)
-	}
 	if got := other.py(t, `print([setnew()[0] for i in range(3)])`); got != "[20, 20, 20]" {
 		t.Errorf("another container: %s", got)
 	}
@@ -484,9 +479,9 @@ func TestWithoutPSIThereAreNoPressureFiles(t *testing.T) {
 	}
 }
 
-// TestAPlainBindTakesThePressureMount is what LXC's mount hook does, and what is
-// left where the bind does not take in the mounts below.
-func TestAPlainBindTakesThePressureMount(t *testing.T) {
+// TestAPlainBindHasThePressureFiles: of their directory, as LXC's mount hook does it, and of
+// the whole tree.
+func TestAPlainBindHasThePressureFiles(t *testing.T) {
 	needTriggers(t)
 	dir, _ := serve(t)
 	out, err := exec.Command("unshare", "-m", "sh", "-ec", `
@@ -495,9 +490,9 @@ func TestAPlainBindTakesThePressureMount(t *testing.T) {
 		head -c 4 /proc/pressure/cpu; echo
 		mount --bind "$0" /mnt
 		head -c 4 /mnt/proc/pressure/cpu; echo
-		echo some 100000 2000000 > /mnt/proc/pressure/cpu || echo refused
+		echo some 100000 2000000 > /mnt/proc/pressure/cpu
 	`, dir).CombinedOutput()
-	if !strings.HasPrefix(string(out), "some\nsome\n") || !strings.HasSuffix(string(out), "refused\n") {
+	if err != nil || string(out) != "some\nsome\n" {
 		t.Errorf("%v: %s", err, out)
 	}
 }
@@ -515,11 +510,11 @@ func TestADeadDaemonsPressureIsReplacedToo(t *testing.T) {
 		t.Fatal(line)
 	}
 	stalls(t, readFile(t, dir+"/proc/pressure/cpu"))
-	if n := strings.Count(readFile(t, "/proc/self/mountinfo"), dir); n != 2 {
+	if n := strings.Count(readFile(t, "/proc/self/mountinfo"), dir); n != 1 {
 		t.Errorf("%d mounts", n)
 	}
 	d.cmd.Process.Signal(unix.SIGTERM)
-	if log, status := d.end(t); status != 0 || isMounted(t, dir) || isMounted(t, dir+"/proc/pressure") {
+	if log, status := d.end(t); status != 0 || isMounted(t, dir) {
 		t.Errorf("exit status %d\n%s", status, log)
 	}
 }

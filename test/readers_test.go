@@ -93,13 +93,6 @@ func TestReadersGetWholeFiles(t *testing.T) {
 			t.Errorf("%s: cat has, and wc -c counts, %v bytes", path, v)
 		}
 	}
-	// What does not work, and is documented: busybox `tail -c N` seeks to N bytes
-	// before the end by st_size, which is a bound of 4096 for uptime and meminfo, and
-	// finds nothing there. It is right for stat, whose st_size is its length.
-	want := alone(t, c, "grep softirq /proc/stat; busybox tail -c 20 /proc/stat")
-	if line, tail, _ := strings.Cut(want, "\n"); len(tail) != 20 || tail[19] != '\n' || len(line) < 20 {
-		t.Errorf("busybox tail -c 20 of stat: %q after %q", tail, line)
-	}
 }
 
 // TestLanguagesReadWholeFiles is TestReadersGetWholeFiles for the runtimes of

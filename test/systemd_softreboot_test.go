@@ -49,8 +49,5 @@ func TestSystemdNobodyNoticesASoftReboot(t *testing.T) {
 	if now := deviceAt(t, unitMount); now != dev {
 		t.Errorf("mount %s, was %s\n%s", now, dev, journal(t, unitName))
 	}
-	if deviceAt(t, unitMount+"/proc/pressure") == "" {
-		t.Errorf("no proc/pressure is mounted\n%s", journal(t, unitName))
-	}
 	endSurvivor(t, c)
 }

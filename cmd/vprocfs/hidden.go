@@ -15,14 +15,13 @@ import (
 func containerInitCommand() *command {
 	fl := newFlags(sandbox.InitVerb)
 	fl.SetInterspersed(false)
-	dir := fl.String("mount", "", "mount point of the daemon; empty for the detached mounts")
-	views := fl.Int("views", 0, "how many detached mounts there are")
+	dir := fl.String("mount", "", "mount point of the daemon; empty for the detached mount")
 	return &command{
 		name:   sandbox.InitVerb,
 		flags:  fl,
 		hidden: true,
 		run: func(_ context.Context, args []string) error {
-			err := sandbox.Init(*dir, *views, args)
+			err := sandbox.Init(*dir, args)
 			switch exit, ok := errors.AsType[*sandbox.ExitError](err); {
 			case err == nil, ok && exit.Err == nil:
 				return err
@@ -47,10 +46,6 @@ func helperCommand(verb string, help func(path string) error) *command {
 			return help(args[0])
 		},
 	}
-}
-
-func attachMountCommand() *command {
-	return helperCommand(daemon.AttachMountVerb, daemon.AttachMount)
 }
 
 func probeCommand() *command { return helperCommand(daemon.ProbeVerb, daemon.Probe) }

@@ -52,7 +52,6 @@ func commands() []*command {
 		healCommand(os.Stdout),
 		versionCommand(os.Stdout),
 		containerInitCommand(),
-		attachMountCommand(),
 		probeCommand(),
 	}
 }

@@ -15,7 +15,7 @@ func runCommand() *command {
 	log := daemon.LogOptions{Level: slog.LevelWarn}
 	var view daemon.ViewOptions
 	var o sandbox.Options
-	o.Serve = func() ([]*os.File, error) {
+	o.Serve = func() (*os.File, error) {
 		return daemon.ServeDetached(view, log.NewLogger(os.Stderr, false))
 	}
 	fl := newFlags("run")

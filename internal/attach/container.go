@@ -16,34 +16,34 @@ import (
 	"vprocfs/internal/mountinfo"
 )
 
-// The code of this file and of place.go runs in a helper.
+// This file and place.go run in a helper.
 
 // container is a running container whose mounts are to be changed.
 type container struct {
-	root   int   // descriptor of its root directory, O_PATH
-	ns     int   // descriptor of its mount namespace
-	mounts table // its mounts when the helper started
+	root   int   // its root directory, O_PATH
+	ns     int   // its mount namespace
+	mounts table // as they were at the beginning
 	list   []mountinfo.Mount
-	// hostGroups are the peer groups of the mount namespaces of this process and
-	// of the host's init. A mount on a peer of them would propagate to the host.
-	hostGroups map[string]bool
-	// fds is a descriptor of the host's /proc/thread-self/fd. umount2(2) takes a
-	// path only, so a descriptor is named by its number in there.
+	// ours are the peer groups of the mount namespaces of this process and of
+	// the host's init: a mount on one of their peers would show there.
+	ours map[string]bool
+	// fds is /proc/thread-self/fd of the host: the way to name a descriptor to
+	// umount2(2), which takes none.
 	fds int
 }
 
 const hostProc = "/proc"
 
-// openContainer opens the container of process pid, whose mount namespace must have
-// inode ns unless ns is 0. The calling goroutine must be locked to its thread.
+// openContainer finds out what pid's container is. The calling thread must be
+// locked.
 func openContainer(pid int, ns uint64) (*container, error) {
-	// The pidfd shows at the end that pid was the same process all the time.
+	// The pidfd is there to tell that pid has been the same process all along.
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, gone(err)
 	}
 	defer unix.Close(pidfd)
-	c := &container{hostGroups: make(map[string]bool)}
+	c := &container{ours: make(map[string]bool)}
 	dir := filepath.Join(hostProc, strconv.Itoa(pid))
 	if c.ns, err = unix.Open(dir+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, gone(err)
@@ -66,11 +66,11 @@ func openContainer(pid int, ns uint64) (*container, error) {
 	return c, err
 }
 
-// errGone is returned if the process has ended, even if its pid is in use again.
+// errGone says that there is no such process, or that it is another one by now.
 var errGone = errors.New("no such process")
 
-// gone returns errGone if err is an error of /proc for a process that has ended,
-// else err. EINVAL is what mountinfo returns for a zombie, which has no namespaces.
+// gone makes one error of those that the death of a process has. Mountinfo says
+// EINVAL of a zombie, which has no namespaces any more.
 func gone(err error) error {
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		return errGone
@@ -78,8 +78,8 @@ func gone(err error) error {
 	return err
 }
 
-// checkNamespace returns an error if the mount namespace is not that of a container.
-// It fills hostGroups.
+// checkNamespace makes sure that the namespace is a container's, and learns the
+// peer groups of those that are not.
 func (c *container) checkNamespace(want uint64) error {
 	var theirs unix.Stat_t
 	if err := unix.Fstat(c.ns, &theirs); err != nil {
@@ -92,17 +92,14 @@ func (c *container) checkNamespace(want uint64) error {
 		var st unix.Stat_t
 		err := unix.Stat(fmt.Sprintf("%s/%d/ns/mnt", hostProc, p), &st)
 		if p == 1 && errors.Is(err, unix.EACCES) {
-			continue // init has more privileges than this process
+			continue // an init that has more privileges than we have
 		}
 		if err != nil {
 			return fmt.Errorf("stat the mount namespace of pid %d: %w", p, err)
 		}
 		if st.Ino == theirs.Ino && st.Dev == theirs.Dev {
-			whose := "vprocfs itself"
-			if p == 1 {
-				whose = "the host's init"
-			}
-			return fmt.Errorf("it is in no container: its mount namespace is that of %s", whose)
+			return fmt.Errorf("it is in no container: its mount namespace is that of %s",
+				map[bool]string{true: "the host's init", false: "vprocfs itself"}[p == 1])
 		}
 		mounts, err := mountinfo.Load(fmt.Sprintf("%s/%d/mountinfo", hostProc, p))
 		if err != nil {
@@ -110,7 +107,7 @@ func (c *container) checkNamespace(want uint64) error {
 		}
 		for _, m := range mounts {
 			if m.Shared != "" {
-				c.hostGroups[m.Shared] = true
+				c.ours[m.Shared] = true
 			}
 		}
 	}
@@ -119,28 +116,28 @@ func (c *container) checkNamespace(want uint64) error {
 
 // enter moves the calling thread into the mount namespace, for good.
 func (c *container) enter() error {
-	// setns(2) needs a root and working directory that no other thread shares.
+	// Threads share root and working directory, which setns(2) is to change.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare CLONE_FS: %w", err)
 	}
 	if err := unix.Setns(c.ns, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("setns to the mount namespace: %w", err)
 	}
-	// unmount names descriptors by their numbers in this directory.
+	// Where unmount finds descriptors by their numbers.
 	if err := unix.Fchdir(c.fds); err != nil {
 		return fmt.Errorf("chdir to the own descriptors: %w", err)
 	}
 	return nil
 }
 
-// do does the job. It calls tell with each result.
+// do does the job.
 func (j *job) do(tell func(Result) error) error {
 	if j.Probe != "" {
 		return ask(j.Probe)
 	}
-	runtime.LockOSThread() // never unlocked: the thread stays in the other namespace
-	// If the container shares the host's pid namespace, its root could otherwise
-	// read this process's memory.
+	runtime.LockOSThread() // never unlocked: the thread will be in another namespace
+	// With the container's pid namespace shared, its root could look into this
+	// process otherwise.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
@@ -156,7 +153,7 @@ func (j *job) do(tell func(Result) error) error {
 			return err
 		}
 	}
-	// Before enter: Dir is a path of this mount namespace.
+	// While this thread is still where Dir is.
 	files := make([]int, len(j.Items))
 	errs := make([]error, len(j.Items))
 	for i, it := range j.Items {
@@ -173,7 +170,7 @@ func (j *job) do(tell func(Result) error) error {
 		switch {
 		case r.Err == nil:
 			r.State, r.Err = c.show(files[i], it, j)
-			unix.Close(files[i]) // unmounts it if it was not attached
+			unix.Close(files[i]) // where it was not attached, this ends it
 		case r.Err == errNotServed && it.Mount != 0:
 			r.State, r.Err = c.show(-1, it, j)
 		}
@@ -187,7 +184,7 @@ func (j *job) do(tell func(Result) error) error {
 	return nil
 }
 
-// ask returns an error if the daemon of the FUSE file system of file does not answer.
+// ask tells whether the daemon of the FUSE file system that file is on answers.
 func ask(file string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(file, &st); err != nil {
@@ -201,8 +198,8 @@ func ask(file string) error {
 
 var errNotServed = errors.New("the daemon does not serve it")
 
-// cloneFile makes a detached mount of a file or directory of the daemon, including
-// the mounts below it.
+// cloneFile makes a detached mount of a file or directory of the daemon, with all
+// that is mounted below it.
 func cloneFile(dir, name string) (int, error) {
 	file := filepath.Join(dir, name)
 	fd, err := unix.OpenTree(unix.AT_FDCWD, file, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW)
@@ -212,8 +209,8 @@ func cloneFile(dir, name string) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open_tree %s: %w", file, err)
 	}
-	// A clone is a peer of the original: mounts of the container on it would
-	// propagate to Dir.
+	// A clone is a peer of the original: what the container mounts over it would
+	// show in Dir.
 	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
 	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr)
 	if errors.Is(err, unix.ENOSYS) { // before Linux 5.12
@@ -226,13 +223,13 @@ func cloneFile(dir, name string) (int, error) {
 	return fd, nil
 }
 
-// cpuDir is the directory of sysfs that is attached as a whole.
+// cpuDir is the directory of sysfs that is shown whole.
 const cpuDir = "sys/devices/system/cpu"
 
-// cpuFiles are the files of cpuDir whose content is not the host's.
+// cpuFiles are the files of cpuDir that differ from the host's.
 var cpuFiles = []string{"online", "present", "possible", "offline"}
 
-// all returns an item for everything that the daemon at dir serves.
+// all returns items for all that the daemon at dir serves.
 func (c *container) all(dir string) ([]item, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "proc"))
 	if err != nil {
@@ -247,8 +244,8 @@ func (c *container) all(dir string) ([]item, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	// Runtimes mask some files in it (thermal_throttle). A mount over the
-	// directory would hide the masks.
+	// Runtimes mask files in there (thermal_throttle). A mount of the directory
+	// would cover the masks.
 	if !hasBelow(c.list, "/"+cpuDir) {
 		return append(items, item{Path: cpuDir, Optional: true}), nil
 	}
@@ -258,22 +255,23 @@ func (c *container) all(dir string) ([]item, error) {
 	return items, nil
 }
 
-// checkLeak returns an error if a mount on mount id would propagate to the host.
+// checkLeak returns an error if what is mounted on mount id would show on the
+// host.
 func (c *container) checkLeak(id int) error {
 	m, ok := c.mounts[id]
 	if !ok {
 		return errors.New("the container is changing its mounts: try again")
 	}
-	if c.hostGroups[m.Shared] {
+	if c.ours[m.Shared] {
 		return errors.New("its mount namespace shares the mount below with the host, where the file would show too")
 	}
 	return nil
 }
 
-// isOurType reports whether mount id is of one of types.
+// isOurType tells whether mount id is one of our types.
 func (c *container) isOurType(id int) bool { return slices.Contains(types, c.mounts[id].FSType) }
 
-// typeOf returns the file system type of mount id.
+// typeOf names the type of mount id.
 func (c *container) typeOf(id int) string {
 	if t := c.mounts[id].FSType; t != "" {
 		return t
@@ -281,7 +279,7 @@ func (c *container) typeOf(id int) string {
 	return "unknown"
 }
 
-// split splits the path of an item into "proc" or "sys", and the rest.
+// split cuts the path of an item into "proc" or "sys" and the rest.
 func split(p string) (base, rest string) {
 	base, rest, _ = strings.Cut(p, "/")
 	return base, rest

@@ -27,7 +27,7 @@ func TestWarmReadsCostNoAllocation(t *testing.T) {
 					t.Fatalf("%s: node %d: %v", who, n, err)
 				}
 			}
-			if len(dst) == 0 && n != fs.NodeDiskstats { // it may have done no I/O
+			if len(dst) == 0 && n != nodeDiskstats { // it may have done no I/O
 				t.Fatalf("%s: node %d is empty", who, n)
 			}
 			if allocs := testing.AllocsPerRun(100, func() {

@@ -24,15 +24,11 @@ import (
 // The names of the descriptors that the holder, its workers, and systemd's store
 // have. They stay the same from version to version.
 const (
-	fileFuse    = "vprocfs-fuse"    // /dev/fuse
-	fileJournal = "vprocfs-journal" // of fs.NewJournal
-	fileTable   = "vprocfs-"        // and the name of a table of procvirt.Registry
-	// Of proc/pressure. Workers make them too.
-	filePressure        = "vprocfs-pressure" // /dev/fuse
-	filePressureJournal = "vprocfs-pressure-journal"
-	fileTriggers        = "vprocfs-triggers"
-	filePins            = "vprocfs-pins" // of fs.Pins
-	filePID             = "pidfile"      // the holder's only
+	fileFuse     = "vprocfs-fuse"     // /dev/fuse
+	fileJournal  = "vprocfs-journal"  // of fs.NewJournal
+	fileTable    = "vprocfs-"         // and the name of a table of procvirt.Registry
+	fileTriggers = "vprocfs-triggers" // workers make it
+	filePID      = "pidfile"          // the holder's only
 )
 
 // hold mounts the view at dir, and keeps a worker that serves it, until a signal or

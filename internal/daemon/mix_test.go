@@ -28,7 +28,7 @@ func BenchmarkMix(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	server := fs.NewServer(conn, src, src.serverOptions())
+	server := fs.NewServer(conn, src, src.serverOptions(conn, nil))
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	b.Cleanup(func() {

@@ -51,7 +51,7 @@ func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if s.cpus, err = fs.OpenCPUTree(hostCPUs, s.lastCPU); err != nil {
+	if s.cpus, err = fs.OpenCPUTree(hostCPUs, nodeCPU, s.lastCPU); err != nil {
 		log.Warn("sys/devices/system/cpu is not served", "err", err)
 	}
 	return s, nil
@@ -74,9 +74,14 @@ func (s *source) Close() {
 	s.registry.Close()
 }
 
-// serverOptions are those of every server of the main tree with content from s.
-func (s *source) serverOptions() fs.ServerOptions {
-	return fs.ServerOptions{Log: s.log, CPUs: s.cpus, Pressure: s.registry.HasPressure()}
+// serverOptions are those of a server of conn with content from s. kept are the triggers
+// that outlive this process, nil for none.
+func (s *source) serverOptions(conn *fs.Conn, kept *keptTriggers) fs.ServerOptions {
+	o := fs.ServerOptions{Log: s.log, CPUs: s.cpus, Nodes: nodes(s.registry.Files(), s.cpus != nil)}
+	if s.registry.HasPressure() {
+		o.Triggers = newTriggers(s, conn, kept)
+	}
+	return o
 }
 
 // Owner returns the outermost container that c is in, 0 if it cannot be found.

@@ -46,16 +46,31 @@ func sleeper(t *testing.T) (pid int) {
 	return cmd.Process.Pid
 }
 
+// The nodes of files that the tests read.
+const (
+	nodeUptime     fs.NodeID = 16
+	nodeMeminfo    fs.NodeID = 17
+	nodeStat       fs.NodeID = 18
+	nodeCPUInfo    fs.NodeID = 19
+	nodeLoadavg    fs.NodeID = 20
+	nodeSwaps      fs.NodeID = 21
+	nodeDiskstats  fs.NodeID = 22
+	nodeSlabinfo   fs.NodeID = 23
+	nodeCPUOnline  fs.NodeID = 32
+	nodeCPUPresent fs.NodeID = 33
+	nodeCPUOffline fs.NodeID = 35
+)
+
 var servedNodes = []fs.NodeID{
-	fs.NodeUptime, fs.NodeMeminfo, fs.NodeStat, fs.NodeCPUInfo, fs.NodeSwaps, fs.NodeDiskstats, fs.NodeSlabinfo, fs.NodeLoadavg,
-	fs.NodeCPUOnline, fs.NodeCPUPresent, fs.NodeCPUPossible, fs.NodeCPUOffline,
+	nodeUptime, nodeMeminfo, nodeStat, nodeCPUInfo, nodeSwaps, nodeDiskstats, nodeSlabinfo, nodeLoadavg,
+	nodeCPUOnline, nodeCPUPresent, nodeCPUPossible, nodeCPUOffline,
 }
 
 // TestCallersWithoutAContainerGetTheHostsFile guards the names of the reasons.
 func TestCallersWithoutAContainerGetTheHostsFile(t *testing.T) {
 	s := testSource(t)
 	for reason, pid := range map[string]int{"caller-invisible": 0, "caller-gone": 1 << 29} {
-		got, err := s.Append(nil, fs.NodeUptime, fs.NewTurn(fs.Caller{PID: pid}))
+		got, err := s.Append(nil, nodeUptime, fs.NewTurn(fs.Caller{PID: pid}))
 		if err != nil || len(strings.Fields(string(got))) != 2 {
 			t.Errorf("%s: %q, %v", reason, got, err)
 		}

@@ -41,10 +41,6 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	if w.Toggled {
 		src.registry.Toggle()
 	}
-	dev, err := journal.Dev(w.Files[fileJournal])
-	if err != nil {
-		return err
-	}
 	kept, conn, err := fs.OpenJournal(w.Files[fileJournal], w.Files[fileFuse])
 	if err != nil {
 		return err
@@ -55,31 +51,19 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	if err != nil {
 		return err
 	}
-	so := src.serverOptions()
+	records, err := keptTable(w, log, fileTriggers, triggerFormat())
+	if err != nil {
+		return err
+	}
+	so := src.serverOptions(conn, newKeptTriggers(records))
 	so.Journal, so.Crashed = kept, w.Crashed
-	so.Pins = fs.NewPins(func(fd int) { w.Keep(filePins, fd) })
 	server := fs.NewServer(conn, src, so)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
-	newPinner(o, dir, w.Files, dev, server, so.Pins, log).start()
-	servers := []*fs.Server{server}
-	if src.registry.HasPressure() {
-		path, err := resolve(dir)
-		if err == nil {
-			var pressure *fs.Server
-			if pressure, err = keepPressure(w, src, log, o.Mount, path); pressure != nil {
-				servers = append(servers, pressure)
-			}
-		}
-		// The other files matter more. Where it is unmounted already there are none.
-		if dev, gone := fs.DevOf(path); err != nil && gone == nil && dev != 0 {
-			log.Error("no "+pressureDir, "err", err)
-		}
-	}
 	stop := make(chan struct{})
 	w.Serving(log, supervise.Orders{
 		Stop:   func() { close(stop) },
-		Ping:   func() error { return pingAll(servers) },
+		Ping:   func() error { return ping(server) },
 		Toggle: func() { log.Info("virtualisation switched", "on", src.registry.Toggle()) },
 	})
 	select {
@@ -93,13 +77,10 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	return nil
 }
 
-// pingAll tells whether all servers answer. One whose files nobody uses does; so does
-// that of proc/pressure when its connection is over, for the other goes on.
-func pingAll(servers []*fs.Server) error {
-	for _, s := range servers {
-		if err := s.Ping(workerPing); errors.Is(err, fs.ErrNoPong) {
-			return err
-		}
+// ping returns an error if the server does not answer. One whose files nobody uses does.
+func ping(s *fs.Server) error {
+	if err := s.Ping(workerPing); errors.Is(err, fs.ErrNoPong) {
+		return err
 	}
 	return nil
 }
@@ -133,7 +114,8 @@ func selfTest(o ViewOptions, kept int) error {
 		return err
 	}
 	defer src.Close()
-	for _, n := range fs.Files() {
+	for _, f := range src.registry.Files() {
+		n := fs.NodeID(f.Node)
 		_, err := src.Append(nil, n, fs.NewTurn(fs.Caller{PID: os.Getpid()}))
 		if err != nil {
 			return fmt.Errorf("file %d: %w", n, err)

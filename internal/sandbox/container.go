@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -51,25 +50,25 @@ type container struct {
 }
 
 // startContainer starts the init of a container, which waits until wait is
-// called. The view is that of the daemon at dir, or the detached mounts of views,
-// which are closed.
+// called. The view is that of the daemon at dir, or if dir is empty the detached mount
+// view, which is closed.
 //
 // The cgroup namespace stays the host's, because the cgroup file systems that
 // the container sees are the host's: in another namespace the paths of
 // /proc/self/cgroup would not fit them. Host name and IPC are no business of
 // /proc's numbers.
-func startContainer(dir string, views []*os.File, args []string) (*container, error) {
+func startContainer(dir string, view *os.File, args []string) (*container, error) {
 	ours, theirs, err := controlPair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command("/proc/self/exe", InitVerb, "--mount="+dir, "--views="+strconv.Itoa(len(views)), "--")
+	cmd := exec.Command("/proc/self/exe", InitVerb, "--mount="+dir, "--")
 	cmd.Args = append(cmd.Args, args...)
 	cmd.Args[0] = "vprocfs"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
-	for _, view := range views {
+	if view != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, view)
 		defer view.Close()
 	}

@@ -21,20 +21,14 @@ const InitVerb = "container-init"
 // ErrNotInit is returned by Init if Run did not start this process.
 var ErrNotInit = errors.New("only `vprocfs run` can start this")
 
-// Paths of the view, and of the host's /sys.
-const (
-	hostCPUs    = "/sys/devices/system/cpu"
-	pressureDir = "proc/pressure"
-)
+// hostCPUs is a path of the host's /sys, and of the view.
+const hostCPUs = "/sys/devices/system/cpu"
 
 // Descriptors that the init of a container is started with (exec.Cmd's
 // ExtraFiles).
 const (
 	controlFD = 3
-	// Only where --mount is empty: the view, and from the second on what is
-	// mounted in it.
-	viewFD     = 4
-	pressureFD = 5
+	viewFD    = 4 // only if --mount is empty: the root of the view
 )
 
 // Init is the init (pid 1) of a container. It mounts the container's /proc and the view over it, runs args,
@@ -42,7 +36,7 @@ const (
 // leaves behind and forwards signals. It returns the exit status of args as an
 // error, unless it is 0. When it returns the process ends, and the kernel ends
 // all others in the namespace.
-func Init(dir string, views int, args []string) error {
+func Init(dir string, args []string) error {
 	if os.Getpid() != 1 || len(args) == 0 {
 		return ErrNotInit
 	}
@@ -57,7 +51,7 @@ func Init(dir string, views int, args []string) error {
 	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
 		return err
 	}
-	if err := mountContainerProc(dir, views); err != nil {
+	if err := mountContainerProc(dir); err != nil {
 		return err
 	}
 	children := make(chan os.Signal, 1) // one is enough: all are reaped at once
@@ -153,9 +147,9 @@ func reap(child int) (ended, stopped bool, status error) {
 }
 
 // mountContainerProc mounts a /proc of this pid namespace, each file of the view
-// over the one of the same name, and its CPUs over the host's in /sys;
-// proc/pressure is bound as a directory.
-func mountContainerProc(dir string, views int) error {
+// over the one of the same name, and its CPUs over the host's in /sys. Of
+// proc/pressure the directory is bound.
+func mountContainerProc(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make all mounts private: %w", err)
 	}
@@ -166,12 +160,6 @@ func mountContainerProc(dir string, views int) error {
 		view = "/proc"
 		if err := unix.MoveMount(viewFD, "", unix.AT_FDCWD, view, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("move_mount the view to %s: %w", view, err)
-		}
-		if views > 1 {
-			path := filepath.Join(view, pressureDir)
-			if err := unix.MoveMount(pressureFD, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-				return fmt.Errorf("move_mount to %s: %w", path, err)
-			}
 		}
 	}
 	files, err := cloneFiles(filepath.Join(view, "proc"))
@@ -187,10 +175,8 @@ func mountContainerProc(dir string, views int) error {
 		if err := unix.Unmount(view, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount the view from %s: %w", view, err)
 		}
-		for fd := viewFD; fd < viewFD+views; fd++ {
-			if err := unix.Close(fd); err != nil {
-				return fmt.Errorf("close the view: %w", err)
-			}
+		if err := unix.Close(viewFD); err != nil {
+			return fmt.Errorf("close the view: %w", err)
 		}
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {

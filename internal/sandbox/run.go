@@ -14,9 +14,8 @@ type Options struct {
 	// Dir is the mount point of the daemon that serves the view. If it is empty,
 	// Serve is called.
 	Dir string
-	// Serve returns the roots of detached mounts: the view, and from the second
-	// on what is mounted in it (proc/pressure).
-	Serve func() ([]*os.File, error)
+	// Serve returns the root of a detached mount: the view.
+	Serve func() (*os.File, error)
 }
 
 // ExitError is the exit status of a command, if that is not 0. Without Err there
@@ -50,13 +49,13 @@ func Run(o Options, args []string) (err error) {
 	}
 	defer func() { err = joinKeepingStatus(err, groups.Remove()) }()
 
-	var views []*os.File
+	var view *os.File
 	if o.Dir == "" {
-		if views, err = o.Serve(); err != nil {
+		if view, err = o.Serve(); err != nil {
 			return err
 		}
 	}
-	c, err := startContainer(o.Dir, views, args)
+	c, err := startContainer(o.Dir, view, args)
 	if err != nil {
 		return err
 	}

@@ -252,6 +252,15 @@ func (constant) Append(dst []byte, _ fs.NodeID, _ *fs.Turn) ([]byte, error) {
 
 func (constant) Owner(fs.Caller) uint64 { return 0 }
 
+// floorNodes is a tree with one file of /proc.
+func floorNodes() []fs.Node {
+	return []fs.Node{
+		{ID: fs.NodeRoot, Mode: unix.S_IFDIR | 0o555},
+		{ID: 2, Path: "proc", Mode: unix.S_IFDIR | 0o555},
+		{ID: 16, Path: "proc/uptime", Mode: unix.S_IFREG | 0o444, Bound: 4096},
+	}
+}
+
 // serveFloor serves constant content at dir until SIGTERM.
 func serveFloor(dir string) error {
 	signals := make(chan os.Signal, 1)
@@ -261,7 +270,7 @@ func serveFloor(dir string) error {
 		return err
 	}
 	served := make(chan error, 1)
-	go func() { served <- fs.NewServer(conn, constant{}, fs.ServerOptions{}).Serve() }()
+	go func() { served <- fs.NewServer(conn, constant{}, fs.ServerOptions{Nodes: floorNodes()}).Serve() }()
 	select {
 	case err := <-served:
 		return err
