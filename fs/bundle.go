@@ -45,33 +45,43 @@ func (b *bundle) add(fds ...int) error {
 	return nil
 }
 
-// empty closes the descriptors in the bundle, whoever else holds it.
-func (b *bundle) empty() error {
+// receive returns the descriptors of the first message, none if there is no message. With
+// MSG_PEEK they stay in the bundle too.
+func (b *bundle) receive(flags int) ([]int, error) {
 	var data [1]byte
 	oob := make([]byte, unix.CmsgSpace(4*maxRights))
+	flags |= unix.MSG_CMSG_CLOEXEC | unix.MSG_DONTWAIT
+	n, oobn, _, _, err := unix.Recvmsg(b.holdFD, data[:], oob, flags)
+	for err == unix.EINTR {
+		n, oobn, _, _, err = unix.Recvmsg(b.holdFD, data[:], oob, flags)
+	}
+	if err == unix.EAGAIN || err == nil && n == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("receive descriptors: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) == 0 {
+		return nil, err
+	}
+	return unix.ParseUnixRights(&messages[0])
+}
+
+// empty closes the descriptors in the bundle, whoever else holds it.
+func (b *bundle) empty() error {
 	for {
-		n, oobn, _, _, err := unix.Recvmsg(b.holdFD, data[:], oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN || err == nil && n == 0:
-			return nil
-		case err != nil:
-			return fmt.Errorf("receive descriptors: %w", err)
-		}
-		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err != nil {
+		fds, err := b.receive(0)
+		if err != nil || len(fds) == 0 {
 			return err
 		}
-		for _, m := range messages {
-			fds, err := unix.ParseUnixRights(&m)
-			if err != nil {
-				return err
-			}
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-		}
+		closeAll(fds)
+	}
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 }
 
@@ -93,6 +103,20 @@ func (b *bundle) end() error {
 		return nil
 	}
 	return errors.Join(b.empty(), b.close())
+}
+
+// BundleRoot returns the clone of the mount that the Pins of another process have left in
+// the bundle whose holding end is fd. It stays in the bundle too.
+func BundleRoot(fd int) (mountfd int, err error) {
+	fds, err := (&bundle{sendFD: -1, holdFD: fd}).receive(unix.MSG_PEEK)
+	if err == nil && len(fds) == 0 {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		return -1, fmt.Errorf("clone of the mount in the bundle: %w", err)
+	}
+	closeAll(fds[1:])
+	return fds[0], nil
 }
 
 // EmptyBundle closes the descriptors that the Pins of another process have left in the

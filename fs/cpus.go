@@ -80,10 +80,13 @@ func (s *Server) accessHost(t *Turn) (int, error) {
 }
 
 func (s *Server) openHost(t *Turn) (int, error) {
-	if writes(t.flags) {
+	switch {
+	case s.pins.isOpening(t.caller):
+		return pinReply(t)
+	case writes(t.flags):
 		return 0, syscall.EROFS
 	}
-	_, st, err := s.hostEntry(t)
+	path, st, err := s.hostEntry(t)
 	switch {
 	case err != nil:
 		return 0, err
@@ -92,7 +95,7 @@ func (s *Server) openHost(t *Turn) (int, error) {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return 0, syscall.EINVAL
 	}
-	return s.openReply(t)
+	return s.openHostPinned(t, path)
 }
 
 func (s *Server) opendirHost(t *Turn) (int, error) {

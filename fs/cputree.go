@@ -122,6 +122,17 @@ func (t *CPUTree) path(id NodeID, turn *Turn) (string, error) {
 	if err := turn.Block(0); err != nil {
 		return "", err
 	}
+	return t.find(id)
+}
+
+// find is path for those who may take their time.
+func (t *CPUTree) find(id NodeID) (string, error) {
+	t.mu.Lock()
+	path, ok := t.paths[id]
+	t.mu.Unlock()
+	if ok {
+		return path, nil
+	}
 	path, err := t.search(id)
 	if err != nil {
 		return "", err

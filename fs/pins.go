@@ -3,7 +3,9 @@ package fs
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,7 +29,6 @@ import (
 // The descriptors outlive the process in a bundle, whose holding end keep gives to
 // another process. The methods are safe for concurrent use.
 type Pins struct {
-	root int
 	keep func(fd int)
 
 	// thread is the id of the thread that opens a pin, 0 for none. The Server answers
@@ -38,19 +39,42 @@ type Pins struct {
 	opening sync.Mutex
 
 	mu     sync.Mutex
-	files  map[NodeID]int
-	bundle *bundle // nil before the first pin
-	closed bool
+	root   int // the clone; -1 while closed
+	files  map[NodeID]*pin
+	bundle *bundle // nil until all files are pinned; the clone comes first in it
 }
 
-// errPinsClosed is what is made of Pins after Close.
-var errPinsClosed = errors.New("the pins are closed")
+// pin is a file that is kept open.
+type pin struct {
+	fd int
+	// owner is who has opened a file of the host's first, users how many turns are about
+	// to open it.
+	owner uint64
+	users int
+}
 
-// NewPins makes Pins without files. root is the root of a private clone of the mount
-// (Clone) and becomes the Pins'. keep is called with the holding end of each new bundle,
-// which stays the Pins': it replaces the one before.
-func NewPins(root int, keep func(fd int)) *Pins {
-	return &Pins{root: root, keep: keep, files: make(map[NodeID]int)}
+// ErrPinsClosed is returned for Pins that are not open.
+var ErrPinsClosed = errors.New("the pins are closed")
+
+// NewPins makes Pins that are closed. keep is called with the holding end of each new
+// bundle, which stays the Pins': it replaces the one before.
+func NewPins(keep func(fd int)) *Pins {
+	return &Pins{keep: keep, root: -1, files: make(map[NodeID]*pin)}
+}
+
+// Open opens the Pins, without files. root is the root of a private clone of the mount
+// (Clone) and becomes the Pins'.
+func (p *Pins) Open(root int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.root = root
+}
+
+// IsOpen reports whether the Pins are open.
+func (p *Pins) IsOpen() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.root >= 0
 }
 
 // isOpening reports whether c is the thread that opens a pin.
@@ -58,25 +82,30 @@ func (p *Pins) isOpening(c Caller) bool {
 	return p != nil && c.PID != 0 && int32(c.PID) == p.thread.Load()
 }
 
-func (p *Pins) has(id NodeID) bool {
+// missing returns the root of the clone, and those of paths that have no pin.
+func (p *Pins) missing(paths map[NodeID]string) (root int, missing map[NodeID]string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, ok := p.files[id]
-	return ok
+	missing = maps.Clone(paths)
+	maps.DeleteFunc(missing, func(id NodeID, _ string) bool {
+		_, ok := p.files[id]
+		return ok
+	})
+	return p.root, missing
 }
 
 // open opens the file at path below the root of the mount: for writing too, if the mount
 // can be written to. It returns EAGAIN if another process has a lease on the file; the
 // kernel ends the lease within fs.lease-break-time then. Another goroutine must be
 // reading from the connection.
-func (p *Pins) open(path string) (int, error) {
+func (p *Pins) open(root int, path string) (int, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	p.thread.Store(int32(unix.Gettid()))
 	defer p.thread.Store(0)
 	access := unix.O_RDWR
 	for {
-		fd, err := unix.Openat(p.root, path, access|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(root, path, access|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EROFS && access == unix.O_RDWR:
@@ -94,43 +123,37 @@ func (p *Pins) open(path string) (int, error) {
 func (p *Pins) add(paths map[NodeID]string) error {
 	p.opening.Lock()
 	defer p.opening.Unlock()
+	root, missing := p.missing(paths)
+	if root < 0 {
+		return ErrPinsClosed
+	}
 	var errs []error
-	opened := make(map[NodeID]int)
-	for id, path := range paths {
-		if p.has(id) {
-			continue
-		}
-		fd, err := p.open(path)
+	var fds []int
+	opened := make(map[NodeID]*pin, len(missing))
+	for _, id := range slices.Sorted(maps.Keys(missing)) {
+		fd, err := p.open(root, missing[id])
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		opened[id] = fd
+		fds = append(fds, fd)
+		opened[id] = &pin{fd: fd}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		for _, fd := range opened {
-			unix.Close(fd)
-		}
-		return errPinsClosed
-	}
-	fds := make([]int, 0, len(opened))
-	for id, fd := range opened {
-		p.files[id] = fd
-		fds = append(fds, fd)
-	}
-	if len(fds) > 0 {
+	maps.Copy(p.files, opened)
+	switch {
+	case p.bundle != nil:
 		errs = append(errs, p.send(fds))
+	case len(errs) == 0:
+		// Not before all are there: it replaces the bundle of a former process.
+		errs = append(errs, p.pack())
 	}
 	return errors.Join(errs...)
 }
 
 // send adds descriptors of p.files to the bundle. p.mu is held.
 func (p *Pins) send(fds []int) error {
-	if p.bundle == nil {
-		return p.pack()
-	}
 	err := p.bundle.add(fds...)
 	if errors.Is(err, unix.EAGAIN) {
 		err = p.pack()
@@ -144,10 +167,7 @@ func (p *Pins) pack() error {
 	if err != nil {
 		return err
 	}
-	fds := make([]int, 0, len(p.files))
-	for _, fd := range p.files {
-		fds = append(fds, fd)
-	}
+	fds := append([]int{p.root}, p.fds()...)
 	if err := b.add(fds...); err != nil {
 		return errors.Join(err, b.close())
 	}
@@ -157,30 +177,41 @@ func (p *Pins) pack() error {
 	return old.end()
 }
 
-// Close ends the pins and the clone of the mount. If nobody else uses the file system, it
-// ends too.
-func (p *Pins) Close() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return errPinsClosed
+// fds returns the descriptors of all pins. p.mu is held.
+func (p *Pins) fds() []int {
+	fds := make([]int, 0, len(p.files))
+	for _, pin := range p.files {
+		fds = append(fds, pin.fd)
 	}
-	p.closed = true
-	for _, fd := range p.files {
-		unix.Close(fd)
-	}
-	clear(p.files)
-	return errors.Join(p.bundle.end(), unix.Close(p.root))
+	return fds
 }
 
-// Pin opens pins for the files that have none yet. Serve must be running, and the Server
-// have Pins. The error wraps EAGAIN if another process has a lease on a file: Pin is to be
-// called again later.
+// Close closes the pins and the clone of the mount. If nobody else uses the file system,
+// it ends. Open opens them again.
+func (p *Pins) Close() error {
+	p.opening.Lock() // it uses the clone
+	defer p.opening.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.root < 0 {
+		return ErrPinsClosed
+	}
+	closeAll(p.fds())
+	clear(p.files)
+	err := errors.Join(p.bundle.end(), unix.Close(p.root))
+	p.bundle, p.root = nil, -1
+	return err
+}
+
+// Pin opens pins for the files that have none yet: those of the tree, and the host's that
+// are open. Serve must be running, and the Server have Pins. The error wraps EAGAIN if
+// another process has a lease on a file: Pin is to be called again later.
 func (s *Server) Pin() error {
 	paths := make(map[NodeID]string)
 	for _, n := range s.tree.files {
 		paths[n.id] = s.tree.path(n)
 	}
+	s.hostPaths(paths)
 	return s.pins.add(paths)
 }
 

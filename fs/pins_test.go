@@ -2,6 +2,7 @@ package fs_test
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func servePinned(t *testing.T, o fs.ServerOptions) *pinned {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.pins = fs.NewPins(root, func(fd int) {
+	p.pins = fs.NewPins(func(fd int) {
 		if p.held >= 0 {
 			unix.Close(p.held)
 		}
@@ -43,8 +44,9 @@ func servePinned(t *testing.T, o fs.ServerOptions) *pinned {
 			t.Error(err)
 		}
 	})
+	p.pins.Open(root)
 	o.Pins = p.pins
-	p.srv = fs.NewTestServer(conn, constant("content\n"), o)
+	p.srv = fs.NewTestServer(conn, owned{byUser, constant("content\n")}, o)
 	go func() { p.done <- p.srv.Serve() }()
 	t.Cleanup(func() {
 		_ = p.pins.Close() // the test may have
@@ -169,6 +171,16 @@ func TestPinsOutliveTheirProcess(t *testing.T) {
 			t.Errorf("%s: write lease: %v, want EAGAIN", path, err)
 		}
 	}
+	root, err := fs.BundleRoot(m.held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fd, err := unix.Openat(root, "proc/uptime", unix.O_PATH, 0); err != nil {
+		t.Errorf("the clone in the bundle: %v", err)
+	} else {
+		unix.Close(fd)
+	}
+	unix.Close(root)
 	if err := fs.EmptyBundle(m.held); err != nil {
 		t.Fatal(err)
 	}
@@ -203,5 +215,83 @@ func TestAMountWithPinsEnds(t *testing.T) {
 		}
 	case <-time.After(deadline):
 		t.Fatal("Serve does not return")
+	}
+}
+
+// TestNoLeaseDelaysAnOpenOfTheHostsFiles: they are pinned when they are opened first.
+func TestNoLeaseDelaysAnOpenOfTheHostsFiles(t *testing.T) {
+	m := servePinned(t, fs.ServerOptions{CPUs: openCPUs(t, fakeCPUs(t, 1), nil)})
+	if err := m.srv.Pin(); err != nil {
+		t.Fatal(err)
+	}
+	path := m.dir + "/sys/devices/system/cpu/cpu0/topology/core_id"
+	for range 2 {
+		if err := lease(t, path, unix.F_WRLCK); err != unix.EAGAIN {
+			t.Errorf("write lease: %v, want EAGAIN", err)
+		}
+		if err := mayOpen(path); err != nil {
+			t.Errorf("open: %v", err)
+		}
+	}
+	if got, err := readAll(path); got != "0\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	// The next process pins those that are open.
+	open(t, path)
+	m.pins.Abandon()
+	if err := m.srv.Pin(); err != nil {
+		t.Fatal(err)
+	}
+	if !m.pins.Has(path[len(m.dir)+1:]) {
+		t.Error("a file that is open is not pinned")
+	}
+}
+
+// TestOneOwnerDoesNotTakeAllPins: whoever opens too many of the host's files at once is
+// refused, and nobody else.
+func TestOneOwnerDoesNotTakeAllPins(t *testing.T) {
+	const files = fs.MaxOwnerPins + 50
+	m := servePinned(t, fs.ServerOptions{CPUs: openCPUs(t, fakeCPUs(t, files), nil)})
+	if err := m.srv.Pin(); err != nil {
+		t.Fatal(err)
+	}
+	path := func(cpu int) string {
+		return fmt.Sprintf("%s/sys/devices/system/cpu/cpu%d/topology/core_id", m.dir, cpu)
+	}
+	// One after the other any number.
+	for cpu := range files {
+		if err := lease(t, path(cpu), unix.F_WRLCK); err != unix.EAGAIN {
+			t.Fatalf("%s: write lease: %v, want EAGAIN", path(cpu), err)
+		}
+	}
+	refused := 0
+	var fds []int
+	for cpu := range files {
+		fd, err := unix.Open(path(cpu), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil && err != unix.ENFILE {
+			t.Fatal(err)
+		}
+		if err != nil {
+			refused++
+			continue
+		}
+		fds = append(fds, fd)
+	}
+	if refused != files-fs.MaxOwnerPins {
+		t.Errorf("%d of %d refused", refused, files)
+	}
+	asUser(t, 1000, func() {
+		if err := mayOpen(path(files - 1)); err != nil {
+			t.Errorf("another owner: %v", err)
+		}
+	})
+	for _, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK); err != unix.EAGAIN {
+			t.Fatalf("write lease of an open file: %v, want EAGAIN", err)
+		}
+		unix.Close(fd)
+	}
+	if err := mayOpen(path(files - 2)); err != nil {
+		t.Errorf("after all are closed: %v", err)
 	}
 }

@@ -83,6 +83,10 @@ func newTurn(s *Server) *Turn {
 // Caller returns the thread that made the request.
 func (t *Turn) Caller() Caller { return t.caller }
 
+// ID returns the kernel's number of the request, 0 if there is none. A request that
+// is executed again after a crash has the same.
+func (t *Turn) ID() uint64 { return t.unique }
+
 // SetOwner tells the server whom the request is accounted to, where that is known
 // without a system call.
 func (t *Turn) SetOwner(owner uint64) { t.owner = owner }

@@ -107,8 +107,7 @@ func FuzzUptime(f *testing.F) {
 	f.Add(int64(1), uint64(0))
 	f.Add(int64(9e18), ^uint64(0))
 	f.Fuzz(func(t *testing.T, age int64, idle uint64) {
-		v := &uptime{idle: idle}
-		v.age = age & (1<<55 - 1)
+		v := &uptime{idle: idle, up: age & (1<<55 - 1)}
 		out := v.append(nil)
 		if !format.Match(out) {
 			t.Fatalf("%q", out)

@@ -69,33 +69,19 @@ func (s *state) openPressure(source sources) error {
 // HasPressure reports whether the host has /proc/pressure.
 func (r *Registry) HasPressure() bool { return r.host["proc/pressure/cpu"] != nil }
 
-// PressurePlace is where a trigger for a file of /proc/pressure is set.
-type PressurePlace struct {
-	// File is the path of the file.
-	File string
-	// Group is the control group that it tells of, "" if it is the host's own file.
-	Group string
-	// Inode is the number of the group's directory: another group may have the path
-	// one day.
-	Inode uint64
-	// Namespace is the caller's pid namespace, 0 if that is the daemon's own, and
-	// Owner the outermost container that it belongs to.
-	Namespace, Owner uint64
-}
-
-// PressurePlace finds the file that thread pid is shown as f. It is the host's own if
-// the container's group is the root of the tree, or this host's groups do not count
-// stalls. If the thread is shown the host's file because its group cannot be told, that
-// is an error: ENODEV if the group was removed, EOPNOTSUPP else.
-func (r *Registry) PressurePlace(pid int, f *File, t Turn) (PressurePlace, error) {
-	c, err := r.acquire(pid, t)
+// triggerPlace finds the file that the writer of a trigger is shown. It is the host's
+// own if the container's group is the root of the tree, or this host's groups do not
+// count stalls. If the writer is shown the host's file because its group is not known,
+// that is an error: ENODEV if the group was removed, else EOPNOTSUPP.
+func (r *Registry) triggerPlace(q TriggerRequest) (TriggerPlace, error) {
+	c, err := r.acquire(q.PID, q.Turn)
 	if err != nil {
-		return PressurePlace{}, noPlace(err)
+		return TriggerPlace{}, noPlace(err)
 	}
 	defer c.Release()
-	at := PressurePlace{File: filepath.Join(r.cfg.Root, f.Path), Owner: c.init.Owner}
+	at := TriggerPlace{File: filepath.Join(r.cfg.Root, q.File.Path)}
 	if !c.init.Host {
-		at.Namespace = c.init.NS
+		at.Owner = c.init.Owner
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -107,11 +93,11 @@ func (r *Registry) PressurePlace(pid int, f *File, t Turn) (PressurePlace, error
 		err = c.verify()
 	}
 	if err != nil {
-		return PressurePlace{}, noPlace(err)
+		return TriggerPlace{}, noPlace(err)
 	}
 	at.Group, at.Inode = p.Dirs[0], c.id[cgroup.Pressure]
 	if !r.disabled.Load() {
-		at.File = cgroup.PressureFile(p, resourceOf(f.needs))
+		at.File = cgroup.PressureFile(p, resourceOf(q.File.needs))
 	}
 	return at, nil
 }

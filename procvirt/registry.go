@@ -80,6 +80,8 @@ type Registry struct {
 	disabled  atomic.Bool
 	hostCPUs  int           // how many CPUs the host may have
 	slowAfter time.Duration // defaultSlowAfter but in tests
+	// bootOffset is that of the daemon's own time namespace.
+	bootOffset time.Duration
 	// hostPace is that of reading the host's own file, by index.
 	hostPace []pace
 
@@ -123,6 +125,9 @@ func newRegistry(cfg Config, newInits func(*Registry) (inits, error)) (_ *Regist
 		spaces: map[uint64]*space{}, owners: map[uint64]*owner{},
 	}
 	r.hostCPUs = possibleCPUs(cfg.Root)
+	if r.bootOffset, err = host.BootOffset(r.proc, "self"); err != nil {
+		return nil, err
+	}
 	r.events.log = cfg.Log
 	r.requests.New = func() any { return newContainer(r) }
 	r.counters.New = func() any { return &threadCounter{ThreadCounter: cgroup.NewThreadCounter(r.proc)} }

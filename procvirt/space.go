@@ -2,8 +2,10 @@ package procvirt
 
 import (
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"vprocfs/initpid"
 	"vprocfs/procvirt/cgroup"
@@ -18,7 +20,10 @@ type space struct {
 	ns, id   uint64 // the inode, and NS_GET_ID or 0
 	init     int
 	started  int64 // of the init, in nanoseconds since the host booted
-	host     bool  // the daemon's own
+	// bootOffset is how far the boot clock of the container's time namespace is
+	// ahead of the daemon's. It cannot change while processes are in it.
+	bootOffset time.Duration
+	host       bool // the daemon's own
 
 	// used is when a container of it was last acquired, on the clock of Config.Now.
 	used atomic.Int64
@@ -273,6 +278,10 @@ func (r *Registry) space(init *initpid.Init) (*space, error) {
 		return sp, nil
 	}
 	started, err := host.StartTime(r.proc, init.PID)
+	var offset time.Duration
+	if err == nil {
+		offset, err = host.BootOffset(r.proc, strconv.Itoa(init.PID))
+	}
 	if err != nil {
 		if isOurs(err) {
 			return nil, err
@@ -280,7 +289,8 @@ func (r *Registry) space(init *initpid.Init) (*space, error) {
 		return nil, fmt.Errorf("init of pid namespace %d: %w: %w", init.NS, NoInit, err)
 	}
 	sp, old := r.insert(&space{
-		registry: r, ns: init.NS, id: init.ID, init: init.PID, started: started, host: init.Host,
+		registry: r, ns: init.NS, id: init.ID, init: init.PID, host: init.Host,
+		started: started, bootOffset: offset - r.bootOffset,
 		callers: map[string]*membership{}, containers: map[identity]*state{},
 	}, init.Owner)
 	if old != nil {

@@ -3,6 +3,7 @@ package procvirt
 import (
 	"bytes"
 	"strconv"
+	"time"
 
 	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/internal/scan"
@@ -24,6 +25,8 @@ type stat struct {
 	// load is the container's load as of the last sample, if tracked.
 	load    loadavg.State
 	tracked bool
+	// offset is how far the boot clock is ahead in the container's time namespace.
+	offset time.Duration
 }
 
 func (n *stat) reset() {
@@ -44,14 +47,15 @@ func (n *stat) gather(c *Container) error {
 	}
 	n.host = c.host
 	n.load, n.tracked = c.load.Peek()
+	n.offset = c.space.bootOffset
 	return nil
 }
 
 // append writes /proc/stat (fs/proc/stat.c): the rows of the CPUs are the
 // container's, and if its load is sampled its running and blocked threads; all
-// other lines are the host's. btime stays the host's too: the start
-// times in /proc/PID/stat count from the host's boot, and ps and psutil add the
-// two.
+// other lines are the host's, btime too: the start times in /proc/PID/stat count
+// from the host's boot, and ps and psutil add the two. In a time namespace both are
+// shifted (timens_sub_boottime, include/linux/time_namespace.h).
 func (n *stat) append(dst []byte) []byte {
 	dst = append(dst, "cpu "...)
 	dst = appendRow(dst, &n.total)
@@ -65,12 +69,17 @@ func (n *stat) append(dst []byte) []byte {
 	for bytes.HasPrefix(rest, []byte("cpu")) {
 		_, rest = scan.Line(rest)
 	}
-	if !n.tracked {
+	if !n.tracked && n.offset == 0 {
 		return append(dst, rest...)
 	}
 	for len(rest) > 0 {
 		line, after := scan.Line(rest)
 		switch {
+		case bytes.HasPrefix(line, []byte("btime ")):
+			dst = append(dst, "btime "...)
+			dst = n.appendBoot(dst, line[len("btime "):])
+		case !n.tracked:
+			dst = append(dst, line...)
 		case bytes.HasPrefix(line, []byte("procs_running ")):
 			dst = append(dst, "procs_running "...)
 			dst = strconv.AppendInt(dst, int64(running(&n.load)), 10)
@@ -84,6 +93,14 @@ func (n *stat) append(dst []byte) []byte {
 		rest = after
 	}
 	return dst
+}
+
+// appendBoot writes when the container's boot clock was 0, in seconds since 1970,
+// from when the host's was. The fractions of a second that either may have are not
+// known together: an offset that has one is rounded.
+func (n *stat) appendBoot(dst, boot []byte) []byte {
+	seconds, _ := scan.Uint(boot)
+	return strconv.AppendInt(dst, int64(seconds)-int64(n.offset.Round(time.Second)/time.Second), 10)
 }
 
 // appendRow writes the ten counters of a row: user nice system idle, and iowait

@@ -15,6 +15,9 @@ type uptime struct {
 	cpuTimes
 	// idle is the idle time of stat's cpu line at the same moment, in microseconds.
 	idle uint64
+	// up is the time since the init started, or the boot clock of the container's
+	// time namespace if that is not the daemon's, in nanoseconds.
+	up int64
 }
 
 func (n *uptime) reset() {
@@ -25,6 +28,10 @@ func (n *uptime) reset() {
 func (n *uptime) gather(c *Container) error {
 	if err := n.cpuView.gather(c); err != nil {
 		return err
+	}
+	n.up = n.age
+	if offset := int64(c.space.bootOffset); offset != 0 {
+		n.up = max(n.age+c.space.started+offset, 0)
 	}
 	used, buf, err := c.cpu.Usage(c.account.counted(), c.buf)
 	c.buf = buf
@@ -41,9 +48,10 @@ func (n *uptime) gather(c *Container) error {
 }
 
 // append writes /proc/uptime (fs/proc/uptime.c): seconds since the init started,
-// and the idle seconds of stat's cpu line.
+// and the idle seconds of stat's cpu line. In a time namespace the first number is
+// the kernel's: start times and btime are shifted by the same offset there.
 func (n *uptime) append(dst []byte) []byte {
-	dst = appendHundredths(dst, uint64(n.age)/nanosPerHundredth)
+	dst = appendHundredths(dst, uint64(n.up)/nanosPerHundredth)
 	dst = append(dst, ' ')
 	dst = appendHundredths(dst, n.idle/microsPerHundredth)
 	return append(dst, '\n')

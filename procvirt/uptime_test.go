@@ -141,3 +141,53 @@ func TestTimeUsedBeforeAResizeIsShown(t *testing.T) {
 		})
 	}
 }
+
+// TestTimeNamespacesShift has the init in a time namespace: its processes see start
+// times that are shifted, and programs add them to btime.
+func TestTimeNamespacesShift(t *testing.T) {
+	for _, tt := range []struct {
+		rule, own, offsets string
+		seconds            int64
+		virtual            bool
+	}{
+		{"no time namespaces", "", "", 0, true},
+		{"an offset of 0", "", "monotonic           0         0\nboottime            0         0\n", 0, true},
+		{"ahead", "", "monotonic          -5         0\nboottime       100000         0\n", 100000, false},
+		{"behind", "", "monotonic           0         0\nboottime          -30         0\n", -30, false},
+		{"the daemon's own", "monotonic 0 0\nboottime 70 0\n", "monotonic 0 0\nboottime 70 0\n", 0, true},
+		{"beside the daemon's own", "monotonic 0 0\nboottime 70 0\n", "monotonic 0 0\nboottime 100 0\n", 30, false},
+	} {
+		c := &cpuHost{tb: t, h: load(t, "trixie-v2")}
+		for pid, text := range map[string]string{strconv.Itoa(c.h.Init): tt.offsets, "self": tt.own} {
+			if text != "" {
+				c.write(filepath.Join(c.h.Root, "proc", pid), "timens_offsets", text)
+			}
+		}
+		v := fixtureRegistry(t, c.h, nil)
+		s := subject(t, c.h, c.h.Init)
+		start := int64(0)
+		if tt.virtual {
+			fields := strings.Fields(string(c.h.Read(t, fmt.Sprintf("proc/%d/stat", c.h.Init))))
+			start, _ = strconv.ParseInt(fields[21], 10, 64)
+		}
+		want := c.h.Boottime/1e7 - start + tt.seconds*100
+		up := string(render(t, v, "uptime", s))
+		if !strings.HasPrefix(up, fmt.Sprintf("%d.%02d ", want/100, want%100)) {
+			t.Errorf("%s: uptime %q, want %d hundredths", tt.rule, up, want)
+		}
+		btime := func(text []byte) (n int64) {
+			_, after, _ := strings.Cut(string(text), "\nbtime ")
+			n, _ = strconv.ParseInt(after[:strings.IndexByte(after, '\n')], 10, 64)
+			return n
+		}
+		stat, host := render(t, v, "stat", s), c.h.Read(t, "proc/stat")
+		if got, want := btime(stat), btime(host)-tt.seconds; got != want {
+			t.Errorf("%s: btime %d, want %d", tt.rule, got, want)
+		}
+		_, rest, _ := strings.Cut(string(stat), "\nintr")
+		_, hostRest, _ := strings.Cut(string(host), "\nintr")
+		if strings.Count(rest, "\n") != strings.Count(hostRest, "\n") {
+			t.Errorf("%s: other lines changed:\n%s", tt.rule, rest)
+		}
+	}
+}

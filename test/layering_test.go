@@ -43,7 +43,7 @@ func layers() map[string]layer {
 			testOthers: testLibs,
 		},
 		"internal/daemon": {
-			own:        []string{"fs", "fs/journal", "initpid", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			own:        []string{"fs", "fs/journal", "initpid", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
 			others:     []string{sys},
 			testOwn:    []string{"internal/sandbox"},
 			testOthers: testLibs,
@@ -58,7 +58,7 @@ func layers() map[string]layer {
 		"internal/supervise": {others: []string{goSystemd, sys}, testOthers: testLibs},
 		"internal/procpid":   {testOthers: testLibs},
 		"internal/shm":       {others: []string{sys}, testOthers: testLibs},
-		"procvirt":           {own: []string{"initpid", "internal/shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg"}, others: []string{sys}, testOthers: testLibs},
+		"procvirt":           {own: []string{"initpid", "internal/shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg", "procvirt/psi"}, testOwn: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/cgroup":    {own: []string{"internal/mountinfo", "internal/procpid", "procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/host":      {own: []string{"internal/procpid", "procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/loadavg":   {testOthers: testLibs},

@@ -406,6 +406,11 @@ func TestAContainerHasOnlySoManyTriggers(t *testing.T) {
 	if !strings.Contains(nested, "busy") {
 		t.Errorf("in a pid namespace in the container: %s", nested)
 	}
+	// With a control group of its own for each it is no way round either.
+	nested = c.py(t, fmt.Sprintf(`os.mkdir(%q + "/inner"); p = subprocess.run(["sh", "-c", "echo 0 > $0/inner/cgroup.procs && exec unshare -pf python3 -c \"import os; os.write(os.open('/proc/pressure/cpu', os.O_RDWR), b'some 100000 2000000')\"", %q], capture_output=True); print(p.returncode, p.stderr)`, v2Dir(t, c.init), v2Dir(t, c.init)))
+	if !strings.Contains(nested, "busy") {
+		t.Errorf("in a pid namespace and a control group in the container: %s", nested)
+	}
 	if got := other.py(t, `print([setnew()[0] for i in range(3)])`); got != "[20, 20, 20]" {
 		t.Errorf("another container: %s", got)
 	}

@@ -63,6 +63,14 @@ func runTool(tool string) int {
 		eachLine(crowdOf)
 	case "hammer":
 		eachLine(new(hammerer).obey)
+	case "lease":
+		if err = dropCaps(); err == nil {
+			eachLine(new(leaser).obey)
+		}
+	case "leases":
+		err = leaseOften(os.Args[1:])
+	case "open":
+		eachLine(openLine)
 	case "latency":
 		eachLine(latencies)
 	case "syscalls-child":

@@ -1,15 +1,15 @@
-// Package attach puts files of the view into mount namespaces of containers that
-// run already: Attach into one that was started without them, Heal into all that
-// still show those of a daemon that is dead.
+// Package attach mounts files of the view in containers that already run: Attach
+// in one container that was started without them, Heal in every container that
+// still has the files of a dead daemon.
 //
-// It knows mounts and nothing else: not what the files say, not how they are
-// served. No process of a container is touched, stopped or waited for.
+// It knows mounts only: not what the files contain, nor how they are served. It does
+// not stop, signal or wait for any process of a container.
 //
-// Everything in a container is hostile: its tree may lead anywhere, and any path
-// walk in it may hang, for it may serve a file system itself. So this package's
-// own process only reads mountinfo, which nobody can hold up. All else is done by
-// helper processes, one for each container at a time, that are killed or left
-// alone when they do not answer (helper.go). It needs root and Linux 5.6.
+// Everything in a container is hostile. A path may lead anywhere, and any path walk
+// may hang, because the container may serve a file system itself. So the process
+// that calls this package only reads /proc, which no container can delay. Helper
+// processes do the rest. One that does not answer in time is killed, or left behind
+// if it cannot be killed (helper.go). The package needs root and Linux 5.6.
 package attach
 
 import (
@@ -20,49 +20,48 @@ import (
 	"strings"
 )
 
-// types are the file system types whose dead mounts are replaced: our own, and
-// that of LXCFS and of whoever stands in for it.
+// types are the file system types whose dead mounts are replaced: that of vprocfs,
+// and that of LXCFS and of programs that replace it.
 var types = []string{"fuse.vprocfs", "fuse.lxcfs"}
 
-// State is what has become of one file.
+// State is what Attach or Heal did with one file.
 type State string
 
-// The states. Only Failed means that the file is not shown as it should be.
+// The states of a file. With Failed the view is not shown; Result.Err says why.
 const (
-	Attached State = "attached"         // over the kernel's own file
-	Present  State = "already attached" // it was shown before
-	Replaced State = "replaced"         // in the place of a mount of a dead daemon, or of another's
-	Removed  State = "removed"          // a dead mount of a file that the daemon does not serve: the kernel's own shows
-	Absent   State = "absent"           // the container's kernel or /proc has no such file
-	Gone     State = "gone"             // the mount to replace is dead no more, or there no more
+	Attached State = "attached"         // mounted over the kernel's file
+	Present  State = "already attached" // it was mounted before
+	Replaced State = "replaced"         // mounted in place of the file of a dead or another daemon
+	Removed  State = "removed"          // dead mount removed; the daemon does not serve the file
+	Absent   State = "absent"           // the container's /proc or /sys has no such file
+	Gone     State = "gone"             // the mount to replace is no longer dead or no longer there
 	Failed   State = "failed"
 )
 
-// Result tells of one file of one container.
+// Result is the outcome for one file of one container.
 type Result struct {
 	// Target is the path of the file, as the container sees it.
 	Target string
 	State  State
-	// Err says why; it is nil but for Failed.
+	// Err is set if State is Failed.
 	Err error
 }
 
-// Options say what Attach does.
+// Options are the options of Attach.
 type Options struct {
 	// Dir is the mount point of the daemon whose view is shown, in the mount
 	// namespace of this process.
 	Dir string
-	// Files are the files to attach; none for all that the daemon serves and the
-	// container has, less what the runtime has masked. See
-	// ParseFile.
+	// Files are the files to attach, in the form that ParseFile takes. If there
+	// are none, Attach attaches all files that the daemon serves and the
+	// container has, except those that the runtime has masked.
 	Files []string
-	// Replace also takes the place of a living mount of LXCFS or of another
-	// daemon of ours.
+	// Replace also replaces a living mount of LXCFS or of another vprocfs.
 	Replace bool
 }
 
-// ParseFile returns the path below the root of a file to attach: "uptime",
-// "proc/uptime" and "/proc/uptime" are the same one. It fails for what is not
+// ParseFile returns the path of a file below the root directory: "proc/uptime" for
+// "uptime", "proc/uptime" and "/proc/uptime". It returns an error if the file is not
 // below /proc or /sys.
 func ParseFile(name string) (string, error) {
 	p := strings.TrimPrefix(name, "/")
@@ -79,9 +78,9 @@ func ParseFile(name string) (string, error) {
 	return p, nil
 }
 
-// Attach shows the files in the mount namespace of process pid, below the root
-// that pid has. What can be attached is, whatever becomes of the others; err is
-// for what concerns them all. To do it again changes nothing.
+// Attach mounts the files in the mount namespace of process pid, below the root
+// directory of pid. A file that fails does not stop the others; the returned error
+// concerns all files. A second Attach changes nothing.
 func Attach(ctx context.Context, pid int, o Options) ([]Result, error) {
 	j := job{PID: pid, Dir: o.Dir, Replace: o.Replace}
 	for _, f := range o.Files {

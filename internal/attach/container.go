@@ -16,34 +16,34 @@ import (
 	"vprocfs/internal/mountinfo"
 )
 
-// This file and place.go run in a helper.
+// The code of this file and of place.go runs in a helper.
 
 // container is a running container whose mounts are to be changed.
 type container struct {
-	root   int   // its root directory, O_PATH
-	ns     int   // its mount namespace
-	mounts table // as they were at the beginning
+	root   int   // descriptor of its root directory, O_PATH
+	ns     int   // descriptor of its mount namespace
+	mounts table // its mounts when the helper started
 	list   []mountinfo.Mount
-	// ours are the peer groups of the mount namespaces of this process and of
-	// the host's init: a mount on one of their peers would show there.
-	ours map[string]bool
-	// fds is /proc/thread-self/fd of the host: the way to name a descriptor to
-	// umount2(2), which takes none.
+	// hostGroups are the peer groups of the mount namespaces of this process and
+	// of the host's init. A mount on a peer of them would propagate to the host.
+	hostGroups map[string]bool
+	// fds is a descriptor of the host's /proc/thread-self/fd. umount2(2) takes a
+	// path only, so a descriptor is named by its number in there.
 	fds int
 }
 
 const hostProc = "/proc"
 
-// openContainer finds out what pid's container is. The calling thread must be
-// locked.
+// openContainer opens the container of process pid, whose mount namespace must have
+// inode ns unless ns is 0. The calling goroutine must be locked to its thread.
 func openContainer(pid int, ns uint64) (*container, error) {
-	// The pidfd is there to tell that pid has been the same process all along.
+	// The pidfd shows at the end that pid was the same process all the time.
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, gone(err)
 	}
 	defer unix.Close(pidfd)
-	c := &container{ours: make(map[string]bool)}
+	c := &container{hostGroups: make(map[string]bool)}
 	dir := filepath.Join(hostProc, strconv.Itoa(pid))
 	if c.ns, err = unix.Open(dir+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, gone(err)
@@ -66,11 +66,11 @@ func openContainer(pid int, ns uint64) (*container, error) {
 	return c, err
 }
 
-// errGone says that there is no such process, or that it is another one by now.
+// errGone is returned if the process has ended, even if its pid is in use again.
 var errGone = errors.New("no such process")
 
-// gone makes one error of those that the death of a process has. Mountinfo says
-// EINVAL of a zombie, which has no namespaces any more.
+// gone returns errGone if err is an error of /proc for a process that has ended,
+// else err. EINVAL is what mountinfo returns for a zombie, which has no namespaces.
 func gone(err error) error {
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		return errGone
@@ -78,8 +78,8 @@ func gone(err error) error {
 	return err
 }
 
-// checkNamespace makes sure that the namespace is a container's, and learns the
-// peer groups of those that are not.
+// checkNamespace returns an error if the mount namespace is not that of a container.
+// It fills hostGroups.
 func (c *container) checkNamespace(want uint64) error {
 	var theirs unix.Stat_t
 	if err := unix.Fstat(c.ns, &theirs); err != nil {
@@ -92,14 +92,17 @@ func (c *container) checkNamespace(want uint64) error {
 		var st unix.Stat_t
 		err := unix.Stat(fmt.Sprintf("%s/%d/ns/mnt", hostProc, p), &st)
 		if p == 1 && errors.Is(err, unix.EACCES) {
-			continue // an init that has more privileges than we have
+			continue // init has more privileges than this process
 		}
 		if err != nil {
 			return fmt.Errorf("stat the mount namespace of pid %d: %w", p, err)
 		}
 		if st.Ino == theirs.Ino && st.Dev == theirs.Dev {
-			return fmt.Errorf("it is in no container: its mount namespace is that of %s",
-				map[bool]string{true: "the host's init", false: "vprocfs itself"}[p == 1])
+			whose := "vprocfs itself"
+			if p == 1 {
+				whose = "the host's init"
+			}
+			return fmt.Errorf("it is in no container: its mount namespace is that of %s", whose)
 		}
 		mounts, err := mountinfo.Load(fmt.Sprintf("%s/%d/mountinfo", hostProc, p))
 		if err != nil {
@@ -107,7 +110,7 @@ func (c *container) checkNamespace(want uint64) error {
 		}
 		for _, m := range mounts {
 			if m.Shared != "" {
-				c.ours[m.Shared] = true
+				c.hostGroups[m.Shared] = true
 			}
 		}
 	}
@@ -116,28 +119,28 @@ func (c *container) checkNamespace(want uint64) error {
 
 // enter moves the calling thread into the mount namespace, for good.
 func (c *container) enter() error {
-	// Threads share root and working directory, which setns(2) is to change.
+	// setns(2) needs a root and working directory that no other thread shares.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare CLONE_FS: %w", err)
 	}
 	if err := unix.Setns(c.ns, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("setns to the mount namespace: %w", err)
 	}
-	// Where unmount finds descriptors by their numbers.
+	// unmount names descriptors by their numbers in this directory.
 	if err := unix.Fchdir(c.fds); err != nil {
 		return fmt.Errorf("chdir to the own descriptors: %w", err)
 	}
 	return nil
 }
 
-// do does the job.
+// do does the job. It calls tell with each result.
 func (j *job) do(tell func(Result) error) error {
 	if j.Probe != "" {
 		return ask(j.Probe)
 	}
-	runtime.LockOSThread() // never unlocked: the thread will be in another namespace
-	// With the container's pid namespace shared, its root could look into this
-	// process otherwise.
+	runtime.LockOSThread() // never unlocked: the thread stays in the other namespace
+	// If the container shares the host's pid namespace, its root could otherwise
+	// read this process's memory.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
@@ -153,7 +156,7 @@ func (j *job) do(tell func(Result) error) error {
 			return err
 		}
 	}
-	// While this thread is still where Dir is.
+	// Before enter: Dir is a path of this mount namespace.
 	files := make([]int, len(j.Items))
 	errs := make([]error, len(j.Items))
 	for i, it := range j.Items {
@@ -170,7 +173,7 @@ func (j *job) do(tell func(Result) error) error {
 		switch {
 		case r.Err == nil:
 			r.State, r.Err = c.show(files[i], it, j)
-			unix.Close(files[i]) // where it was not attached, this ends it
+			unix.Close(files[i]) // unmounts it if it was not attached
 		case r.Err == errNotServed && it.Mount != 0:
 			r.State, r.Err = c.show(-1, it, j)
 		}
@@ -184,7 +187,7 @@ func (j *job) do(tell func(Result) error) error {
 	return nil
 }
 
-// ask tells whether the daemon of the FUSE file system that file is on answers.
+// ask returns an error if the daemon of the FUSE file system of file does not answer.
 func ask(file string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(file, &st); err != nil {
@@ -198,8 +201,8 @@ func ask(file string) error {
 
 var errNotServed = errors.New("the daemon does not serve it")
 
-// cloneFile makes a detached mount of a file or directory of the daemon, with all
-// that is mounted below it.
+// cloneFile makes a detached mount of a file or directory of the daemon, including
+// the mounts below it.
 func cloneFile(dir, name string) (int, error) {
 	file := filepath.Join(dir, name)
 	fd, err := unix.OpenTree(unix.AT_FDCWD, file, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW)
@@ -209,8 +212,8 @@ func cloneFile(dir, name string) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open_tree %s: %w", file, err)
 	}
-	// A clone is a peer of the original: what the container mounts over it would
-	// show in Dir.
+	// A clone is a peer of the original: mounts of the container on it would
+	// propagate to Dir.
 	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
 	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr)
 	if errors.Is(err, unix.ENOSYS) { // before Linux 5.12
@@ -223,13 +226,13 @@ func cloneFile(dir, name string) (int, error) {
 	return fd, nil
 }
 
-// cpuDir is the directory of sysfs that is shown whole.
+// cpuDir is the directory of sysfs that is attached as a whole.
 const cpuDir = "sys/devices/system/cpu"
 
-// cpuFiles are the files of cpuDir that differ from the host's.
+// cpuFiles are the files of cpuDir whose content is not the host's.
 var cpuFiles = []string{"online", "present", "possible", "offline"}
 
-// all returns items for all that the daemon at dir serves.
+// all returns an item for everything that the daemon at dir serves.
 func (c *container) all(dir string) ([]item, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "proc"))
 	if err != nil {
@@ -244,8 +247,8 @@ func (c *container) all(dir string) ([]item, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	// Runtimes mask files in there (thermal_throttle). A mount of the directory
-	// would cover the masks.
+	// Runtimes mask some files in it (thermal_throttle). A mount over the
+	// directory would hide the masks.
 	if !hasBelow(c.list, "/"+cpuDir) {
 		return append(items, item{Path: cpuDir, Optional: true}), nil
 	}
@@ -255,23 +258,22 @@ func (c *container) all(dir string) ([]item, error) {
 	return items, nil
 }
 
-// checkLeak returns an error if what is mounted on mount id would show on the
-// host.
+// checkLeak returns an error if a mount on mount id would propagate to the host.
 func (c *container) checkLeak(id int) error {
 	m, ok := c.mounts[id]
 	if !ok {
 		return errors.New("the container is changing its mounts: try again")
 	}
-	if c.ours[m.Shared] {
+	if c.hostGroups[m.Shared] {
 		return errors.New("its mount namespace shares the mount below with the host, where the file would show too")
 	}
 	return nil
 }
 
-// isOurType tells whether mount id is one of our types.
+// isOurType reports whether mount id is of one of types.
 func (c *container) isOurType(id int) bool { return slices.Contains(types, c.mounts[id].FSType) }
 
-// typeOf names the type of mount id.
+// typeOf returns the file system type of mount id.
 func (c *container) typeOf(id int) string {
 	if t := c.mounts[id].FSType; t != "" {
 		return t
@@ -279,7 +281,7 @@ func (c *container) typeOf(id int) string {
 	return "unknown"
 }
 
-// split cuts the path of an item into "proc" or "sys" and the rest.
+// split splits the path of an item into "proc" or "sys", and the rest.
 func split(p string) (base, rest string) {
 	base, rest, _ = strings.Cut(p, "/")
 	return base, rest

@@ -16,23 +16,23 @@ const moveMountBeneath = 0x200
 // include/linux/proc_fs.h).
 const procRootIno = 1
 
-// place is what is at the path of a file in a container.
+// place is what the path of a file in a container leads to.
 type place struct {
 	fd   int // O_PATH
-	id   int // of the mount that it is on
+	id   int // id of its mount
 	dev  [2]uint32
 	ino  uint64
-	bare bool // the file of procfs or sysfs itself, with nothing mounted on it
+	bare bool // the file of procfs or sysfs, with nothing mounted on it
 }
 
-// What an optional file may be without.
+// Errors that make an optional file Absent.
 var (
 	errMissing = errors.New("the container has no such file")
 	errNoSysfs = errors.New("/sys of the container is not a sysfs")
 )
 
-// beneath opens a path below dir with O_PATH, which asks nothing of the file
-// itself. No symbolic link is followed.
+// beneath opens a path below dir with O_PATH, which sends no request for the file
+// itself. It follows no symbolic link.
 func beneath(dir int, path string, flags, resolve uint64) (int, error) {
 	return unix.Openat2(dir, path, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC | flags,
@@ -40,7 +40,7 @@ func beneath(dir int, path string, flags, resolve uint64) (int, error) {
 	})
 }
 
-// open finds the place of an item.
+// open opens the place of an item.
 func (c *container) open(it item) (*place, error) {
 	if it.Mount != 0 {
 		fd, err := beneath(c.root, strings.TrimPrefix(it.Point, "/"), 0, 0)
@@ -57,7 +57,7 @@ func (c *container) open(it item) (*place, error) {
 	defer unix.Close(dir)
 	fd, err := beneath(dir, rest, 0, unix.RESOLVE_NO_XDEV)
 	bare := err == nil
-	if errors.Is(err, unix.EXDEV) { // something is mounted on it
+	if errors.Is(err, unix.EXDEV) { // it is a mount point
 		fd, err = beneath(dir, rest, 0, 0)
 	}
 	if errors.Is(err, unix.ENOENT) {
@@ -69,7 +69,8 @@ func (c *container) open(it item) (*place, error) {
 	return newPlace(fd, bare)
 }
 
-// openBase opens /proc or /sys of the container, and makes sure that it is that.
+// openBase opens /proc or /sys of the container. It returns an error if that is not
+// a procfs or sysfs.
 func (c *container) openBase(base string) (int, error) {
 	dir, err := beneath(c.root, base, unix.O_DIRECTORY, 0)
 	if errors.Is(err, unix.ENOENT) {
@@ -90,7 +91,7 @@ func (c *container) openBase(base string) (int, error) {
 	case base == "proc" && (fs.Type != unix.PROC_SUPER_MAGIC || st.Ino != procRootIno):
 		err = errors.New("/proc of the container is not a procfs")
 	case base == "sys" && fs.Type != unix.SYSFS_MAGIC:
-		err = errNoSysfs // an empty directory in many
+		err = errNoSysfs // many containers have an empty directory there
 	}
 	if err != nil {
 		unix.Close(dir)
@@ -99,10 +100,10 @@ func (c *container) openBase(base string) (int, error) {
 	return dir, nil
 }
 
-// newPlace takes fd over.
+// newPlace returns the place of an O_PATH descriptor, which it owns from now on.
 func newPlace(fd int, bare bool) (*place, error) {
-	// Without a request to a FUSE daemon, which may be dead or slow: what the
-	// kernel has in its cache is enough to tell one superblock from another.
+	// STATX_DONT_SYNC sends no request to a FUSE daemon, which may be dead or slow.
+	// Superblock, inode number and mount id are in the kernel's cache.
 	var st unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID|unix.STATX_INO, &st); err != nil {
 		unix.Close(fd)
@@ -117,16 +118,15 @@ func newPlace(fd int, bare bool) (*place, error) {
 
 func (p *place) close() { unix.Close(p.fd) }
 
-// dead tells whether the place is on a FUSE mount whose connection has been
-// aborted. A daemon that is slow, or about to be replaced, holds this up, and its
-// mount is not dead. Only the one errno says so.
+// dead reports whether the place is on a FUSE mount whose connection is aborted. It
+// waits while the daemon does not answer: a slow daemon is not dead.
 func (p *place) dead() bool {
 	var st unix.Statfs_t
 	return errors.Is(unix.Fstatfs(p.fd, &st), unix.ENOTCONN)
 }
 
-// show has the container see the file of detached mount fd at the place of the
-// item. With an fd of -1 it is to see the kernel's own in the place of a dead one.
+// show attaches detached mount fd at the place of an item. With fd -1 it removes a
+// dead mount there, so that the kernel's file shows.
 func (c *container) show(fd int, it item, j *job) (State, error) {
 	p, err := c.open(it)
 	if it.Optional && (err == errMissing || err == errNoSysfs) {
@@ -167,8 +167,8 @@ func (c *container) show(fd int, it item, j *job) (State, error) {
 	return "", fmt.Errorf("another mount is there, of type %s", c.typeOf(p.id))
 }
 
-// replaceMount puts detached mount fd in the place of the mount that p is on, or
-// nothing for an fd of -1.
+// replaceMount replaces the mount that p is on by detached mount fd. With fd -1 it
+// removes the mount.
 func (c *container) replaceMount(fd int, p *place, it item, j *job) (State, error) {
 	if err := c.checkLeak(c.mounts[p.id].Parent); err != nil {
 		return "", err
@@ -182,8 +182,8 @@ func (c *container) replaceMount(fd int, p *place, it item, j *job) (State, erro
 	if j.DryRun {
 		return Replaced, nil
 	}
-	// Under the old one first, which then goes: a reader sees the one or the
-	// other. Linux 6.5.
+	// Linux 6.5: mount it beneath the old mount, then unmount that. A reader sees
+	// one or the other.
 	err := moveMount(fd, p.fd, moveMountBeneath)
 	if err == nil {
 		return Replaced, unmount(p.fd)
@@ -191,11 +191,11 @@ func (c *container) replaceMount(fd int, p *place, it item, j *job) (State, erro
 	if !errors.Is(err, unix.EINVAL) {
 		return "", err
 	}
-	// An older kernel, or mounts that propagate: for a moment the kernel's own
-	// file shows.
+	// On an older kernel, or with mounts that propagate, the kernel's file shows
+	// for a moment.
 	if err := unmount(p.fd); err != nil {
-		// A mount that a container of the container was given cannot be taken
-		// away from it (MNT_LOCKED). It is covered.
+		// A nested container cannot lose a mount that it was started with
+		// (MNT_LOCKED). Mount over it.
 		return Replaced, moveMount(fd, p.fd, 0)
 	}
 	now, err := c.open(it)
@@ -215,8 +215,8 @@ func moveMount(fd, to, flags int) error {
 	return nil
 }
 
-// unmount detaches the mount that fd is the root of. The working directory must
-// be that of the own descriptors.
+// unmount detaches the mount whose root is fd. The working directory must be
+// container.fds.
 func unmount(fd int) error {
 	if err := unix.Unmount(strconv.Itoa(fd), unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("umount: %w", err)

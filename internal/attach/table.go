@@ -8,8 +8,8 @@ import (
 	"vprocfs/internal/mountinfo"
 )
 
-// mentions tells whether a mount of one of our types is in the text: few
-// namespaces have one, so the others need not be parsed.
+// mentions reports whether the text of a mountinfo has a mount of one of types. Most
+// have none and need not be parsed.
 func mentions(text []byte) bool {
 	return slices.ContainsFunc(types, func(t string) bool {
 		return bytes.Contains(text, []byte(" - "+t+" "))
@@ -27,10 +27,10 @@ func newTable(mounts []mountinfo.Mount) table {
 	return t
 }
 
-// below returns the mount that m is mounted on at last, past those that share its
-// mount point with it: that of the procfs for any mount on /proc/uptime.
+// below returns the mount that m is mounted on, without those at the same mount
+// point: for every mount on /proc/uptime it returns the procfs.
 func (t table) below(m mountinfo.Mount) (mountinfo.Mount, bool) {
-	for range len(t) { // a cycle is not for the kernel to make
+	for range len(t) { // ends even if there were a cycle
 		p, ok := t[m.Parent]
 		if !ok {
 			return mountinfo.Mount{}, false
@@ -43,8 +43,8 @@ func (t table) below(m mountinfo.Mount) (mountinfo.Mount, bool) {
 	return mountinfo.Mount{}, false
 }
 
-// candidate returns the path below a root ("proc/uptime") of the file of procfs
-// or sysfs that m, a mount of one of our types, covers.
+// candidate returns the path ("proc/uptime") of the file of procfs or sysfs that m
+// covers. It returns false if m covers none or is not of one of types.
 func (t table) candidate(m mountinfo.Mount) (string, bool) {
 	if !slices.Contains(types, m.FSType) {
 		return "", false
@@ -65,7 +65,7 @@ func (t table) candidate(m mountinfo.Mount) (string, bool) {
 	return "", false
 }
 
-// hasBelow tells whether anything is mounted below the directory point.
+// hasBelow reports whether anything is mounted below the directory point.
 func hasBelow(mounts []mountinfo.Mount, point string) bool {
 	return slices.ContainsFunc(mounts, func(m mountinfo.Mount) bool { return strings.HasPrefix(m.Point, point+"/") })
 }

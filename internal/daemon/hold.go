@@ -28,6 +28,7 @@ const (
 	fileJournal  = "vprocfs-journal"  // of fs.NewJournal
 	fileTable    = "vprocfs-"         // and the name of a table of procvirt.Registry
 	fileTriggers = "vprocfs-triggers" // workers make it
+	filePins     = "vprocfs-pins"     // of fs.Pins
 	filePID      = "pidfile"          // the holder's only
 )
 

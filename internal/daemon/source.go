@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
+	"vprocfs/internal/shm"
 	"vprocfs/procvirt"
 )
 
@@ -74,12 +75,12 @@ func (s *source) Close() {
 	s.registry.Close()
 }
 
-// serverOptions are those of a server of conn with content from s. kept are the triggers
-// that outlive this process, nil for none.
-func (s *source) serverOptions(conn *fs.Conn, kept *keptTriggers) fs.ServerOptions {
+// serverOptions are those of a server of conn with content from s. saved has the
+// triggers that outlive this process, nil for none.
+func (s *source) serverOptions(conn *fs.Conn, saved *shm.Table) fs.ServerOptions {
 	o := fs.ServerOptions{Log: s.log, CPUs: s.cpus, Nodes: nodes(s.registry.Files(), s.cpus != nil)}
 	if s.registry.HasPressure() {
-		o.Triggers = newTriggers(s, conn, kept)
+		o.Triggers = newTriggers(s, conn, saved)
 	}
 	return o
 }

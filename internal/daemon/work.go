@@ -12,6 +12,7 @@ import (
 	"vprocfs/fs/journal"
 	"vprocfs/internal/shm"
 	"vprocfs/internal/supervise"
+	"vprocfs/procvirt"
 )
 
 // workerPing is how long the reader may take to come to a ping.
@@ -41,6 +42,10 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	if w.Toggled {
 		src.registry.Toggle()
 	}
+	dev, err := journal.Dev(w.Files[fileJournal])
+	if err != nil {
+		return err
+	}
 	kept, conn, err := fs.OpenJournal(w.Files[fileJournal], w.Files[fileFuse])
 	if err != nil {
 		return err
@@ -51,15 +56,17 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	if err != nil {
 		return err
 	}
-	records, err := keptTable(w, log, fileTriggers, triggerFormat())
+	saved, err := keptTable(w, log, fileTriggers, procvirt.TriggerFormat())
 	if err != nil {
 		return err
 	}
-	so := src.serverOptions(conn, newKeptTriggers(records))
+	so := src.serverOptions(conn, saved)
 	so.Journal, so.Crashed = kept, w.Crashed
+	so.Pins = fs.NewPins(func(fd int) { w.Keep(filePins, fd) })
 	server := fs.NewServer(conn, src, so)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
+	newPinner(o, dir, w.Files, dev, server, so.Pins, log).start()
 	stop := make(chan struct{})
 	w.Serving(log, supervise.Orders{
 		Stop:   func() { close(stop) },

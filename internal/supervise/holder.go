@@ -3,7 +3,6 @@ package supervise
 import (
 	"context"
 	"log/slog"
-	"net"
 	"os"
 	"time"
 )
@@ -57,8 +56,7 @@ type Holder struct {
 	done   bool
 	err    error
 
-	listener *net.UnixListener
-	asking   chan *replyTo // nil without a listener
+	listener *listener // nil: it takes no requests
 }
 
 // NewHolder makes a holder of files, which are handed to each worker.
@@ -98,8 +96,8 @@ func (h *Holder) Run(a *Adopted) error {
 			h.step(toggleAsked{})
 		case <-h.signals.Upgrade:
 			h.step(upgradeAsked{})
-		case c := <-h.asking:
-			h.step(upgradeAsked{h.addClient(c)})
+		case c := <-h.requests():
+			h.asked(c)
 		case s := <-h.signals.Stop:
 			h.step(stopAsked{s.String()})
 		case e := <-h.events:
@@ -157,6 +155,7 @@ func (h *Holder) do(a action) {
 			return probeEnded{a.id, h.cfg.Probe(ctx)}
 		})
 	case become:
+		h.refuse(errUpgrading)
 		h.answer(execFailed{h.become(a)})
 	case notify:
 		h.tell(a.state)

@@ -29,6 +29,9 @@ const (
 	becoming        // this process executes the new program
 )
 
+// errUpgrading is the reply to who asks for a second upgrade.
+var errUpgrading = errors.New("another upgrade is under way")
+
 // replaced is why a worker was killed for a candidate.
 const replaced = "replaced"
 
@@ -39,7 +42,7 @@ func (m *machine) upgradeAsked(c clientID) {
 	case !m.stopBy.IsZero():
 		err = errors.New("the daemon stops")
 	case m.upgrade.phase != idle:
-		err = errors.New("another upgrade is under way")
+		err = errUpgrading
 	}
 	if err != nil {
 		m.log(slog.LevelError, "not upgraded", "err", err)

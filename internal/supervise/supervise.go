@@ -27,7 +27,7 @@ const (
 )
 
 // formatVersion is that of what the variables say.
-const formatVersion = 1
+const formatVersion = 2
 
 // Messages. A message is a word, and what follows it after a blank. The holder
 // sends:

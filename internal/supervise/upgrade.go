@@ -4,10 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -163,27 +160,10 @@ func (a *Adopted) wait() exit {
 	return e
 }
 
-// replyTo is who waits for the end of an upgrade.
-type replyTo struct{ conn *net.UnixConn }
-
 func newReplyTo(f *os.File) (*replyTo, error) {
 	c, err := newControl(f)
 	if err != nil {
 		return nil, err
 	}
-	return &replyTo{c.conn}, nil
-}
-
-// say tells the end, once. A nil replyTo tells nobody.
-func (r *replyTo) say(err error) {
-	if r == nil {
-		return
-	}
-	text := "ok"
-	if err != nil {
-		text = strings.ReplaceAll(err.Error(), "\n", "; ")
-	}
-	_ = r.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = r.conn.Write([]byte(text)) // gone: nobody to tell
-	_ = r.conn.Close()
+	return &replyTo{conn: c.conn, verb: verbUpgrade}, nil
 }

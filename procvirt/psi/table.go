@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	// MaxPerOwner is how many triggers one owner may have. They cost the host at
-	// most one kernel thread (psimon) for each control group, which wakes up to
-	// twenty times a second while the group is stalled.
+	// MaxPerOwner is the number of triggers that one owner may have. They cost the
+	// host at most one kernel thread (psimon) for each control group. It wakes up
+	// to twenty times a second while the group is stalled.
 	MaxPerOwner = 16
-	// MaxTriggers is how many there may be in all, each an open file.
+	// MaxTriggers is the number of triggers in all. Each is an open file.
 	MaxTriggers = 1024
 
 	// closeWait is how long a new trigger waits for the place of one that is
@@ -24,82 +24,95 @@ const (
 	maxClosers = 4
 )
 
-// What Poll returns, in the numbers of poll(2), which are epoll's.
+// Results of Poll, in the numbers of poll(2), which are those of epoll.
 const (
 	// quiet is what a file that can be read and written always has
 	// (DEFAULT_POLLMASK, include/linux/poll.h).
 	quiet = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDNORM | unix.EPOLLWRNORM
 	fired = unix.EPOLLPRI
-	// none is for a file without a trigger, or whose group is removed
+	// none is for a file without a trigger, or of a removed group
 	// (psi_trigger_poll, kernel/sched/psi.c).
 	none = quiet | unix.EPOLLERR | unix.EPOLLPRI
 )
 
-// Record is all that there is to know of a trigger: another process that has it
-// can make the trigger again with Set, and, as an event may have been lost
-// meanwhile, should wake Waiter.
+// Record describes a trigger. With it another process can set the trigger again.
 type Record struct {
-	// Handle is the open file that the trigger belongs to, as FUSE numbers it.
+	// Handle is FUSE's number of the open file that the trigger belongs to.
 	Handle uint64
-	// Waiter is who waits for the next event, as FUSE numbers it; 0 is nobody.
+	// Request is FUSE's number of the request that sets the trigger; 0 if unknown.
+	Request uint64
+	// Waiter is FUSE's number of a file that waits for the next event; 0 if none
+	// does.
 	Waiter uint64
 	// File is the path of the file of the control group.
 	File    string
 	Trigger Trigger
-	// Owners are who the trigger is counted for. Empty ones do not count.
+	// Owners are whom the trigger is accounted to. An empty one does not count.
 	Owners [2]string
 }
 
-// entry is a trigger of the table.
+// Keeper keeps records for the next process. A Table calls one method at a time. They
+// must not call the Table.
+type Keeper interface {
+	// Keep stores the record of a trigger, in place of an earlier one of the
+	// same handle.
+	Keep(r Record)
+	// Forget removes the record of a handle, if there is one.
+	Forget(handle uint64)
+}
+
+// entry is a trigger of a Table.
 type entry struct {
 	Record
-	// fd is the file, -1 while the trigger is not made yet.
+	// fd is the file; -1 until the trigger is set.
 	fd int
-	// pending says that an event came that nobody has been told of: the kernel
-	// tells of each only once, and told us.
+	// pending is set while there is an event that Poll has not returned. The
+	// kernel reports each event once.
 	pending bool
-	// gone says that the group is removed.
+	// gone is set if the group is removed.
 	gone bool
-	// released says that the handle was closed before the trigger was made.
+	// released is set if the handle was closed before the trigger was set.
 	released bool
+	// kept is the Waiter that the Keeper knows.
+	kept uint64
 }
 
 // owner counts the triggers of an owner.
 type owner struct {
 	live, closing int
-	waiting       bool // a new one waits until one is closed
+	waiting       bool // a new trigger waits until one is closed
 }
 
 // Table has the triggers of all open files. It is safe for concurrent use.
 //
-// One goroutine waits for all of them with epoll(7), parked in the system call.
-// It must not wait for the epoll descriptor itself, as Go's own poller would: to
-// ask that whether it is readable asks the files in it, and with that the event
-// is gone (ep_item_poll, fs/eventpoll.c).
+// One goroutine waits for the events of all of them, in epoll_wait(2). Go's own
+// poller must not wait for the epoll descriptor: when it asks whether that is
+// readable, the kernel asks the files in it, and the event is lost (ep_item_poll,
+// fs/eventpoll.c).
 type Table struct {
-	most int
-	wake func(waiter uint64)
+	most   int
+	wake   func(waiter uint64)
+	keeper Keeper
 
-	mu      sync.Mutex // guards the rest, not held during system calls that may wait
+	mu      sync.Mutex // guards the rest; not held during system calls that may block
 	entries map[uint64]*entry
 	owners  map[string]*owner
-	live    int
-	closing []*entry      // waiting for a closer
-	open    int           // files that are open, those that are closing included
-	closers int           // goroutines that close
-	closed  chan struct{} // closed when some file is, and made anew
+	closing []*entry      // to be closed
+	open    int           // open files, also those to be closed
+	closers int           // goroutines that close files
+	closed  chan struct{} // closed, and replaced, when a file is closed
 	epoll   int           // -1 before the first trigger
 	stop    int           // an eventfd
 	stopped chan struct{}
 }
 
-// NewTable makes an empty table for at most so many triggers, which should be no more
-// than MaxTriggers. wake is called when there is an event for a waiter; it must not
-// wait.
-func NewTable(most int, wake func(waiter uint64)) *Table {
+// NewTable makes an empty table for at most most triggers. wake is called when there
+// is an event for a waiter. It must not block.
+func NewTable(most int, wake func(waiter uint64), keeper Keeper) *Table {
 	return &Table{
-		most:    most,
+		most:    min(most, MaxTriggers),
 		wake:    wake,
+		keeper:  keeper,
 		entries: map[uint64]*entry{},
 		owners:  map[string]*owner{},
 		closed:  make(chan struct{}),
@@ -107,15 +120,20 @@ func NewTable(most int, wake func(waiter uint64)) *Table {
 	}
 }
 
-// Set makes the trigger of r. Between opening the file and making the trigger it
-// calls verify, which tells whether that is still the file it should be.
+// Set sets the trigger of r. After it has opened the file, and before it sets the
+// trigger, it calls verify, which must return an error if the file is not the right
+// one any more. A Request that has set its trigger already is not an error: a request
+// is executed again if the process is killed before it has replied.
 //
-// Errors: EBUSY where the handle has a trigger, or one of the owners too many;
-// ENOSPC where there are too many in all; ENODEV where the group is removed;
-// EOPNOTSUPP where it has no such file; EINVAL and EPERM where the kernel wants
-// CAP_SYS_RESOURCE of this process, since Linux 6.5 and before.
+// Errors: EBUSY if the handle has a trigger, or an owner too many; ENOSPC if there
+// are too many in all; ENODEV if the group is removed; EOPNOTSUPP if it has no such
+// file; EINVAL (since Linux 6.5) or EPERM (before) if the kernel wants
+// CAP_SYS_RESOURCE of this process.
 func (t *Table) Set(r Record, verify func() error) error {
-	e := &entry{Record: r, fd: -1}
+	if t.isSet(r) {
+		return nil
+	}
+	e := &entry{Record: r, fd: -1, kept: r.Waiter}
 	if err := t.reserve(e); err != nil {
 		return err
 	}
@@ -127,28 +145,37 @@ func (t *Table) Set(r Record, verify func() error) error {
 		return err
 	}
 	e.fd = fd
-	// From here on there may be events. One that comes before the next line is
-	// lost, as it is for every program that does the same; there is no more than
-	// one in a window.
+	// There may be events from here on. One that comes before epoll_ctl is lost, as
+	// it is for every program that does the same. There is at most one in a window.
 	event := unix.EpollEvent{Events: unix.EPOLLPRI | unix.EPOLLET}
 	putToken(&event, r.Handle)
 	if err := unix.EpollCtl(t.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 		t.remove(e, fd)
 		return fmt.Errorf("epoll_ctl %s: %w", r.File, err)
 	}
+	t.keeper.Keep(e.Record)
 	return nil
 }
 
-// putToken makes the handle what epoll returns with an event. Handles are never 0.
+// isSet reports whether the trigger of the handle was set by the same request.
+func (t *Table) isSet(r Record) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[r.Handle]
+	return e != nil && e.fd >= 0 && r.Request != 0 && e.Request == r.Request && e.Trigger == r.Trigger
+}
+
+// putToken puts the handle into the data that epoll returns with an event. No handle
+// is 0.
 func putToken(e *unix.EpollEvent, handle uint64) {
 	e.Fd, e.Pad = int32(handle>>32), int32(handle)
 }
 
 func token(e *unix.EpollEvent) uint64 { return uint64(uint32(e.Fd))<<32 | uint64(uint32(e.Pad)) }
 
-// reserve takes a place in the table for e. Where there is none but one is about
-// to be free, it waits for that: what the program had there is closed for it, and
-// only takes its time. One at a time waits for each owner.
+// reserve takes a place in the table for e. If there is none but one is about to be
+// free, reserve waits for it: the program has closed its file, and the kernel takes
+// its time. One trigger of each owner may wait.
 func (t *Table) reserve(e *entry) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -179,7 +206,6 @@ func (t *Table) reserve(e *entry) error {
 		t.forget(full, e.Owners[:]...)
 	}
 	t.entries[e.Handle] = e
-	t.live++
 	t.open++
 	for _, name := range e.Owners {
 		if name != "" {
@@ -189,7 +215,7 @@ func (t *Table) reserve(e *entry) error {
 	return nil
 }
 
-// owner returns the counts of an owner, new ones where it has none.
+// owner returns the counts of an owner, new ones if it has none.
 func (t *Table) owner(name string) *owner {
 	o := t.owners[name]
 	if o == nil {
@@ -199,7 +225,7 @@ func (t *Table) owner(name string) *owner {
 	return o
 }
 
-// forget removes o, which has one of the names, where there is nothing to count.
+// forget removes o, which has one of the names, if all its counts are 0.
 func (t *Table) forget(o *owner, names ...string) {
 	for _, name := range names {
 		if t.owners[name] == o && *o == (owner{}) {
@@ -208,8 +234,8 @@ func (t *Table) forget(o *owner, names ...string) {
 	}
 }
 
-// room returns an error where there is no room for e, and which owner has too
-// many, if it is that.
+// room returns an error if there is no room for e, and the owner that has too many,
+// if that is the reason.
 func (t *Table) room(e *entry) (*owner, error) {
 	for _, name := range e.Owners {
 		if o := t.owners[name]; o != nil && o.live+o.closing >= MaxPerOwner {
@@ -222,15 +248,15 @@ func (t *Table) room(e *entry) (*owner, error) {
 	return nil, nil
 }
 
-// arm opens the file of e and writes the trigger. It returns the file, if it is
-// open, and an error.
+// arm opens the file of e and writes the trigger. With an error it returns the file
+// too, -1 if it is not open.
 func (t *Table) arm(e *entry, verify func() error) (int, error) {
 	fd, err := unix.Open(e.File, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err == unix.ENOENT {
 		if err := verify(); err != nil {
 			return -1, err
 		}
-		// The group is there: cgroup.pressure is 0, or the kernel was started
+		// The group is there, so cgroup.pressure is 0, or the kernel was started
 		// with cgroup_disable=pressure.
 		err = unix.EOPNOTSUPP
 	}
@@ -249,7 +275,7 @@ func (t *Table) arm(e *entry, verify func() error) (int, error) {
 // remove takes e out of the table and closes its file. The caller holds mu.
 func (t *Table) remove(e *entry, fd int) {
 	delete(t.entries, e.Handle)
-	t.live--
+	t.keeper.Forget(e.Handle)
 	for _, name := range e.Owners {
 		if o := t.owners[name]; o != nil {
 			o.live--
@@ -264,7 +290,7 @@ func (t *Table) remove(e *entry, fd int) {
 	}
 }
 
-// closeAll closes the files of removed entries until there are none.
+// closeAll closes the files of removed entries until none is left.
 func (t *Table) closeAll() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -289,9 +315,9 @@ func (t *Table) closeAll() {
 	t.closers--
 }
 
-// Poll returns the events that have come for handle since they were last asked
-// for: the kernel's own answer, but that an event waits until somebody asks who
-// is interested in it. Where waiter is not 0 it is woken at the next event.
+// Poll returns the events of handle since the last Poll that asked for them, as the
+// kernel's own file does. An event stays until asked has EPOLLPRI. If waiter is not 0,
+// it is woken at the next event.
 func (t *Table) Poll(handle, waiter uint64, asked uint32) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -301,6 +327,10 @@ func (t *Table) Poll(handle, waiter uint64, asked uint32) uint32 {
 	}
 	if waiter != 0 {
 		e.Waiter = waiter
+		if e.kept != waiter && e.fd >= 0 {
+			e.kept = waiter
+			t.keeper.Keep(e.Record)
+		}
 	}
 	if e.pending && asked&fired != 0 {
 		e.pending = false
@@ -309,7 +339,7 @@ func (t *Table) Poll(handle, waiter uint64, asked uint32) uint32 {
 	return quiet
 }
 
-// Release ends the trigger of a handle, if it has one. It does not wait.
+// Release ends the trigger of a handle, if it has one. It does not block.
 func (t *Table) Release(handle uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -317,7 +347,7 @@ func (t *Table) Release(handle uint64) {
 	switch {
 	case e == nil:
 	case e.fd < 0:
-		e.released = true // Set is on its way
+		e.released = true // Set removes it
 	default:
 		t.remove(e, e.fd)
 	}

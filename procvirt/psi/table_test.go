@@ -93,17 +93,32 @@ func table(t *testing.T) (*Table, chan uint64) {
 	t.Helper()
 	before := fds(t)
 	woken := make(chan uint64, 100)
-	tab := NewTable(MaxTriggers, func(waiter uint64) { woken <- waiter })
+	kept := keeper{}
+	tab := NewTable(MaxTriggers, func(waiter uint64) { woken <- waiter }, kept)
 	t.Cleanup(func() {
 		tab.Close()
 		if after := fds(t); after != before {
 			t.Errorf("%d files are open, %d were", after, before)
 		}
-		if len(tab.entries) != 0 || len(tab.owners) != 0 || tab.live != 0 || tab.open != 0 {
-			t.Errorf("the table has %d entries and %d owners, live %d, open %d", len(tab.entries), len(tab.owners), tab.live, tab.open)
+		if len(tab.entries) != 0 || len(tab.owners) != 0 || tab.open != 0 {
+			t.Errorf("the table has %d entries and %d owners, %d open files", len(tab.entries), len(tab.owners), tab.open)
 		}
 	})
 	return tab, woken
+}
+
+// keeper keeps records by handle.
+type keeper map[uint64]Record
+
+func (k keeper) Keep(r Record)        { k[r.Handle] = r }
+func (k keeper) Forget(handle uint64) { delete(k, handle) }
+
+// kept returns the record of a handle that the table's keeper has.
+func kept(t *Table, handle uint64) (Record, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.keeper.(keeper)[handle]
+	return r, ok
 }
 
 func yes() error { return nil }
@@ -211,7 +226,67 @@ func TestASecondTriggerOfAHandleIsRefused(t *testing.T) {
 	}
 }
 
-// TestAGroupThatIsAnothersByNowGetsNoTrigger: verify speaks after the file is open.
+// TestRequestThatIsExecutedAgainFindsItsTrigger: a worker was killed after it had set
+// a trigger and before it replied. The next one restores the trigger and executes the
+// request again.
+func TestRequestThatIsExecutedAgainFindsItsTrigger(t *testing.T) {
+	group := makeGroup(t)
+	tab, _ := table(t)
+	r := record(1, group, "a")
+	r.Request = 5
+	for range 2 {
+		if err := tab.Set(r, yes); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, other := range map[string]func(r *Record){
+		"another request":          func(r *Record) { r.Request = 6 },
+		"a request without number": func(r *Record) { r.Request = 0 },
+		"another trigger":          func(r *Record) { r.Trigger.Threshold++ },
+	} {
+		again := r
+		other(&again)
+		if err := tab.Set(again, yes); !errors.Is(err, unix.EBUSY) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func TestKeeperHasTheTriggersThatAreSet(t *testing.T) {
+	group := makeGroup(t)
+	tab, _ := table(t)
+	r := record(1, group, "a")
+	if err := tab.Set(r, yes); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := kept(tab, 1); !ok || got != r {
+		t.Errorf("after Set: %+v, %v", got, ok)
+	}
+	r.Waiter = 77
+	tab.Poll(1, 77, unix.EPOLLPRI)
+	if got, ok := kept(tab, 1); !ok || got != r {
+		t.Errorf("after Poll: %+v, %v", got, ok)
+	}
+	tab.Release(1)
+	if got, ok := kept(tab, 1); ok {
+		t.Errorf("after Release: %+v", got)
+	}
+	// One that cannot be set is not kept, and neither is one whose handle is
+	// closed while it is set.
+	if err := tab.Set(record(2, group), func() error { return unix.ENODEV }); err == nil {
+		t.Error("no error")
+	}
+	if err := tab.Set(record(3, group), func() error { tab.Release(3); return nil }); err != nil {
+		t.Error(err)
+	}
+	for _, handle := range []uint64{2, 3} {
+		if got, ok := kept(tab, handle); ok {
+			t.Errorf("handle %d: %+v is kept", handle, got)
+		}
+	}
+}
+
+// TestAGroupThatIsAnothersByNowGetsNoTrigger: verify is called after the file is open.
 func TestAGroupThatIsAnothersByNowGetsNoTrigger(t *testing.T) {
 	group := makeGroup(t)
 	tab, _ := table(t)

@@ -1,6 +1,6 @@
-// Package psi keeps triggers on pressure stall information (PSI): each is a file
-// *.pressure of a control group to which a threshold was written, and which
-// poll(2) then tells when it was passed (Documentation/accounting/psi.rst).
+// Package psi keeps triggers on pressure stall information (PSI). A trigger is an
+// open file *.pressure of a control group to which a threshold was written; poll(2)
+// reports when it is passed (Documentation/accounting/psi.rst).
 package psi
 
 import (
@@ -12,30 +12,29 @@ import (
 	"vprocfs/procvirt/internal/scan"
 )
 
-// Limits of a window in microseconds, as the kernel documents them. Kernels since
-// 6.4 take smaller ones, of which each costs the host a wake-up ten times in the
-// window.
+// Limits of a window in microseconds, as the kernel documents them. Linux 6.4 and
+// later take smaller ones. Each trigger costs the host ten wake-ups in a window.
 const (
 	minWindow = 500_000
 	maxWindow = 10_000_000
-	// averaging is the period in which the kernel makes its averages. Triggers
-	// with a window that is a multiple of it are looked after on that occasion,
-	// and need no real-time thread (Linux 6.5).
+	// averaging is the period of the kernel's averages. A trigger with a window
+	// that is a multiple of it is checked when the averages are made, and needs no
+	// real-time thread (Linux 6.5).
 	averaging = 2_000_000
 )
 
-// Trigger is what a program wants to be told: that tasks were stalled for
-// Threshold within Window. Both are in microseconds.
+// Trigger asks for an event when tasks were stalled for Threshold within Window,
+// both in microseconds.
 type Trigger struct {
-	// Full asks for the time in which all tasks were stalled, not only some.
+	// Full counts the time in which all tasks were stalled, not only some.
 	Full              bool
 	Threshold, Window uint32
 }
 
-// Parse reads what a program has written, "some 150000 1000000" with anything
-// behind it, as the kernel does for a control group's file (psi_trigger_create,
-// kernel/sched/psi.c). Numbers that the kernel would cut to 32 bits are refused.
-// All errors are EINVAL.
+// Parse parses what a program has written: "some 150000 1000000", with anything after
+// it, as the kernel does for a control group's file (psi_trigger_create,
+// kernel/sched/psi.c). It refuses numbers that the kernel would cut to 32 bits. All
+// errors are EINVAL.
 func Parse(text []byte) (Trigger, error) {
 	var t Trigger
 	if len(text) < 4 {
@@ -75,11 +74,11 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, unix.EINVAL)...)
 }
 
-// Cheap tells whether the kernel needs no thread of its own for the trigger, so
-// that it lets everyone set it (Linux 6.5).
+// Cheap reports whether the kernel needs no thread of its own for the trigger. It
+// lets everyone set such a trigger (Linux 6.5).
 func (t Trigger) Cheap() bool { return t.Window%averaging == 0 }
 
-// String is the trigger as the kernel reads it.
+// String returns the trigger as the kernel reads it.
 func (t Trigger) String() string {
 	which := "some"
 	if t.Full {

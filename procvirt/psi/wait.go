@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start begins to wait for events, at the first trigger: most hosts never have
-// one, and the waiting takes a thread. The caller holds mu.
+// start starts to wait for events, at the first trigger: waiting takes a thread, and
+// most hosts never have a trigger. The caller holds mu.
 func (t *Table) start() error {
 	if t.epoll >= 0 {
 		return nil
@@ -32,14 +32,14 @@ func (t *Table) start() error {
 	return nil
 }
 
-// wait hands on events until Close.
+// wait waits for events until Close.
 func (t *Table) wait(epoll int) {
 	defer close(t.stopped)
 	var events [64]unix.EpollEvent
 	for {
 		n, err := unix.EpollWait(epoll, events[:], -1)
 		if err != nil && err != unix.EINTR {
-			return // no other error is left: EBADF, EFAULT, EINVAL
+			return // EBADF, EFAULT or EINVAL: only a bug
 		}
 		for i := range max(n, 0) {
 			handle := token(&events[i])
@@ -53,17 +53,17 @@ func (t *Table) wait(epoll int) {
 	}
 }
 
-// event notes an event, and returns who is to be told of it.
+// event records an event, and returns the waiter to wake, 0 if there is none.
 func (t *Table) event(handle uint64, events uint32) (waiter uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.entries[handle]
 	if e == nil || e.fd < 0 {
-		return 0 // of a trigger that was released since
+		return 0 // the trigger has been released
 	}
 	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		e.gone = true
-		// Nothing will come any more.
+		// There will be no more events.
 		_ = unix.EpollCtl(t.epoll, unix.EPOLL_CTL_DEL, e.fd, nil)
 	} else {
 		e.pending = true
@@ -72,7 +72,8 @@ func (t *Table) event(handle uint64, events uint32) (waiter uint64) {
 	return waiter
 }
 
-// Close ends all triggers. No other call may run beside it or follow it.
+// Close ends all triggers; the Keeper keeps their records. No other method may be
+// running or be called later.
 func (t *Table) Close() {
 	if t.epoll < 0 {
 		return
@@ -81,6 +82,7 @@ func (t *Table) Close() {
 	_, _ = unix.Write(t.stop, one[:]) // it cannot be full
 	<-t.stopped
 	t.mu.Lock()
+	t.keeper = noKeeper{}
 	for _, e := range t.entries {
 		t.remove(e, e.fd)
 	}
@@ -95,3 +97,9 @@ func (t *Table) Close() {
 	unix.Close(t.stop)
 	t.epoll = -1
 }
+
+// noKeeper keeps nothing.
+type noKeeper struct{}
+
+func (noKeeper) Keep(Record)   {}
+func (noKeeper) Forget(uint64) {}

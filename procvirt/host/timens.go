@@ -1,0 +1,56 @@
+package host
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/procvirt/held"
+	"vprocfs/procvirt/internal/scan"
+)
+
+// BootOffset returns how far CLOCK_BOOTTIME is ahead in the time namespace that the
+// children of process pid ("self" or a number) are in: PROC/PID/timens_offsets
+// (time_namespaces(7)). It is 0 on kernels without time namespaces.
+func BootOffset(proc, pid string) (time.Duration, error) {
+	path := proc + "/" + pid + "/timens_offsets"
+	text, err := held.ReadAt([]byte(path+"\x00"), nil)
+	if err == unix.ENOENT {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	offset, ok := parseBootOffset(text)
+	if !ok {
+		return 0, fmt.Errorf("%s: no offset of the boot clock in %q", path, text[:min(len(text), 200)])
+	}
+	return offset, nil
+}
+
+// parseBootOffset finds the line "boottime SECONDS NANOSECONDS". Only the seconds
+// can be negative.
+func parseBootOffset(text []byte) (time.Duration, bool) {
+	for len(text) > 0 {
+		var line, f []byte
+		line, text = scan.Line(text)
+		if f, line = scan.Field(line); string(f) != "boottime" {
+			continue
+		}
+		f, line = scan.Field(line)
+		sign := time.Duration(1)
+		if len(f) > 0 && f[0] == '-' {
+			sign, f = -1, f[1:]
+		}
+		seconds, n := scan.Uint(f)
+		f, _ = scan.Field(line)
+		nanos, m := scan.Uint(f)
+		// The kernel allows half of what fits into 64 bits (KTIME_SEC_MAX / 2).
+		if n == 0 || m == 0 || seconds > 1<<33 || nanos >= uint64(time.Second) {
+			return 0, false
+		}
+		return sign*time.Duration(seconds)*time.Second + time.Duration(nanos), true
+	}
+	return 0, false
+}
