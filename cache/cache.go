@@ -63,6 +63,10 @@ type Config[K, V comparable] struct {
 	// same owner.
 	Owner func(v V) uint64
 
+	// Transient reports whether a failure is not worth keeping: the next Do runs a
+	// fill again. Nil means that all failures are kept.
+	Transient func(err error) bool
+
 	// Now is a clock that never goes back. Nil means the machine's monotonic
 	// clock.
 	Now func() time.Duration
@@ -235,6 +239,9 @@ func (c *Cache[K, V]) finish(f *flight[V], it, stale *item[K, V], returned bool)
 		return append(out, leaver[K, V]{it, Closed})
 	}
 	f.v, f.err = it.v, it.err
+	if it.err != nil && c.conf.Transient != nil && c.conf.Transient(it.err) {
+		return append(out, leaver[K, V]{it, Expired})
+	}
 	return c.store(it, out)
 }
 

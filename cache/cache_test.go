@@ -88,6 +88,16 @@ func TestFailureIsFreshUntilErrorTTL(t *testing.T) {
 	h.wantLeft(t, departure{1, 11, true, Expired})
 }
 
+func TestATransientFailureIsNotKept(t *testing.T) {
+	h := newHarness(4)
+	h.conf.Transient = func(err error) bool { return err == errFill }
+	h.put(t, 1, 11, errFill)
+	h.wantGet(t, 1, 0, false, nil)
+	h.wantLeft(t, departure{1, 11, true, Expired})
+	h.put(t, 1, 12, nil)
+	h.wantGet(t, 1, 12, true, nil)
+}
+
 func TestExpiredFailuresLeaveAtNextFillOfAnyKey(t *testing.T) {
 	h := newHarness(8)
 	h.put(t, 1, 11, errFill)

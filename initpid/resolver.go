@@ -125,7 +125,11 @@ func New(conf Config) (_ *Resolver, err error) {
 		Max:      most,
 		Share:    max(most/sharePart, minShare),
 		Owner:    func(e *entry) uint64 { return e.init.Owner },
-		Evicted:  r.evicted,
+		Transient: func(err error) bool {
+			// The caller may make room, and ask again.
+			return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
+		},
+		Evicted: r.evicted,
 	})
 	return r, nil
 }

@@ -124,14 +124,15 @@ func (c *Container) readGroups() (err error) {
 func unresolved(err error) error {
 	reason := Unresolved
 	switch {
-	case isOurs(err):
-		return err
 	case errors.Is(err, initpid.ErrCallerGone):
 		reason = CallerGone
 	case errors.Is(err, initpid.ErrNotVisible):
 		reason = Invisible
 	case errors.Is(err, initpid.ErrNoInit):
+		// It may come with ENOMEM, which is what clone(2) says of a dead namespace.
 		reason = NoInit
+	case isOurs(err):
+		return err
 	}
 	return fmt.Errorf("%w: %w", reason, err)
 }
@@ -258,7 +259,7 @@ func (c *Container) reopen(needs sources, why error) error {
 	}
 	err := r.withRoom(c.space.owner, func() error { return c.open(needs) })
 	r.trimOwner(c.space.owner)
-	if err == errOtherGroup {
+	if errors.Is(err, errOtherGroup) {
 		// The directory is another group's by now, which is another container.
 		c.space.reconsider(string(c.groups))
 		c.unbind()

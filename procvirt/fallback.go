@@ -82,6 +82,15 @@ func reasonOf(err error) Reason {
 	return Unreadable
 }
 
+// isNamed reports whether err wraps a Reason.
+func isNamed(err error) bool {
+	if _, ok := err.(Reason); ok {
+		return true // as in reasonOf
+	}
+	var r Reason
+	return errors.As(err, &r)
+}
+
 // events counts how often the host's file was given, and how often a read failed
 // because this process is out of a resource. It logs each file and reason the first
 // time.
@@ -107,7 +116,7 @@ func (r *Registry) fallBack(f *File, err error) error {
 	if refused, ok := err.(refusal); ok {
 		return refused.error
 	}
-	if isOurs(err) || errors.Is(err, unix.EOPNOTSUPP) {
+	if !isNamed(err) && (isOurs(err) || errors.Is(err, unix.EOPNOTSUPP)) {
 		if isOurs(err) && e.failures[f.index].Add(1) == 1 {
 			e.log.Error("a read failed", "file", f.String(), "reason", OutOfResources, "error", err)
 		}

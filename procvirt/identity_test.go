@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/initpid"
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/internal/fixture"
 )
@@ -142,6 +143,9 @@ func TestAFileThatVanishesIsNoOtherContainer(t *testing.T) {
 			t.Errorf("%s vanished: %.2f s busy, %.2f before", name, got, before)
 		}
 	}
+	if len(b.r.Stats()) != 0 {
+		t.Errorf("%v", b.r.Stats())
+	}
 	b.use(41)
 	if got := b.seconds(); got < before+0.98 || got > before+1.02 {
 		t.Errorf("%.2f s busy after one more, %.2f before", got, before)
@@ -192,11 +196,12 @@ func TestAGroupMadeAnewIsAnotherContainer(t *testing.T) {
 		} else {
 			b.r.release(b.s.NS)
 		}
+		render(t, b.r, "stat", b.s) // while the decision about the former one still stands
 		b.seconds()
 		b.use(5)
 		after := b.seconds()
-		if after > before/2 || after < 2 {
-			t.Errorf("open %t: %.2f s busy, and %.2f of the one before", open, after, before)
+		if after > before/2 || after < 2 || len(b.r.Stats()) != 0 {
+			t.Errorf("open %t: %.2f s busy, and %.2f of the one before; %v", open, after, before, b.r.Stats())
 		}
 		next := newBusy(t, nil)
 		next.h, next.dir, next.s, next.now = b.h, b.dir, b.s, b.now
@@ -221,8 +226,12 @@ func TestALivingContainerGoesOnInAGroupMadeAnew(t *testing.T) {
 		} else {
 			b.r.release(b.s.NS)
 		}
+		render(t, b.r, "stat", b.s) // while the decision about the former group still stands
 		if got := b.seconds(); got < before+1.98 || got > before+2.02 {
 			t.Errorf("open %t: busy %.2f s, want 2 s more than %.2f", open, got, before)
+		}
+		if len(b.r.Stats()) != 0 {
+			t.Errorf("open %t: %v", open, b.r.Stats())
 		}
 	}
 }
@@ -355,8 +364,19 @@ func TestUnresolvedForWantOfDescriptorsFails(t *testing.T) {
 	}
 }
 
-// TestGroupsOfAnotherPolicyAreFound is about decide: a failing controller does not fail
-// the others.
+// TestADeadNamespaceIsNotWantOfMemory guards callers whose init is gone: clone(2) says
+// ENOMEM in their namespace.
+func TestADeadNamespaceIsNotWantOfMemory(t *testing.T) {
+	b := newBusy(t, nil)
+	pid := pidOf(t, b.r, b.s)
+	b.r.inits.(*fakeInits).resolve = func(int) error { return fmt.Errorf("%w: %w", initpid.ErrNoInit, unix.ENOMEM) }
+	got, err := appendFile(b.r, nil, fileNamed(t, b.r, "uptime"), pid, &fakeTurn{})
+	if err != nil || !bytes.Equal(got, b.h.Read(t, "proc/uptime")) || b.r.Stats()["uptime/no-init"] != 1 {
+		t.Errorf("%q, %v, %v", got, err, b.r.Stats())
+	}
+}
+
+// TestAFailedControllerIsOnlyItsOwn guards files whose controller was found.
 func TestAFailedControllerIsOnlyItsOwn(t *testing.T) {
 	b := newBusy(t, func(c *Config) { c.Policy = cgroup.Caller })
 	b.s.Groups = []byte("7:memory:/x\n0::/machine/ct1\n")
