@@ -15,24 +15,24 @@ import (
 	"vprocfs/internal/daemon"
 )
 
-// defaultMount is the mount point that attach and heal take the view from.
+// defaultMount is the default mount point of attach and heal.
 const defaultMount = "/var/lib/vprocfs"
 
 func attachCommand(stdout io.Writer) *command {
 	var o attach.Options
 	fl := newFlags("attach")
 	pid := fl.Int("pid", 0, "any process of the container, by its pid on the host")
-	fl.StringArrayVar(&o.Files, "file", nil, "attach only this `FILE`, such as meminfo; may be repeated")
-	fl.StringVar(&o.Dir, "mount", defaultMount, "take the view from `DIR`, the mount point of a running daemon")
-	fl.BoolVar(&o.Replace, "replace", false, "also replace living mounts of LXCFS and of other daemons of vprocfs")
+	fl.StringArrayVar(&o.Files, "file", nil, "attach only `FILE`, such as meminfo; may be repeated")
+	fl.StringVar(&o.Dir, "mount", defaultMount, "`DIR` is the mount point of a running daemon")
+	fl.BoolVar(&o.Replace, "replace", false, "also replace living mounts of LXCFS and of other vprocfs daemons")
 	return &command{
 		name:    "attach",
-		summary: "show the view in a container that runs already",
+		summary: "show the view in a container that is already running",
 		usage:   "attach [flags] --pid N",
-		details: `Puts the files of the daemon at DIR over those of the same name in the container's
-/proc (and /sys/devices/system/cpu). A file that is attached already is left alone,
-one of a dead daemon is replaced. No process of the container is touched. What cannot
-be attached is named; the others are attached, and the exit status is 1.
+		details: `Mounts the files of the daemon at DIR over those of the same name in the container's
+/proc, and /sys/devices/system/cpu. It keeps files that are attached, and replaces
+those of a dead daemon. It touches no process of the container. If a file cannot be
+attached, it prints the reason, attaches the others, and exits with status 1.
 `,
 		flags: fl,
 		run: func(ctx context.Context, args []string) error {
@@ -83,16 +83,16 @@ func printResults(w io.Writer, results []attach.Result) (failed int) {
 func healCommand(stdout io.Writer) *command {
 	fl := newFlags("heal")
 	var o attach.HealOptions
-	fl.StringVar(&o.Dir, "mount", defaultMount, "take the view from `DIR`, the mount point of a running daemon")
-	fl.BoolVarP(&o.DryRun, "dry-run", "n", false, "only say what would be done")
+	fl.StringVar(&o.Dir, "mount", defaultMount, "`DIR` is the mount point of a running daemon")
+	fl.BoolVarP(&o.DryRun, "dry-run", "n", false, "change nothing, print what would be done")
 	return &command{
 		name:    "heal",
 		summary: "replace the files of dead daemons in all containers",
 		usage:   "heal [flags]",
-		details: `Finds all running containers whose /proc or /sys shows files of a dead daemon of
-vprocfs or LXCFS ("Transport endpoint is not connected") and replaces them by those
-of the daemon at DIR, without touching a process of theirs. Prints a line for each
-mount namespace that it changes; where nothing is dead, nothing.
+		details: `Finds all running containers whose /proc or /sys has files of a dead vprocfs or LXCFS
+("Transport endpoint is not connected") and replaces these by the files of the daemon
+at DIR. It touches no process of the containers. It prints a line for each mount
+namespace that it changes.
 `,
 		flags: fl,
 		run: func(ctx context.Context, args []string) error {
@@ -128,7 +128,7 @@ mount namespace that it changes; where nothing is dead, nothing.
 	}
 }
 
-// healLine says what has become of a namespace, and whether all went well.
+// healLine returns the line for a namespace, and whether nothing failed in it.
 func healLine(n attach.Namespace, dryRun bool) (line string, ok bool) {
 	var failed []string
 	done := make(map[attach.State]string)
@@ -153,6 +153,6 @@ func healLine(n attach.Namespace, dryRun bool) (line string, ok bool) {
 	if len(failed) > 0 {
 		line += " failed: " + strings.Join(failed, "; ")
 	}
-	// One line, whatever is in a name.
+	// One line, even if a name has a newline.
 	return strings.ReplaceAll(line, "\n", `\n`), len(failed) == 0
 }

@@ -10,8 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Exit statuses of vprocfs itself. Those of a command under `vprocfs run` are
-// passed on as they are.
+// Exit statuses of vprocfs itself. `vprocfs run` passes on that of its command.
 const (
 	statusFailure = 1 // the work failed
 	statusUsage   = 2 // the command line is wrong
@@ -20,13 +19,12 @@ const (
 // command is one verb of the command line.
 type command struct {
 	name    string // the verb itself
-	summary string // one line for the list of verbs
-	usage   string // what follows "vprocfs" on the command line
-	details string // further help, after the usage line; may be empty
+	summary string // its line in the help
+	usage   string // its usage line, without "vprocfs"
+	details string // further help; may be empty
 	flags   *pflag.FlagSet
-	hidden  bool // not in help: started by vprocfs itself; names its errors itself
-	// usageFails makes statusFailure of statusUsage, for a command line that is
-	// another program's.
+	hidden  bool // not in the help, and its errors are not prefixed with its name
+	// usageFails makes the exit status of a wrong command line statusFailure.
 	usageFails bool
 	run        func(ctx context.Context, args []string) error
 }
@@ -39,7 +37,7 @@ func (e usageError) Unwrap() error { return e.error }
 // ExitStatus returns the exit status.
 func (usageError) ExitStatus() int { return statusUsage }
 
-// usageErrorf makes an error for a wrong command line.
+// usageErrorf returns a usageError.
 func usageErrorf(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
@@ -62,7 +60,7 @@ func exitStatus(err error) int {
 	return statusFailure
 }
 
-// newFlags returns a flag set that leaves printing to dispatch.
+// newFlags returns a flag set that prints nothing.
 func newFlags(name string) *pflag.FlagSet {
 	fl := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	fl.SortFlags = false
@@ -71,8 +69,8 @@ func newFlags(name string) *pflag.FlagSet {
 	return fl
 }
 
-// dispatch runs the verb that args name. A first argument that is no verb makes
-// it `serve`: `vprocfs MOUNTPOINT`. Help goes to stdout.
+// dispatch runs the verb that args begin with, or serve if they begin with none:
+// `vprocfs MOUNTPOINT`. Help goes to stdout.
 func dispatch(ctx context.Context, cmds []*command, args []string, stdout io.Writer) error {
 	if len(args) == 0 {
 		return usageErrorf("missing mount point or command; see `vprocfs help`")

@@ -28,11 +28,11 @@ func explainCommand() *command {
 	addViewFlags(fl, &o.view)
 	return &command{
 		name:    "explain",
-		summary: "tell which container a process is taken for, and its limits",
+		summary: "show which container a process belongs to, and its limits",
 		usage:   "explain --pid N [--json] [flags]",
-		details: `Finds the container of process N as the daemon does with the same flags, and says
-what it found on the way: the pid namespace, its init and how that was found, the
-control group of each controller with the limits of each level, and the CPUs.
+		details: `Finds the container of process N as a daemon with the same flags does, and shows
+what it found: the pid namespace, its init and how that was found, the control group
+of each controller with the limits of each level, and the CPUs.
 `,
 		flags: fl,
 		run: func(_ context.Context, args []string) error {
@@ -114,7 +114,7 @@ func printExplanation(to io.Writer, e *daemon.Explanation) error {
 	return w.Flush()
 }
 
-// printable makes a name that a container may have chosen safe for a terminal.
+// printable makes a name that a container chose safe to print on a terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {

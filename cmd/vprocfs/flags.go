@@ -9,7 +9,7 @@ import (
 	"vprocfs/internal/daemon"
 )
 
-// addLogFlags adds the flags of the log on stderr. What o has is their default.
+// addLogFlags adds the flags of the log on stderr. Their defaults are those in o.
 func addLogFlags(fl *pflag.FlagSet, o *daemon.LogOptions) {
 	fl.Var((*logLevel)(&o.Level), "log-level", "lowest level to log: debug, info, warn or error")
 	fl.Var(&choice{words: [2]string{"text", "json"}, second: &o.JSON}, "log-format", "format of log lines: text or json")
@@ -21,15 +21,15 @@ func addViewFlags(fl *pflag.FlagSet, o *daemon.ViewOptions) {
 		fl.Var(&choice{words: [2]string{first, other}, second: second}, name, usage)
 	}
 	fl.Var(&o.InitPID, "init-pid", "how the init of a pid namespace is found: auto, ioctl (Linux 6.11), parents or fork")
-	fl.DurationVar(&o.TTL, "cache-ttl", daemon.DefaultTTL, "how long a container that was found is taken for found")
-	fl.Var(&o.Policy, "cgroup-source", "whose control group is the container: auto, init or caller")
-	word(&o.IgnoreQuota, "cpu-view", "quota", "cpuset", "which CPUs are shown: quota (as many as quota and cpuset allow) or cpuset")
-	word(&o.HostLoad, "loadavg", "on", "host", "show the container's load averages, or the host's: on or host")
+	fl.DurationVar(&o.TTL, "cache-ttl", daemon.DefaultTTL, "how long the container of a process is cached")
+	fl.Var(&o.Policy, "cgroup-source", "whose control group is the container's: auto, init or caller")
+	word(&o.IgnoreQuota, "cpu-view", "quota", "cpuset", "CPUs to show: quota (as many as quota and cpuset allow) or cpuset")
+	word(&o.HostLoad, "loadavg", "on", "host", "load averages to show: on (the container's) or host")
 	word(&o.NoSwap, "swap", "on", "off", "show swap: on or off")
 	word(&o.NoZswap, "zswap", "on", "off", "show zswap: on or off")
 }
 
-// checkView returns an error if a flag of addViewFlags makes no sense.
+// checkView returns an error if a flag of addViewFlags has an invalid value.
 func checkView(o *daemon.ViewOptions) error {
 	if o.TTL <= 0 {
 		return usageErrorf("invalid argument %q for --cache-ttl: must be more than 0", o.TTL)

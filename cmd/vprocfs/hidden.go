@@ -9,9 +9,9 @@ import (
 	"vprocfs/internal/sandbox"
 )
 
-// The verbs of this file are not in the help: vprocfs starts them itself.
+// The verbs of this file are not in the help. Only vprocfs itself runs them.
 
-// containerInitCommand is the init (pid 1) of a container that run has started.
+// containerInitCommand is the init (pid 1) of a container of run.
 func containerInitCommand() *command {
 	fl := newFlags(sandbox.InitVerb)
 	fl.SetInterspersed(false)
@@ -33,7 +33,7 @@ func containerInitCommand() *command {
 	}
 }
 
-// helperCommand is a helper process of the daemon, with one path to work on.
+// helperCommand is a helper process of the daemon for one path.
 func helperCommand(verb string, help func(path string) error) *command {
 	return &command{
 		name:   verb,

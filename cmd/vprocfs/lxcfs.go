@@ -14,15 +14,14 @@ import (
 	"vprocfs/internal/daemon"
 )
 
-// lxcfsName is the verb, and the name of a program that means it.
+// lxcfsName is the verb, and the program name that implies it.
 const lxcfsName = "lxcfs"
 
-// lxcfsVersion is the release of LXCFS whose command line this is. Scripts read it
-// to know which options there are.
+// lxcfsVersion is the release of LXCFS whose command line this is. Scripts read it to
+// find out which options they may use.
 const lxcfsVersion = "7.0.0"
 
-// lxcfsOptions is the command line of LXCFS, of all releases from 3.1 to 7.0
-// together: what one of them takes is no error.
+// lxcfsOptions are the options of LXCFS, of all releases from 3.1 to 7.0.
 type lxcfsOptions struct {
 	debug, foreground, loadavg, noSwap, noZswap, quota bool
 	cgroupTree, legacy, pidfd, psi                     bool
@@ -37,14 +36,13 @@ func lxcfsCommand(stderr io.Writer) *command {
 	o.addFlags(fl)
 	c := &command{
 		name:    lxcfsName,
-		summary: "serve in place of LXCFS, with its command line",
+		summary: "serve instead of LXCFS, with its command line",
 		usage:   "lxcfs [options] MOUNTPOINT",
-		details: `A program of the name lxcfs that is a link to vprocfs does the same. The options
-are those of LXCFS, and so are the defaults, the type of the file system
-(fuse.lxcfs), the pid file, and the exit status 1 for a wrong command line. It
-stays in the foreground and logs to stderr. SIGTERM, SIGINT and SIGHUP unmount and
-end it, with exit status 0; SIGUSR1 has it become the binary that is on disk now,
-SIGUSR2 switches to the host's own files and back.
+		details: `A link named lxcfs to vprocfs does the same. The options, their defaults, the file
+system type (fuse.lxcfs), the pid file, and the exit status 1 for a wrong command
+line are those of LXCFS. It stays in the foreground and logs to stderr. SIGTERM,
+SIGINT and SIGHUP unmount the view and end it with exit status 0. SIGUSR1 replaces it
+by the binary that is now on disk. SIGUSR2 switches to the host's files and back.
 `,
 		flags:      fl,
 		usageFails: true,
@@ -55,7 +53,7 @@ SIGUSR2 switches to the host's own files and back.
 			fmt.Fprintf(stderr, "%q\n", lxcfsVersion+"+vprocfs")
 			return nil
 		case o.help, len(args) == 0:
-			// It asks for help on stderr, and that is a failure: as in LXCFS.
+			// As LXCFS does: help goes to stderr and counts as a failure.
 			if err := printCommandHelp(stderr, c); err != nil {
 				return err
 			}
@@ -73,21 +71,21 @@ SIGUSR2 switches to the host's own files and back.
 }
 
 func (o *lxcfsOptions) addFlags(fl *pflag.FlagSet) {
-	fl.BoolVarP(&o.foreground, "foreground", "f", false, "taken, and always so")
-	fl.BoolVarP(&o.debug, "debug", "d", false, "log more; not with -f")
-	fl.BoolVarP(&o.loadavg, "enable-loadavg", "l", false, "show the container's load in loadavg, not the host's")
-	fl.BoolVar(&o.quota, "enable-cfs", false, "show as many CPUs as quota and cpuset allow, not as the cpuset alone does")
+	fl.BoolVarP(&o.foreground, "foreground", "f", false, "accepted; always in the foreground")
+	fl.BoolVarP(&o.debug, "debug", "d", false, "log debug messages; not with -f")
+	fl.BoolVarP(&o.loadavg, "enable-loadavg", "l", false, "show the container's load averages, not the host's")
+	fl.BoolVar(&o.quota, "enable-cfs", false, "show as many CPUs as quota and cpuset allow, not the whole cpuset")
 	fl.BoolVarP(&o.noSwap, "disable-swap", "u", false, "show no swap")
 	fl.BoolVar(&o.noZswap, "disable-zswap", false, "show no zswap")
-	fl.StringArrayVarP(&o.fuse, "options", "o", nil, "mount `OPTIONS`, with commas between")
+	fl.StringArrayVarP(&o.fuse, "options", "o", nil, "mount `OPTIONS`, separated by commas")
 	fl.StringVarP(&o.pidFile, "pidfile", "p", "", "`FILE` for the pid (default: lxcfs.pid in the directory of --runtime-dir)")
 	fl.StringVar(&o.runtimeDir, "runtime-dir", "/run", "`DIR` for the pid file")
-	fl.BoolVarP(&o.version, "version", "v", false, "print the release of LXCFS that this stands in for")
-	fl.BoolVarP(&o.help, "help", "h", false, "print this, with exit status 1")
-	fl.BoolVar(&o.psi, "enable-psi-poll", false, "taken; triggers in pressure files work without it")
-	fl.BoolVar(&o.pidfd, "enable-pidfd", false, "taken; pidfds are always used")
-	fl.BoolVar(&o.cgroupTree, "enable-cgroup", false, "taken, with a warning: there is no tree of control groups")
-	fl.BoolVarP(&o.legacy, "single-threaded", "s", false, "taken, without effect")
+	fl.BoolVarP(&o.version, "version", "v", false, "print the release of LXCFS whose command line this is")
+	fl.BoolVarP(&o.help, "help", "h", false, "print this help, with exit status 1")
+	fl.BoolVar(&o.psi, "enable-psi-poll", false, "accepted; pressure files take triggers without it")
+	fl.BoolVar(&o.pidfd, "enable-pidfd", false, "accepted; pidfds are always used")
+	fl.BoolVar(&o.cgroupTree, "enable-cgroup", false, "accepted with a warning: there is no tree of control groups")
+	fl.BoolVarP(&o.legacy, "single-threaded", "s", false, "accepted without effect")
 }
 
 // serveOptions returns the options of serve that mean the same.
@@ -107,7 +105,7 @@ func (o *lxcfsOptions) serveOptions() (*daemon.Options, error) {
 		so.Log.Level = slog.LevelDebug
 	}
 	if o.cgroupTree {
-		so.Warnings = append(so.Warnings, "--enable-cgroup: there is no tree of control groups; cgroup namespaces have taken its place")
+		so.Warnings = append(so.Warnings, "--enable-cgroup has no effect: there is no tree of control groups, containers have cgroup namespaces")
 	}
 	for _, list := range o.fuse {
 		for option := range strings.SplitSeq(list, ",") {
@@ -119,8 +117,7 @@ func (o *lxcfsOptions) serveOptions() (*daemon.Options, error) {
 	return so, nil
 }
 
-// addMountOption takes one option of fuse(8), mount(8) or libfuse that LXCFS
-// would hand on.
+// addMountOption applies a mount option of fuse(8), mount(8) or libfuse.
 func addMountOption(o *daemon.Options, option string) error {
 	name, value, _ := strings.Cut(option, "=")
 	switch name {
@@ -132,14 +129,13 @@ func addMountOption(o *daemon.Options, option string) error {
 	case "debug":
 		o.Log.Level = slog.LevelDebug
 	case "ro", "nosuid", "nodev", "noexec", "allow_other", "direct_io", "nonempty":
-		// So it is mounted anyway.
+		// The mount always has these.
 	case "rw", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime",
 		"async", "sync", "dirsync", "default_permissions", "max_read", "max_write", "max_readahead", "max_threads",
 		"max_idle_threads", "max_background", "clone_fd", "entry_timeout", "attr_timeout", "ac_attr_timeout",
 		"negative_timeout", "kernel_cache", "auto_cache", "noauto_cache", "noforget", "remember", "intr", "big_writes",
 		"splice_read", "no_splice_read", "splice_write", "no_splice_write", "splice_move", "no_splice_move":
-		// How fast it is, or what concerns writers: nothing that could be asked of
-		// files that are made as they are read.
+		// Options of performance, and of writing.
 		o.Warnings = append(o.Warnings, "-o "+option+" has no effect")
 	default:
 		return usageErrorf("unknown mount option %q for -o", option)

@@ -1,6 +1,6 @@
-// Command vprocfs shows containers their own /proc: a FUSE daemon on the host
-// (serve), a throwaway container to try it in (run), a command that tells what the
-// daemon thinks of a process (explain), and two that change the mounts of running
+// Command vprocfs shows containers their own /proc. It is a FUSE daemon on the host
+// (serve), a throwaway container to try it in (run), a report of which container a
+// process belongs to (explain), and two commands that change the mounts of running
 // containers (attach, heal).
 //
 // This package is the command line only: flags in, lines and exit statuses out.
@@ -22,14 +22,14 @@ func main() {
 	attach.RunHelper()
 	err := dispatch(context.Background(), commands(), arguments(os.Args), os.Stdout)
 	if err != nil && err.Error() != "" {
-		// One line, whatever is in a name or joined to the error.
+		// One line, even if the error is several or a name in it has a newline.
 		fmt.Fprintln(os.Stderr, "vprocfs: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	os.Exit(exitStatus(err))
 }
 
-// arguments is what dispatch is to do: what follows the name of the program, and
-// the verb lxcfs before that where the program was started by this name.
+// arguments returns the arguments for dispatch: those of the program, after the verb
+// lxcfs if the program was started by that name.
 func arguments(argv []string) []string {
 	if len(argv) == 0 {
 		return nil
@@ -40,7 +40,7 @@ func arguments(argv []string) []string {
 	return argv[1:]
 }
 
-// commands returns every verb, in the order in which help lists them.
+// commands returns all verbs in the order of the help.
 func commands() []*command {
 	return []*command{
 		serveCommand(),

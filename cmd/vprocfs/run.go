@@ -19,13 +19,13 @@ func runCommand() *command {
 		return daemon.ServeDetached(view, log.NewLogger(os.Stderr, false))
 	}
 	fl := newFlags("run")
-	fl.SetInterspersed(false) // what follows CMD is CMD's
+	fl.SetInterspersed(false) // flags after CMD are arguments of CMD
 	fl.Var(&o.Limits.Memory, "memory", "memory limit, such as 512k, 256M, 1G or plain bytes")
 	fl.Var(&o.Limits.CPUs, "cpus", "CPU time limit in CPUs, such as 1.5")
 	fl.Var(&o.Limits.CPUSet, "cpuset", "CPUs to run on, such as 0-1,4")
-	fl.StringVar(&o.Dir, "mount", "", "take the view from `DIR`, the mount point of a running daemon")
+	fl.StringVar(&o.Dir, "mount", "", "take the view from the daemon at mount point `DIR`")
 	addLogFlags(fl, &log)
-	own := newFlags("view") // those that say what our own view shows
+	own := newFlags("view") // no effect with --mount
 	addViewFlags(own, &view)
 	fl.AddFlagSet(own)
 	return &command{
@@ -33,10 +33,10 @@ func runCommand() *command {
 		summary: "run a command in a throwaway container with its own view",
 		usage:   "run [flags] -- CMD [ARGS...]",
 		details: `The container has cgroups, a pid namespace and a mount namespace of its own; files
-and network are the host's. The view is served by run itself, or by the daemon of
---mount. When CMD ends everything is removed, and its exit status is run's: 128 and
-the signal's number where a signal ended it, 126 where CMD cannot be executed, 127
-where it is not found.
+and network are the host's. run itself serves the view, or the daemon of --mount does.
+When CMD ends, run removes everything and exits with the status of CMD: 128 plus the
+number of the signal that ended it, 126 if CMD cannot be executed, 127 if it is not
+found.
 `,
 		flags: fl,
 		run: func(_ context.Context, args []string) (err error) {
@@ -45,7 +45,7 @@ where it is not found.
 			}
 			if o.Dir != "" {
 				if names := changed(own, fl); len(names) > 0 {
-					return usageErrorf("--mount has its view from a daemon: --%s has no effect", names[0])
+					return usageErrorf("--%s has no effect with --mount, whose daemon decides", names[0])
 				}
 			}
 			if err := checkView(&view); err != nil {
@@ -64,7 +64,7 @@ where it is not found.
 	}
 }
 
-// changed names the flags of set that were given on the command line of parsed.
+// changed returns the names of the flags of set that parsed was given.
 func changed(set, parsed *pflag.FlagSet) []string {
 	var names []string
 	set.VisitAll(func(f *pflag.Flag) {

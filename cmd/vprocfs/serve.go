@@ -11,17 +11,17 @@ func serveCommand() *command {
 	var o daemon.Options
 	fl := newFlags("serve")
 	addViewFlags(fl, &o.View)
-	fl.DurationVar(&o.MaxOutage, "max-outage", daemon.DefaultMaxOutage, "how long readers may wait while no worker can be kept running; then they get errors")
-	fl.BoolVar(&o.KeepMount, "keep-mount", os.Getenv("FDSTORE") != "", "leave the mount at the end, for the next start, whose descriptors systemd keeps")
+	fl.DurationVar(&o.MaxOutage, "max-outage", daemon.DefaultMaxOutage, "how long readers may wait while no worker runs; then they get errors")
+	fl.BoolVar(&o.KeepMount, "keep-mount", os.Getenv("FDSTORE") != "", "do not unmount when stopped: systemd keeps the descriptors for the next start")
 	addLogFlags(fl, &o.Log)
 	return &command{
 		name:    "serve",
-		summary: "serve the view at MOUNTPOINT until a signal comes",
+		summary: "serve the view at MOUNTPOINT until a signal arrives",
 		usage:   "serve [flags] MOUNTPOINT",
-		details: `Stays in the foreground and logs to stderr. SIGTERM, SIGINT and SIGHUP unmount and
-end it; a second one ends it at once. SIGUSR1 has it become the binary that is on
-disk now (see upgrade), SIGUSR2 switches to the host's own files and back. Bind the files of
-MOUNTPOINT/proc over those of the same name in a container's /proc, and
+		details: `Stays in the foreground and logs to stderr. SIGTERM, SIGINT and SIGHUP unmount the
+view and end it; a second one ends it at once. SIGUSR1 replaces it by the binary that
+is now on disk (see upgrade). SIGUSR2 switches to the host's files and back. Bind the
+files of MOUNTPOINT/proc over those of the same name in a container's /proc, and
 MOUNTPOINT/sys/devices/system/cpu over its /sys/devices/system/cpu.
 `,
 		flags: fl,

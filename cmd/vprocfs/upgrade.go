@@ -9,12 +9,12 @@ import (
 func upgradeCommand() *command {
 	return &command{
 		name:    "upgrade",
-		summary: "have the daemon at MOUNTPOINT become the binary that is on disk now",
+		summary: "replace the daemon at MOUNTPOINT by the binary that is now on disk",
 		usage:   "upgrade MOUNTPOINT",
-		details: `Asks the daemon to put the binary to work that is now at the path it was started
-from, and waits until it has. No reader notices. A binary that does not start, or
-fails its self-test, leaves the old one in charge; the exit status is 1 then, and the
-error says why. SIGUSR1 to the daemon asks for the same.
+		details: `Asks the daemon to run the binary that is now at the path it was started from, and
+waits until it does. No reader notices. If the new binary does not start or fails its
+self-test, the old one stays, and the exit status is 1. SIGUSR1 to the daemon does the
+same.
 `,
 		flags: newFlags("upgrade"),
 		run: func(_ context.Context, args []string) error {

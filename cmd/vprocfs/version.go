@@ -21,7 +21,7 @@ func versionCommand(stdout io.Writer) *command {
 			}
 			info, ok := debug.ReadBuildInfo()
 			if !ok {
-				return fmt.Errorf("this binary carries no build information")
+				return fmt.Errorf("this binary has no build information")
 			}
 			_, err := io.WriteString(stdout, versionText(info))
 			return err
@@ -29,8 +29,8 @@ func versionCommand(stdout io.Writer) *command {
 	}
 }
 
-// versionText has one "name value" pair a line; the commit is left out where
-// the build did not know it.
+// versionText returns one "name value" pair a line. It omits the commit if the build
+// information has none.
 func versionText(info *debug.BuildInfo) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "vprocfs  %s\n", info.Main.Version)

@@ -1,16 +1,19 @@
 package sandbox
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"vprocfs/procvirt/cgroup"
 )
 
-// setLimits writes the limits that hierarchy h is for to cgroup dir, a child of
-// parent, and marks their controllers in set.
+// setLimits writes the limits that hierarchy h has controllers for to cgroup dir, a
+// child of parent, and adds these controllers to set.
 func setLimits(h *hierarchy, parent, dir string, l Limits, set map[string]bool) error {
 	has := h.has
 	if h.v2 {
@@ -21,7 +24,7 @@ func setLimits(h *hierarchy, parent, dir string, l Limits, set map[string]bool) 
 		has = func(name string) bool { return slices.Contains(controllers, name) }
 	}
 	if h.has("cpuset") {
-		// A v1 cpuset takes no process before it has both (cpuset(7)).
+		// A v1 cpuset accepts no process until both are set (cpuset(7)).
 		if err := copyFiles(parent, dir, "cpuset.cpus", "cpuset.mems"); err != nil {
 			return err
 		}
@@ -42,8 +45,8 @@ func setLimits(h *hierarchy, parent, dir string, l Limits, set map[string]bool) 
 		}
 		set["cpu"] = true
 	}
-	if l.CPUSet.cpus != nil && has("cpuset") {
-		if err := setCPUs(h, parent, dir, l.CPUSet); err != nil {
+	if l.CPUSet.text != "" && has("cpuset") {
+		if err := setCPUs(h, parent, dir, &l.CPUSet); err != nil {
 			return err
 		}
 		set["cpuset"] = true
@@ -51,7 +54,7 @@ func setLimits(h *hierarchy, parent, dir string, l Limits, set map[string]bool) 
 	return nil
 }
 
-// setQuota lets the cgroup run for quota microseconds in each period.
+// setQuota sets the CPU quota of the cgroup, in microseconds per cpuPeriod.
 func setQuota(h *hierarchy, dir string, quota int) error {
 	period := strconv.Itoa(cpuPeriod)
 	if h.v2 {
@@ -63,10 +66,10 @@ func setQuota(h *hierarchy, dir string, quota int) error {
 	return writeFile(filepath.Join(dir, "cpu.cfs_quota_us"), strconv.Itoa(quota))
 }
 
-// setCPUs confines the cgroup to cpus. All must be the parent's to give: the
-// kernel itself takes others without a word on v2, and shows the parent's in
-// their place.
-func setCPUs(h *hierarchy, parent, dir string, cpus CPUList) error {
+// setCPUs limits the cgroup to cpus. It returns an error if the parent does not have
+// all of them: a v2 kernel would accept the others silently and use those of the
+// parent.
+func setCPUs(h *hierarchy, parent, dir string, cpus *CPUList) error {
 	file := "cpuset.effective_cpus" // v1
 	if h.v2 {
 		file = "cpuset.cpus.effective"
@@ -75,18 +78,20 @@ func setCPUs(h *hierarchy, parent, dir string, cpus CPUList) error {
 	if err != nil {
 		return err
 	}
-	text := strings.TrimSpace(string(b))
-	given, err := parseCPUList(text)
-	if err != nil {
+	text := bytes.TrimSpace(b)
+	var given cgroup.CPUs
+	if err := given.Parse(text); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(parent, file), err)
 	}
-	if missing := cpus.without(given); len(missing) > 0 {
-		return fmt.Errorf("cpuset %s: CPU %d is not among those of %s: %s", cpus, slices.Min(missing), parent, text)
+	for cpu := cpus.cpus.Next(0); cpu >= 0; cpu = cpus.cpus.Next(cpu + 1) {
+		if !given.Has(cpu) {
+			return fmt.Errorf("cpuset %s: CPU %d is not among those of %s: %s", cpus, cpu, parent, text)
+		}
 	}
 	return writeFile(filepath.Join(dir, "cpuset.cpus"), cpus.String())
 }
 
-// copyFiles copies the text of files of one cgroup to another.
+// copyFiles copies the content of files of one cgroup to another.
 func copyFiles(from, to string, names ...string) error {
 	for _, name := range names {
 		b, err := os.ReadFile(filepath.Join(from, name))

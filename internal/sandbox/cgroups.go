@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroupPrefix begins the name of every cgroup that run makes; the pid of the
-// run follows.
+// cgroupPrefix is the prefix of the names of the cgroups of containers. The pid of
+// `vprocfs run` follows.
 const cgroupPrefix = "vprocfs-run-"
 
-// removeTimeout is how long a cgroup may stay busy after its last process has
-// been waited for. The kernel lets go of dead threads a little later.
+// removeTimeout is how long a cgroup may stay busy after its last process has been
+// waited for. The kernel releases dead threads a little later.
 const removeTimeout = 2 * time.Second
 
-// Cgroups are the cgroups of one container, one in each hierarchy.
+// Cgroups are the cgroups of a container, one in each hierarchy.
 type Cgroups struct {
 	dirs []string
 }
@@ -44,7 +44,7 @@ func makeCgroups(hierarchies []hierarchy, pid int, l Limits) (_ *Cgroups, err er
 			err = errors.Join(err, c.Remove())
 		}
 	}()
-	set := make(map[string]bool) // limits that are in force
+	set := make(map[string]bool) // controllers whose limits are set
 	for i := range hierarchies {
 		h := &hierarchies[i]
 		parent := h.own
@@ -72,7 +72,7 @@ func makeCgroups(hierarchies []hierarchy, pid int, l Limits) (_ *Cgroups, err er
 	return c, nil
 }
 
-// controllers names the controllers that the limits need.
+// controllers returns the controllers that the limits need.
 func (l *Limits) controllers() []string {
 	var names []string
 	if l.Memory != 0 {
@@ -81,13 +81,13 @@ func (l *Limits) controllers() []string {
 	if l.CPUs != 0 {
 		names = append(names, "cpu")
 	}
-	if l.CPUSet.cpus != nil {
+	if l.CPUSet.text != "" {
 		names = append(names, "cpuset")
 	}
 	return names
 }
 
-// Add puts process pid, with all its threads, into the cgroups.
+// Add moves process pid with all its threads into the cgroups.
 func (c *Cgroups) Add(pid int) error {
 	for _, dir := range c.dirs {
 		if err := writeFile(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
@@ -97,8 +97,7 @@ func (c *Cgroups) Add(pid int) error {
 	return nil
 }
 
-// Remove removes the cgroups and those that were made in them. Their processes
-// must have ended.
+// Remove removes the cgroups and all below them. Their processes must have ended.
 func (c *Cgroups) Remove() error {
 	var errs []error
 	for _, dir := range c.dirs {
@@ -112,8 +111,8 @@ func (c *Cgroups) Remove() error {
 	return errors.Join(errs...)
 }
 
-// removeTree removes a cgroup and all below it, deepest first. One that is gone
-// already is no error.
+// removeTree removes a cgroup and all below it, deepest first. It is no error if the
+// cgroup does not exist.
 func removeTree(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,27 +135,27 @@ func removeTree(dir string) error {
 	return fmt.Errorf("rmdir %s: %w", dir, err)
 }
 
-// sweep removes what killed runs have left below parent. A cgroup with a
-// process in it stays: rmdir(2) refuses it.
+// sweep removes the cgroups that killed runs have left below parent. A cgroup with a
+// process in it stays: rmdir(2) returns EBUSY.
 func sweep(parent string) {
 	left, err := filepath.Glob(filepath.Join(escapeGlob(parent), cgroupPrefix+"*"))
 	if err != nil {
-		return // a pattern of our own is never malformed
+		return // cannot happen: the pattern is well formed
 	}
 	for _, dir := range left {
 		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), cgroupPrefix))
 		if err != nil {
 			continue
 		}
-		// Our own pid was another's before.
+		// A cgroup with our pid is of a process that had the pid before.
 		if pid == os.Getpid() || ended(pid) {
-			_ = removeTree(dir) // what is still busy is for the run after this one
+			_ = removeTree(dir) // a busy one is for a later run
 		}
 	}
 }
 
-// ended tells whether no process pid runs any more; one that nobody has waited
-// for yet, which kill(2) would find, does not run.
+// ended reports whether process pid has ended. Unlike kill(2), it counts a zombie as
+// ended.
 func ended(pid int) bool {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -167,14 +166,14 @@ func ended(pid int) bool {
 	return err == nil && n == 1
 }
 
-// escapeGlob makes a pattern that only matches path.
+// escapeGlob returns a pattern that matches path only.
 func escapeGlob(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
-// wanted names the v2 controllers that a container should have of its own. The
-// first, as many as needed says, are those that limit it; then come those that
-// the view shows. A controller that a v1 hierarchy has is not in v2.
+// wanted returns the v2 controllers that a container should have. The first needed
+// ones are those that limit it; the others are those that the view shows. A
+// controller of a v1 hierarchy is not among them.
 func wanted(l Limits, hierarchies []hierarchy) (names []string, needed int) {
 	onV1 := func(name string) bool {
 		return slices.ContainsFunc(hierarchies, func(h hierarchy) bool { return h.has(name) })
@@ -189,13 +188,13 @@ func wanted(l Limits, hierarchies []hierarchy) (names []string, needed int) {
 	return names, needed
 }
 
-// delegate finds the v2 cgroup to make the container's in: the nearest one, from
-// our own up, that gives its children the wanted controllers, or the needed ones
-// at least. One that does already is preferred to one that has to be told,
-// because what is told stays told: taking it back would take the limits from
-// every other container below.
+// delegate returns the v2 cgroup to make the container's cgroup in: the nearest one,
+// from our own up, whose children have the controllers names, or at least the first
+// needed ones. It prefers a cgroup that already has them enabled. Controllers that it
+// enables stay enabled, because disabling them would remove the limits of every other
+// container below.
 //
-// A cgroup with processes in it cannot give any (EBUSY, the "no internal
+// A cgroup with processes cannot enable any for its children (EBUSY, the "no internal
 // processes" rule, cgroups(7)), unless it is the root.
 func delegate(h *hierarchy, names []string, needed int) (string, error) {
 	root, err := words(filepath.Join(h.mount, "cgroup.controllers"))
@@ -204,9 +203,9 @@ func delegate(h *hierarchy, names []string, needed int) (string, error) {
 	}
 	available := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(root, n) })
 	for _, want := range [][]string{available, names[:needed]} {
-		for _, enable := range []bool{false, true} {
+		for _, try := range []func(string, []string) bool{has, enable} {
 			for dir := h.own; ; dir = filepath.Dir(dir) {
-				if gives(dir, want, enable) {
+				if try(dir, want) {
 					return dir, nil
 				}
 				if dir == h.mount || len(dir) <= 1 {
@@ -219,30 +218,27 @@ func delegate(h *hierarchy, names []string, needed int) (string, error) {
 		h.own, h.mount, strings.Join(names[:needed], " "))
 }
 
-// gives tells whether the children of v2 cgroup dir have the controllers,
-// enabling what is missing where asked to.
-func gives(dir string, controllers []string, enable bool) bool {
-	file := filepath.Join(dir, "cgroup.subtree_control")
-	have, err := words(file)
-	if err != nil {
-		return false
-	}
-	var missing []string
-	for _, name := range controllers {
-		if !slices.Contains(have, name) {
-			missing = append(missing, "+"+name)
-		}
-	}
-	return len(missing) == 0 || enable && writeFile(file, strings.Join(missing, " ")) == nil
+// has reports whether the children of v2 cgroup dir have the controllers.
+func has(dir string, controllers []string) bool {
+	have, err := words(filepath.Join(dir, subtreeControl))
+	return err == nil && !slices.ContainsFunc(controllers, func(name string) bool { return !slices.Contains(have, name) })
 }
 
-// words reads a file of words between spaces.
+// enable enables the controllers for the children of v2 cgroup dir. It reports whether
+// that worked.
+func enable(dir string, controllers []string) bool {
+	return writeFile(filepath.Join(dir, subtreeControl), "+"+strings.Join(controllers, " +")) == nil
+}
+
+const subtreeControl = "cgroup.subtree_control"
+
+// words returns the words of a file.
 func words(path string) ([]string, error) {
 	b, err := os.ReadFile(path)
 	return strings.Fields(string(b)), err
 }
 
-// writeFile writes to a cgroup's file, in one write(2), as they want it.
+// writeFile writes text to a file of a cgroup with one write(2).
 func writeFile(path, text string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {

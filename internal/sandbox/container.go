@@ -13,25 +13,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killTimeout is how long a container may take to end after SIGTERM.
+// killTimeout is how long after SIGTERM a container is killed.
 const killTimeout = 10 * time.Second
 
-// forwarded are the signals that run hands on to the command.
+// forwarded are the signals that Run forwards to the command.
 var forwarded = [...]os.Signal{
 	unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH,
 }
 
-// What run and the init say to each other on a pair of sockets. The first byte to
-// the init is controlStart: all is ready. Each later one is the number of a signal
-// for the command. End of file means that run is gone, however it went, and the
-// init ends. The init says controlStopped when the command has been stopped.
+// Bytes that Run and the init send to each other over a pair of sockets. The first
+// byte to the init is controlStart. Each later one is the number of a signal for the
+// command. At end of file, which means that Run has ended, the init ends too. The init
+// sends controlStopped when the command has been stopped.
 const (
 	controlStart   = 0
 	controlStopped = 1
 )
 
-// notify makes a channel of the signals, but of those that whoever started this
-// process wants ignored (nohup(1), sh's &): they stay so for the command too.
+// notify returns a channel of the signals. Those that this process was started with
+// as ignored (nohup(1), & in a shell) stay ignored, and are so for the command too.
 func notify(signals ...os.Signal) chan os.Signal {
 	c := make(chan os.Signal, 64)
 	for _, s := range signals {
@@ -42,21 +42,20 @@ func notify(signals ...os.Signal) chan os.Signal {
 	return c
 }
 
-// container is a running container as its run sees it.
+// container is a running container as Run sees it.
 type container struct {
 	init     *exec.Cmd
 	control  *os.File
 	terminal terminal
 }
 
-// startContainer starts the init of a container, which waits until wait is
-// called. The view is that of the daemon at dir, or if dir is empty the detached mount
-// view, which is closed.
+// startContainer starts the init of a container, which waits until wait is called. The
+// view is that of the daemon at dir or, if dir is empty, the detached mount view,
+// which startContainer closes.
 //
-// The cgroup namespace stays the host's, because the cgroup file systems that
-// the container sees are the host's: in another namespace the paths of
-// /proc/self/cgroup would not fit them. Host name and IPC are no business of
-// /proc's numbers.
+// The container has the host's cgroup namespace, because it has the host's cgroup file
+// systems: the paths of /proc/self/cgroup must fit them. It also has the host's UTS and
+// IPC namespaces, which no number of /proc depends on.
 func startContainer(dir string, view *os.File, args []string) (*container, error) {
 	ours, theirs, err := controlPair()
 	if err != nil {
@@ -82,8 +81,7 @@ func startContainer(dir string, view *os.File, args []string) (*container, error
 	return &container{init: cmd, control: ours, terminal: t}, nil
 }
 
-// controlPair makes the two ends of the control channel, neither of which a
-// command inherits.
+// controlPair returns the two ends of the control channel. Commands inherit neither.
 func controlPair() (ours, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -92,18 +90,18 @@ func controlPair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
 }
 
-// pid is that of the init, as the host sees it.
+// pid returns the pid of the init on the host.
 func (c *container) pid() int { return c.init.Process.Pid }
 
-// kill ends the container before it has begun.
+// kill ends a container that has not started.
 func (c *container) kill() error {
 	err := c.init.Process.Kill()
-	_ = c.init.Wait() // says that it was killed
+	_ = c.init.Wait() // returns that it was killed
 	c.terminal.restore()
 	return errors.Join(err, c.control.Close())
 }
 
-// wait lets the container begin and returns its exit status, unless it is 0.
+// wait starts the container and returns its exit status as an error, unless it is 0.
 func (c *container) wait(signals <-chan os.Signal) error {
 	defer c.terminal.restore()
 	defer c.control.Close()
@@ -125,23 +123,24 @@ func (c *container) wait(signals <-chan os.Signal) error {
 			c.send(byte(s.(syscall.Signal)))
 		case <-stopped:
 			c.terminal.stop()
-			// If nobody is there to continue us, the kernel does not stop us.
+			// The kernel does not stop a process group that nobody could continue.
 			resume = time.After(stopTimeout)
 		case <-continued:
 			c.terminal.resume(c.pid())
 		case <-resume:
 			c.terminal.resume(c.pid())
 		case <-deadline:
-			_ = c.init.Process.Kill() // an error says that it has just ended
+			_ = c.init.Process.Kill() // an error means that it has just ended
 		}
 	}
 }
 
-// send writes a byte to the init. An error says that it has ended; so does its
-// exit status, which says more.
+// send sends a byte to the init. An error means that the init has ended, and wait will
+// see its exit status.
 func (c *container) send(b byte) { _, _ = c.control.Write([]byte{b}) }
 
-// readStops hands on that the command has been stopped, until the init ends.
+// readStops sends to stopped each time the command has been stopped, until the init
+// ends.
 func (c *container) readStops(stopped chan<- struct{}) {
 	var b [1]byte
 	for {
@@ -152,7 +151,7 @@ func (c *container) readStops(stopped chan<- struct{}) {
 	}
 }
 
-// status makes an exit status of what Wait has returned.
+// status returns the exit status of the init, as an error, for the error of Wait.
 func (c *container) status(err error) error {
 	if err == nil {
 		return nil

@@ -1,7 +1,7 @@
 package sandbox
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,26 +11,25 @@ import (
 	"vprocfs/internal/procpid"
 )
 
-// hierarchy is one mounted tree of control groups that this process is in.
+// hierarchy is a mounted cgroup hierarchy that this process is in.
 type hierarchy struct {
 	v2          bool
-	controllers []string // v1: those of the hierarchy; v2: nil, see cgroup.controllers
-	mount       string   // where the tree is mounted
-	own         string   // directory of the cgroup of this process, below or equal to mount
+	controllers []string // of a v1 hierarchy; nil for v2, which has cgroup.controllers
+	mount       string   // mount point
+	own         string   // directory of the cgroup of this process, mount or below it
 }
 
-// has tells whether a v1 hierarchy has the controller.
+// has reports whether a v1 hierarchy has the controller.
 func (h *hierarchy) has(controller string) bool {
 	return slices.Contains(h.controllers, controller)
 }
 
-// findHierarchies returns each v1 hierarchy that has a controller, and the v2
-// tree, where they are mounted. A v1 hierarchy that only has a name (systemd's)
-// is left alone: nothing in it limits or counts.
+// findHierarchies returns the mounted v1 hierarchies that have a controller, and the
+// v2 hierarchy. It leaves out a v1 hierarchy that has only a name (systemd's), which
+// limits and counts nothing.
 //
-// It is wider than procvirt/cgroup, which knows only the controllers that the
-// view is made from: a container of its own also wants its own pids, freezer
-// and blkio groups.
+// Unlike procvirt/cgroup, it includes controllers that the view does not show: a
+// container also has pids, freezer and blkio cgroups of its own.
 func findHierarchies() ([]hierarchy, error) {
 	mounts, err := mountinfo.Load("/proc/self/mountinfo")
 	if err != nil {
@@ -40,14 +39,14 @@ func findHierarchies() ([]hierarchy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return hierarchiesIn(mounts, string(membership))
+	return hierarchiesIn(mounts, membership)
 }
 
-// hierarchiesIn does findHierarchies' work on a mount table and the text of
-// /proc/PID/cgroup (cgroups(7)).
-func hierarchiesIn(mounts []mountinfo.Mount, membership string) ([]hierarchy, error) {
-	paths := make(map[string]string) // controllers, "" for v2 -> path
-	for controllers, path := range procpid.Cgroups([]byte(membership)) {
+// hierarchiesIn returns the hierarchies of a mount table. membership is the content
+// of /proc/PID/cgroup (cgroups(7)).
+func hierarchiesIn(mounts []mountinfo.Mount, membership []byte) ([]hierarchy, error) {
+	paths := make(map[string]string) // by controllers; "" for v2
+	for controllers, path := range procpid.Cgroups(membership) {
 		paths[string(controllers)] = string(path)
 	}
 	var found []hierarchy
@@ -65,7 +64,7 @@ func hierarchiesIn(mounts []mountinfo.Mount, membership string) ([]hierarchy, er
 		path, ok := paths[strings.Join(h.controllers, ",")]
 		rel, below := below(path, m.Root)
 		if !ok || !below {
-			continue // a mount of a part of the tree that we are not in
+			continue // a mount of a part of the hierarchy that we are not in
 		}
 		h.own = filepath.Join(h.mount, rel)
 		if !slices.ContainsFunc(found, func(o hierarchy) bool {
@@ -75,13 +74,13 @@ func hierarchiesIn(mounts []mountinfo.Mount, membership string) ([]hierarchy, er
 		}
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("no cgroup hierarchy is mounted that this process is in")
+		return nil, errors.New("no cgroup hierarchy is mounted that this process is in")
 	}
 	return found, nil
 }
 
-// v1Controllers takes the controllers of a v1 hierarchy out of its super
-// options, in the order in which /proc/PID/cgroup lists them.
+// v1Controllers returns the controllers of a v1 hierarchy with these superblock
+// options, in the order of /proc/PID/cgroup.
 func v1Controllers(options string, paths map[string]string) []string {
 	opts := strings.Split(options, ",")
 	for list := range paths {
@@ -93,8 +92,8 @@ func v1Controllers(options string, paths map[string]string) []string {
 	return nil
 }
 
-// below cuts the mounted part of the tree off a cgroup path. It is false where
-// the path is not in that part.
+// below returns a cgroup path relative to the mounted part of the hierarchy. It
+// returns false if the path is not in that part.
 func below(path, root string) (string, bool) {
 	if root == "/" {
 		return path, !strings.HasPrefix(path, "/..")

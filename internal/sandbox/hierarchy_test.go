@@ -3,7 +3,6 @@ package sandbox
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -54,14 +53,14 @@ func TestHierarchiesAreFoundOnEveryLayout(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := hierarchiesIn(mounts, tt.membership)
+			got, err := hierarchiesIn(mounts, []byte(tt.membership))
 			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(hierarchy{})); err != nil || diff != "" {
 				t.Errorf("%v\n%s", err, diff)
 			}
 		})
 	}
 	for _, mounts := range [][]mountinfo.Mount{nil, {{Point: "/proc", FSType: "proc"}}} {
-		if got, err := hierarchiesIn(mounts, "0::/\n"); err == nil {
+		if got, err := hierarchiesIn(mounts, []byte("0::/\n")); err == nil {
 			t.Errorf("%v: %v, want an error", mounts, got)
 		}
 	}
@@ -114,7 +113,7 @@ func TestTheNearestGroupThatDelegatesIsTaken(t *testing.T) {
 
 func TestOnlyV2ControllersAreAskedOfV2(t *testing.T) {
 	hybrid := []hierarchy{{controllers: []string{"cpu", "cpuacct"}}, {controllers: []string{"memory"}}, {v2: true}}
-	names, needed := wanted(Limits{Memory: 1, CPUs: 1, CPUSet: CPUList{cpus: map[int]bool{0: true}}}, hybrid)
+	names, needed := wanted(Limits{Memory: 1, CPUs: 1, CPUSet: CPUList{text: "0"}}, hybrid)
 	if got := strings.Join(names, " "); got != "cpuset io" || needed != 1 {
 		t.Errorf("%s, %d of them needed", got, needed)
 	}
@@ -145,18 +144,14 @@ func TestLimitsAreParsed(t *testing.T) {
 			t.Errorf("CPUs %q: %v, want an error", text, got)
 		}
 	}
-	l, err := parseCPUList("0-2,5")
-	if err != nil || len(l.cpus) != 4 || !l.cpus[2] || !l.cpus[5] {
-		t.Errorf("list: %v, %v", l, err)
-	}
-	missing := l.without(CPUList{cpus: map[int]bool{0: true, 1: true}})
-	slices.Sort(missing)
-	if !slices.Equal(missing, []int{2, 5}) {
-		t.Errorf("missing %v", missing)
+	var l CPUList
+	if err := l.Set("0-2,5"); err != nil || l.cpus.Count() != 4 || !l.cpus.Has(2) || !l.cpus.Has(5) || l.String() != "0-2,5" {
+		t.Errorf("list: %v, %v", &l, err)
 	}
 	for _, text := range []string{"", ",", "0,", "1-0", "-1", "a", "0-", "8192", "0-99999999"} {
-		if l, err := parseCPUList(text); err == nil {
-			t.Errorf("list %q: %v, want an error", text, l)
+		var l CPUList
+		if err := l.Set(text); err == nil || l.text != "" {
+			t.Errorf("list %q: %v, want an error", text, &l)
 		}
 	}
 }

@@ -24,37 +24,36 @@ var ErrNotInit = errors.New("only `vprocfs run` can start this")
 // hostCPUs is a path of the host's /sys, and of the view.
 const hostCPUs = "/sys/devices/system/cpu"
 
-// Descriptors that the init of a container is started with (exec.Cmd's
-// ExtraFiles).
+// Descriptors of the init of a container (exec.Cmd.ExtraFiles).
 const (
 	controlFD = 3
-	viewFD    = 4 // only if --mount is empty: the root of the view
+	viewFD    = 4 // if Options.Dir is empty: the root of the view
 )
 
-// Init is the init (pid 1) of a container. It mounts the container's /proc and the view over it, runs args,
-// and does the work of an init until they end: it reaps what the namespace
-// leaves behind and forwards signals. It returns the exit status of args as an
-// error, unless it is 0. When it returns the process ends, and the kernel ends
-// all others in the namespace.
+// Init is the init (pid 1) of a container. It mounts the container's /proc with the
+// view over it, runs args, and does the work of an init until they end: it reaps
+// orphans and forwards signals. It returns the exit status of args as an error, unless
+// it is 0. The process must end then, so that the kernel ends all others in the
+// namespace.
 func Init(dir string, args []string) error {
 	if os.Getpid() != 1 || len(args) == 0 {
 		return ErrNotInit
 	}
-	runtime.GOMAXPROCS(1) // it mostly sleeps, and its memory is the container's
+	runtime.GOMAXPROCS(1) // saves memory, which counts as the container's
 	unix.CloseOnExec(controlFD)
 	control := os.NewFile(controlFD, "control")
 	var start [1]byte
 	if _, err := io.ReadFull(control, start[:]); err != nil {
-		return &ExitError{Status: 1} // run is gone; it has said why
+		return &ExitError{Status: 1} // Run has ended and has printed the reason
 	}
-	// In /proc/self/exe's place, which the kernel has made "exe" of.
+	// The name that ps shows. It is "exe", from /proc/self/exe.
 	if err := os.WriteFile("/proc/self/comm", []byte("vprocfs"), 0); err != nil {
 		return err
 	}
 	if err := mountContainerProc(dir); err != nil {
 		return err
 	}
-	children := make(chan os.Signal, 1) // one is enough: all are reaped at once
+	children := make(chan os.Signal, 1) // one is enough: reap waits for all
 	signal.Notify(children, unix.SIGCHLD)
 	signals := notify(forwarded[:]...)
 	child, err := startCommand(args)
@@ -71,23 +70,23 @@ func Init(dir string, args []string) error {
 				return status
 			}
 			if stopped {
-				_, _ = control.Write([]byte{controlStopped}) // an error says that run is gone
+				_, _ = control.Write([]byte{controlStopped}) // an error means that Run has ended
 			}
 		case s := <-signals:
-			// INT and QUIT come from the terminal, and so has the command got them.
+			// SIGINT and SIGQUIT come from the terminal: the command has them too.
 			if s != unix.SIGINT && s != unix.SIGQUIT {
-				_ = unix.Kill(child, s.(syscall.Signal)) // not reaped, so it is ours
+				_ = unix.Kill(child, s.(syscall.Signal)) // not reaped yet, so the pid is its own
 			}
 		case s, ok := <-orders:
 			if !ok {
-				return &ExitError{Status: 1} // run is gone
+				return &ExitError{Status: 1} // Run has ended
 			}
 			_ = unix.Kill(child, s)
 		}
 	}
 }
 
-// readOrders hands on the signals that run wants forwarded, until run is gone.
+// readOrders sends the signals that Run forwards to orders, until Run ends.
 func readOrders(control io.Reader, orders chan<- syscall.Signal) {
 	defer close(orders)
 	var b [1]byte
@@ -99,13 +98,13 @@ func readOrders(control io.Reader, orders chan<- syscall.Signal) {
 	}
 }
 
-// startCommand starts args with the standard streams and the environment of
-// this process, in its process group.
+// startCommand starts args with the standard streams, the environment and the process
+// group of this process.
 func startCommand(args []string) (pid int, err error) {
 	path, err := exec.LookPath(args[0])
 	switch {
 	case errors.Is(err, exec.ErrDot):
-		// PATH names the current directory: its owner wants it searched.
+		// PATH has the current directory: that is what the user wants.
 	case errors.Is(err, exec.ErrNotFound) || errors.Is(err, iofs.ErrNotExist):
 		return 0, &ExitError{127, fmt.Errorf("%s: command not found", args[0])}
 	case err != nil:
@@ -118,8 +117,8 @@ func startCommand(args []string) (pid int, err error) {
 	return pid, nil
 }
 
-// reap waits for every child that has ended. It tells whether child was one of
-// them or has been stopped, and its exit status as an error, unless it is 0.
+// reap waits for every child that has ended. It reports whether child has ended or has
+// been stopped. status is the exit status of child as an error, unless it is 0.
 func reap(child int) (ended, stopped bool, status error) {
 	for {
 		var ws unix.WaitStatus
@@ -146,17 +145,16 @@ func reap(child int) (ended, stopped bool, status error) {
 	}
 }
 
-// mountContainerProc mounts a /proc of this pid namespace, each file of the view
-// over the one of the same name, and its CPUs over the host's in /sys. Of
-// proc/pressure the directory is bound.
+// mountContainerProc mounts a /proc of this pid namespace, each entry of the view's
+// proc over the one of the same name, and the view's CPU directory over the host's.
 func mountContainerProc(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make all mounts private: %w", err)
 	}
 	view := dir
 	if dir == "" {
-		// A file of a mount can only be taken from one that is attached. /proc
-		// is a directory that is surely there, so none has to be made.
+		// open_tree(2) needs a mount that is attached. /proc is a directory that
+		// always exists.
 		view = "/proc"
 		if err := unix.MoveMount(viewFD, "", unix.AT_FDCWD, view, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("move_mount the view to %s: %w", view, err)
@@ -167,7 +165,7 @@ func mountContainerProc(dir string) error {
 		return err
 	}
 	cpus, err := openTree(filepath.Join(view, hostCPUs))
-	if err != nil && !errors.Is(err, unix.ENOENT) { // a daemon may be without
+	if err != nil && !errors.Is(err, unix.ENOENT) { // a daemon may not serve it
 		return err
 	}
 	haveCPUs := err == nil
@@ -193,7 +191,7 @@ func mountContainerProc(dir string) error {
 	return nil
 }
 
-// cloneFiles makes a detached mount of each entry of dir, by name.
+// cloneFiles returns a detached mount of each entry of dir, by name.
 func cloneFiles(dir string) (map[string]int, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -210,7 +208,7 @@ func cloneFiles(dir string) (map[string]int, error) {
 	return files, nil
 }
 
-// openTree makes a detached mount of what is at path.
+// openTree returns a detached mount of what is at path.
 func openTree(path string) (int, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
@@ -219,8 +217,8 @@ func openTree(path string) (int, error) {
 	return fd, nil
 }
 
-// bindFile attaches detached mount fd at path, where the kernel has such a file
-// or directory, and closes fd.
+// bindFile attaches detached mount fd at path, if the kernel has such a file or
+// directory, and closes fd.
 func bindFile(fd int, path string) error {
 	err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	if err != nil && !errors.Is(err, unix.ENOENT) {

@@ -1,30 +1,29 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/bits"
 	"strconv"
 	"strings"
+
+	"vprocfs/procvirt/cgroup"
 )
 
-// cpuPeriod is the period, in microseconds, that a CPU quota counts in: the
-// kernel's default for cpu.max and cpu.cfs_period_us.
+// cpuPeriod is the period of a CPU quota, in microseconds. It is the kernel's default
+// for cpu.max and cpu.cfs_period_us.
 const cpuPeriod = 100_000
 
-// maxCPUs bounds CPU numbers and counts: no kernel has more (NR_CPUS_RANGE_END,
-// arch/x86/Kconfig, Linux 6.18).
-const maxCPUs = 8192
-
-// Limits are what a container may use.
+// Limits are the limits of a container.
 type Limits struct {
 	Memory ByteSize
 	CPUs   CPUCount
 	CPUSet CPUList
 }
 
-// ByteSize is a number of bytes, and a flag: "512k", "256M", "1G", or plain
-// bytes. The units are powers of 1024. 0 is no limit, and cannot be asked for.
+// ByteSize is a number of bytes. As a flag it is "512k", "256M", "1G" or plain bytes;
+// the units are powers of 1024. 0 means no limit; Set does not accept it.
 type ByteSize uint64
 
 func (b ByteSize) String() string {
@@ -34,6 +33,7 @@ func (b ByteSize) String() string {
 	return strconv.FormatUint(uint64(b), 10)
 }
 
+// Set implements pflag.Value.
 func (b *ByteSize) Set(s string) error {
 	const units = "KMGT"
 	number, shift := s, 0
@@ -44,20 +44,21 @@ func (b *ByteSize) Set(s string) error {
 	}
 	v, err := strconv.ParseUint(number, 10, 64)
 	if err != nil || v == 0 {
-		return fmt.Errorf("must be a number of bytes, or one with K, M, G or T behind it")
+		return errors.New("must be a number of bytes, or one with K, M, G or T behind it")
 	}
-	// The kernel keeps limits as a signed number of bytes.
+	// The kernel stores limits as signed numbers of bytes.
 	if bits.Len64(v)+shift > 63 {
-		return fmt.Errorf("must be below 8 EiB")
+		return errors.New("must be below 8 EiB")
 	}
 	*b = ByteSize(v << shift)
 	return nil
 }
 
+// Type implements pflag.Value.
 func (ByteSize) Type() string { return "size" }
 
-// CPUCount is an amount of CPU time as a flag, in CPUs: "1.5". 0 is no limit,
-// and cannot be asked for.
+// CPUCount is a limit of CPU time, in CPUs: "1.5" as a flag. 0 means no limit; Set does
+// not accept it.
 type CPUCount float64
 
 func (c CPUCount) String() string {
@@ -67,68 +68,42 @@ func (c CPUCount) String() string {
 	return strconv.FormatFloat(float64(c), 'g', -1, 64)
 }
 
+// Set implements pflag.Value.
 func (c *CPUCount) Set(s string) error {
 	v, err := strconv.ParseFloat(s, 64)
 	// The kernel refuses a quota below 1 ms (min_cfs_quota_period,
 	// kernel/sched/core.c), which is 0.01 of the period.
-	if err != nil || math.IsNaN(v) || v < 0.01 || v > maxCPUs {
-		return fmt.Errorf("must be a number of CPUs from 0.01 to %d", maxCPUs)
+	if err != nil || math.IsNaN(v) || v < 0.01 || v > cgroup.MaxCPUs {
+		return fmt.Errorf("must be a number of CPUs from 0.01 to %d", cgroup.MaxCPUs)
 	}
 	*c = CPUCount(v)
 	return nil
 }
 
+// Type implements pflag.Value.
 func (CPUCount) Type() string { return "number" }
 
-// quota is the CPU time in microseconds for each cpuPeriod.
+// quota returns the CPU time in microseconds in each cpuPeriod.
 func (c CPUCount) quota() int { return int(math.Round(float64(c) * cpuPeriod)) }
 
-// CPUList is a list of CPUs as a flag, in the form of cpuset(7): "0-1,4".
+// CPUList is a set of CPUs. As a flag it has the list format of cpuset(7): "0-1,4".
+// An empty list means no limit; Set does not accept it.
 type CPUList struct {
 	text string
-	cpus map[int]bool
+	cpus cgroup.CPUs
 }
 
-func (l CPUList) String() string { return l.text }
+func (l *CPUList) String() string { return l.text }
 
+// Set implements pflag.Value.
 func (l *CPUList) Set(s string) error {
-	v, err := parseCPUList(s)
-	if err != nil {
-		return err
+	var cpus cgroup.CPUs
+	if err := cpus.Parse([]byte(s)); err != nil || cpus.Count() == 0 {
+		return errors.New("must be a list of CPUs such as 0-1,4")
 	}
-	*l = v
+	*l = CPUList{s, cpus}
 	return nil
 }
 
-func (CPUList) Type() string { return "list" }
-
-// parseCPUList reads a list that names at least one CPU.
-func parseCPUList(s string) (CPUList, error) {
-	l := CPUList{text: s, cpus: make(map[int]bool)}
-	for part := range strings.SplitSeq(s, ",") {
-		first, last, isRange := strings.Cut(part, "-")
-		lo, err := strconv.ParseUint(first, 10, 16)
-		hi := lo
-		if err == nil && isRange {
-			hi, err = strconv.ParseUint(last, 10, 16)
-		}
-		if err != nil || hi < lo || hi >= maxCPUs {
-			return CPUList{}, fmt.Errorf("must be a list of CPUs such as 0-1,4")
-		}
-		for cpu := lo; cpu <= hi; cpu++ {
-			l.cpus[int(cpu)] = true
-		}
-	}
-	return l, nil
-}
-
-// without returns the CPUs of l that are not in other.
-func (l CPUList) without(other CPUList) []int {
-	var missing []int
-	for cpu := range l.cpus {
-		if !other.cpus[cpu] {
-			missing = append(missing, cpu)
-		}
-	}
-	return missing
-}
+// Type implements pflag.Value.
+func (*CPUList) Type() string { return "list" }

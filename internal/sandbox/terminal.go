@@ -10,21 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopTimeout is how long to wait whether run is stopped together with its
-// container. Time goes on while it is.
+// stopTimeout is how long Run waits to be stopped together with its container. The
+// clock runs on while it is stopped.
 const stopTimeout = 100 * time.Millisecond
 
-// terminal is the controlling terminal of run, where run is in its foreground.
-// The zero value is none.
+// terminal is the controlling terminal of Run, if Run is in the foreground. The zero
+// value means that there is none.
 //
-// The container then has the foreground, in a process group that its init leads,
-// and run does for it what a shell does for a job. In the group of run it could
-// not stay: that has no number in the container's pid namespace, so a shell there
-// could not give the terminal back when it ends (dash says so and exits with
+// The container gets the foreground, in a process group of its own that its init leads,
+// and Run does what a shell does for a job. The container cannot stay in the process
+// group of Run, which has no number in the container's pid namespace: a shell in there
+// could not give the terminal back when it ends (dash prints an error and exits with
 // status 2).
 type terminal struct {
 	tty   *os.File
-	group int // the process group of run
+	group int // process group of Run
 }
 
 func openTerminal() terminal {
@@ -40,8 +40,8 @@ func openTerminal() terminal {
 	return t
 }
 
-// handTo makes the process that is started with attr the leader of a process
-// group of its own, which has the terminal.
+// handTo makes the process that is started with attr the leader of a new process
+// group in the foreground.
 func (t *terminal) handTo(attr *syscall.SysProcAttr) {
 	if t.tty != nil {
 		attr.Foreground = true
@@ -49,7 +49,7 @@ func (t *terminal) handTo(attr *syscall.SysProcAttr) {
 	}
 }
 
-// front is the process group in the foreground, or -1.
+// front returns the process group in the foreground, or -1.
 func (t *terminal) front() int {
 	group, err := unix.IoctlGetInt(int(t.tty.Fd()), unix.TIOCGPGRP)
 	if err != nil {
@@ -58,38 +58,36 @@ func (t *terminal) front() int {
 	return group
 }
 
-// setFront brings a process group to the foreground. It may fail: the terminal or
-// the group may be gone.
+// setFront brings a process group to the foreground. It does nothing if the terminal
+// or the group no longer exists.
 func (t *terminal) setFront(group int) {
-	// The kernel stops a background process that does this, unless it ignores it.
+	// The kernel stops a background process that does this, unless SIGTTOU is ignored.
 	signal.Ignore(unix.SIGTTOU)
 	_ = unix.IoctlSetPointerInt(int(t.tty.Fd()), unix.TIOCSPGRP, group)
 	signal.Reset(unix.SIGTTOU)
 }
 
-// stop stops run with its process group, as the terminal's key has stopped the
-// container, so that the shell that has started them takes over.
+// stop stops Run and its process group, after the terminal's key has stopped the
+// container, so that the shell that started Run gets the terminal.
 func (t *terminal) stop() {
 	if t.tty != nil {
 		t.setFront(t.group)
-		_ = unix.Kill(0, unix.SIGTSTP) // to ourselves, who exist
+		_ = unix.Kill(0, unix.SIGTSTP) // cannot fail: this process is in the group
 	}
 }
 
-// resume lets the container with this init go on, in the foreground if run is
-// there now.
+// resume continues the container with this init, in the foreground if Run is there.
 func (t *terminal) resume(init int) {
 	if t.tty != nil {
 		if t.front() == t.group {
 			t.setFront(init)
 		}
-		_ = unix.Kill(-init, unix.SIGCONT) // an error says that it has ended
+		_ = unix.Kill(-init, unix.SIGCONT) // an error means that it has ended
 	}
 }
 
-// restore takes the terminal back when the container has ended, from its process
-// group or that of a shell in it. Another group may have it meanwhile: a shell's
-// that has sent run to the background.
+// restore takes the terminal back after the container has ended, if no living process
+// group has it. A shell may have it that has moved Run to the background.
 func (t *terminal) restore() {
 	if t.tty == nil {
 		return
