@@ -21,23 +21,43 @@ func (s *Server) isCPUDir(id NodeID) bool { return s.cpus != nil && id == s.cpus
 // isHost reports whether id is that of an entry of the host's.
 func (s *Server) isHost(id NodeID) bool { return s.cpus != nil && id&hostBit != 0 }
 
-// hostEntry returns the path and the attributes of the host's entry that t asks for.
+// shownPath returns the path of the host's entry that t asks for. ENOENT is one that is
+// not there for the caller: one of a CPU that the caller cannot have, or one that a CPU
+// that is off for the caller does not have.
 //
 // All callers share the kernel's cache of names, and a name that it learns is
 // gone it takes away from all, with what containers have mounted below it. So the
 // LOOKUP of a CPU's directory finds it for every caller; that it does not exist is
 // the answer to all that can be asked about it.
-func (s *Server) hostEntry(t *Turn) (path string, st unix.Stat_t, err error) {
-	if path, err = s.cpus.path(t.id, t); err != nil {
-		return path, st, err
+func (s *Server) shownPath(t *Turn) (string, error) {
+	path, err := s.cpus.path(t.id, t)
+	if err != nil {
+		return path, err
 	}
-	last := 0
-	if cpuOf(path) > 0 { // each caller has CPU 0 in the range of its CPUs
-		if last, err = s.lastCPU(t); err != nil {
-			return path, st, err
+	cpu, below := cpuOf(path)
+	if cpu > 0 { // each caller has CPU 0 in the range of its CPUs
+		if last, err := s.lastCPU(t); err != nil {
+			return path, err
+		} else if cpu > last {
+			return path, syscall.ENOENT
 		}
 	}
-	st, err = s.cpus.statFor(path, t.caller, last)
+	if cpu >= 0 && ofOnlineCPU(below) {
+		if off, err := s.cpuOffline(t, cpu); err != nil {
+			return path, err
+		} else if off {
+			return path, syscall.ENOENT
+		}
+	}
+	return path, nil
+}
+
+// hostEntry returns the path and the attributes of the host's entry that t asks for.
+func (s *Server) hostEntry(t *Turn) (path string, st unix.Stat_t, err error) {
+	if path, err = s.shownPath(t); err != nil {
+		return path, st, err
+	}
+	st, err = s.cpus.statFor(path, t.caller)
 	return path, st, err
 }
 
@@ -161,16 +181,18 @@ func (s *Server) lookupHost(t *Turn) (int, error) {
 // the host's, so that a listing goes on where it was when another process takes
 // over, and when CPUs come into view or leave it.
 func (s *Server) readdirHost(t *Turn) (int, error) {
-	path, err := s.cpus.path(t.id, t)
+	path, err := s.shownPath(t)
 	if err != nil {
 		return 0, err
 	}
-	last, err := s.lastCPU(t)
+	last, off := 0, false
+	if cpu, below := cpuOf(path); path == "." {
+		last, err = s.lastCPU(t)
+	} else if cpu >= 0 && below == "" {
+		off, err = s.cpuOffline(t, cpu)
+	}
 	if err != nil {
 		return 0, err
-	}
-	if cpuOf(path) > last {
-		return 0, syscall.ENOENT
 	}
 	room := t.direntRoom()
 	out := t.out[:outHeaderSize]
@@ -184,9 +206,11 @@ func (s *Server) readdirHost(t *Turn) (int, error) {
 			if n := s.tree.lookup(s.cpus.dir, []byte(d.name)); n != nil {
 				d.ino = uint64(n.id)
 			}
-			if cpuOf(d.name) > last {
+			if cpu, _ := cpuOf(d.name); cpu > last {
 				return true
 			}
+		case off && ofOnlineCPU(d.name):
+			return true
 		}
 		var ok bool
 		out, ok = appendDirent(out, room, d.ino, uint64(d.off), d.mode, d.name)
@@ -216,6 +240,13 @@ func (s *Server) readHost(dst []byte, t *Turn) ([]byte, error) {
 	path, err := s.cpus.path(t.id, t)
 	if err != nil {
 		return dst, err
+	}
+	if cpu, below := cpuOf(path); cpu >= 0 && below == "online" {
+		if off, err := s.cpuOffline(t, cpu); err != nil {
+			return dst, err
+		} else if off {
+			return append(dst, "0\n"...), nil
+		}
 	}
 	return s.cpus.read(dst, path)
 }

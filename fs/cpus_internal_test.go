@@ -24,13 +24,19 @@ func smallTree(t testing.TB) *CPUTree {
 			t.Fatal(err)
 		}
 	}
-	tree, err := OpenCPUTree(dir, NodeCPU, func(*Turn) (int, error) { return math.MaxInt, nil })
+	tree, err := OpenCPUTree(dir, NodeCPU, allCPUs{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(tree.Close)
 	return tree
 }
+
+// allCPUs is a CPUView of all CPUs.
+type allCPUs struct{}
+
+func (allCPUs) LastCPU(*Turn) (int, error)          { return math.MaxInt, nil }
+func (allCPUs) CPUOffline(*Turn, int) (bool, error) { return false, nil }
 
 // The kernel holds the ids of the host's entries over a change of daemons.
 func TestHostIDsNeverChange(t *testing.T) {
@@ -128,7 +134,7 @@ func TestNumbersOfCPUs(t *testing.T) {
 		"cpu0": 0, "cpu12": 12, "cpu12/topology/core_id": 12, "cpu": -1, "cpufreq": -1, "cpuidle/x": -1,
 		"cpu-1": -1, "cpu+1": -1, "cpu1x": -1, "online": -1, ".": -1, "x/cpu1": -1, "cpu99999999999999999999": -1,
 	} {
-		if got := cpuOf(path); got != want {
+		if got, _ := cpuOf(path); got != want {
 			t.Errorf("%s: %d, want %d", path, got, want)
 		}
 	}

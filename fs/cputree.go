@@ -17,7 +17,7 @@ import (
 // Source's, all others the host's, read-only, to whom the host's permission bits
 // let in. Only directories, regular files and symbolic links are shown. A
 // directory cpuN exists for callers that may have a CPU of that number or a
-// higher one.
+// higher one. If the caller does not see that CPU, it looks switched off.
 //
 // The host's files are reached with openat2(2) below a descriptor of the
 // directory: no name, no symbolic link and no mount leads out of it. A symbolic
@@ -28,7 +28,7 @@ import (
 type CPUTree struct {
 	dir  NodeID // the directory's
 	root int    // O_PATH
-	last func(t *Turn) (int, error)
+	view CPUView
 
 	mu sync.Mutex
 	// paths are those of the entries that the kernel has asked for. Nothing
@@ -40,16 +40,24 @@ type CPUTree struct {
 // maxPaths bounds CPUTree.paths, to about 8 MiB. A CPU has some 100 files.
 const maxPaths = 1 << 16
 
+// CPUView is which CPUs a turn's caller has. The methods block as Source.Append does,
+// and so are their errors.
+type CPUView interface {
+	// LastCPU returns the number of the highest CPU that the caller may have,
+	// math.MaxInt for all of the host's.
+	LastCPU(t *Turn) (int, error)
+	// CPUOffline reports whether a CPU that the caller may have is off for it.
+	CPUOffline(t *Turn, cpu int) (bool, error)
+}
+
 // OpenCPUTree opens the host's directory, "/sys/devices/system/cpu" but in tests. dir is
-// the node of sys/devices/system/cpu in the table. last returns the number of the highest CPU that a turn's caller may have,
-// math.MaxInt for all of the host's. It blocks as Source.Append does, and so are its
-// errors. It needs Linux 5.6.
-func OpenCPUTree(path string, dir NodeID, last func(t *Turn) (int, error)) (*CPUTree, error) {
+// the node of sys/devices/system/cpu in the table. It needs Linux 5.6.
+func OpenCPUTree(path string, dir NodeID, view CPUView) (*CPUTree, error) {
 	root, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	t := &CPUTree{dir: dir, root: root, last: last, paths: make(map[NodeID]string)}
+	t := &CPUTree{dir: dir, root: root, view: view, paths: make(map[NodeID]string)}
 	fd, err := t.open(".", unix.O_PATH)
 	if err != nil {
 		t.Close()
@@ -231,12 +239,8 @@ func shown(mode uint32) bool {
 	return false
 }
 
-// statFor is stat by c, who may see CPUs up to last: ENOENT if c must not see the
-// entry, EACCES if c may not search a directory on the way to it.
-func (t *CPUTree) statFor(path string, c Caller, last int) (st unix.Stat_t, err error) {
-	if cpuOf(path) > last {
-		return st, unix.ENOENT
-	}
+// statFor is stat by c: EACCES if c may not search a directory on the way.
+func (t *CPUTree) statFor(path string, c Caller) (st unix.Stat_t, err error) {
 	if c.UID != 0 {
 		if err := t.mayReach(path, c); err != nil {
 			return st, err
@@ -245,18 +249,28 @@ func (t *CPUTree) statFor(path string, c Caller, last int) (st unix.Stat_t, err 
 	return t.stat(path)
 }
 
-// cpuOf returns the number of the CPU that path is about, -1 for all other paths.
-func cpuOf(path string) int {
-	top, _, _ := strings.Cut(path, "/")
+// cpuOf returns the number of the CPU that path is about, -1 for all other paths, and
+// the path below the CPU's directory.
+func cpuOf(path string) (cpu int, below string) {
+	top, below, _ := strings.Cut(path, "/")
 	number, ok := strings.CutPrefix(top, "cpu")
 	if !ok {
-		return -1
+		return -1, below
 	}
 	n, err := strconv.ParseUint(number, 10, 31)
 	if err != nil {
-		return -1
+		return -1, below
 	}
-	return int(n)
+	return int(n), below
+}
+
+// ofOnlineCPU reports whether an entry of a CPU's directory is there only while the CPU
+// is on. Programs count physical cores from them. The CPU's file online, if the host
+// has one, then says 0; the first CPU often has none, as it cannot be switched off, and
+// gets none.
+func ofOnlineCPU(below string) bool {
+	top, _, _ := strings.Cut(below, "/")
+	return top == "topology" || top == "cache"
 }
 
 // mayReach returns EACCES where c may not search a directory on the way to path.

@@ -54,12 +54,19 @@ func fakeFile(t testing.TB, dir, name, text string, mode os.FileMode) {
 	}
 }
 
-func openCPUs(t testing.TB, dir string, last func(*fs.Turn) (int, error)) *fs.CPUTree {
+// lastCPU is a fs.CPUView of CPUs that are all on.
+type lastCPU func(*fs.Turn) (int, error)
+
+func (f lastCPU) LastCPU(t *fs.Turn) (int, error)      { return f(t) }
+func (lastCPU) CPUOffline(*fs.Turn, int) (bool, error) { return false, nil }
+
+// openCPUs opens dir for callers that view tells of, nil for all CPUs.
+func openCPUs(t testing.TB, dir string, view fs.CPUView) *fs.CPUTree {
 	t.Helper()
-	if last == nil {
-		last = func(*fs.Turn) (int, error) { return math.MaxInt, nil }
+	if view == nil {
+		view = lastCPU(func(*fs.Turn) (int, error) { return math.MaxInt, nil })
 	}
-	tree, err := fs.OpenCPUTree(dir, fs.NodeCPU, last)
+	tree, err := fs.OpenCPUTree(dir, fs.NodeCPU, view)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,14 +75,14 @@ func openCPUs(t testing.TB, dir string, last func(*fs.Turn) (int, error)) *fs.CP
 }
 
 // serveCPUs serves the host's directory dir, and returns where it is shown.
-func serveCPUs(t testing.TB, dir string, last func(*fs.Turn) (int, error)) (*served, string) {
+func serveCPUs(t testing.TB, dir string, view fs.CPUView) (*served, string) {
 	t.Helper()
-	m := serve(t, constant("ours\n"), fs.ServerOptions{CPUs: openCPUs(t, dir, last)})
+	m := serve(t, constant("ours\n"), fs.ServerOptions{CPUs: openCPUs(t, dir, view)})
 	return m, m.dir + "/sys/devices/system/cpu"
 }
 
 // lastOfUser says that user 0 has all CPUs, and others those up to last.
-func lastOfUser(last int) func(*fs.Turn) (int, error) {
+func lastOfUser(last int) lastCPU {
 	return func(t *fs.Turn) (int, error) {
 		if t.Caller().UID == 0 {
 			return math.MaxInt, nil
@@ -347,7 +354,7 @@ func TestListingsOfManyCPUsAreWhole(t *testing.T) {
 	const cpus = 600
 	dir := fakeCPUs(t, cpus)
 	var last atomic.Int64
-	_, shown := serveCPUs(t, dir, func(*fs.Turn) (int, error) { return int(last.Load()), nil })
+	_, shown := serveCPUs(t, dir, lastCPU(func(*fs.Turn) (int, error) { return int(last.Load()), nil }))
 	fd, err := unix.Open(shown, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -506,13 +513,13 @@ func TestABlockedFileOfTheHostTakesOneWorker(t *testing.T) {
 }
 
 func TestColdCallersOfTheHostsEntriesAreAnswered(t *testing.T) {
-	_, cpus := serveCPUs(t, fakeCPUs(t, 4), func(turn *fs.Turn) (int, error) {
+	_, cpus := serveCPUs(t, fakeCPUs(t, 4), lastCPU(func(turn *fs.Turn) (int, error) {
 		if err := turn.Block(0); err != nil {
 			return 0, err
 		}
 		runtime.Gosched()
 		return 2, nil
-	})
+	}))
 	for range 3 {
 		var st unix.Stat_t
 		if err := unix.Stat(cpus+"/cpu2", &st); err != nil {
@@ -532,9 +539,9 @@ func TestColdCallersOfTheHostsEntriesAreAnswered(t *testing.T) {
 
 func TestAPanicAboutACallersCPUsIsAnError(t *testing.T) {
 	log := newLog()
-	m := serve(t, constant("x"), fs.ServerOptions{Log: log.logger(), CPUs: openCPUs(t, fakeCPUs(t, 2), func(*fs.Turn) (int, error) {
+	m := serve(t, constant("x"), fs.ServerOptions{Log: log.logger(), CPUs: openCPUs(t, fakeCPUs(t, 2), lastCPU(func(*fs.Turn) (int, error) {
 		panic("no idea")
-	})})
+	}))})
 	var st unix.Stat_t
 	if err := unix.Stat(m.dir+"/sys/devices/system/cpu/cpu1", &st); err != unix.EIO {
 		t.Errorf("stat: %v", err)

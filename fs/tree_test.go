@@ -249,10 +249,10 @@ func TestMountRunsNothing(t *testing.T) {
 // the journal can hold.
 func TestANameThatIsTooLongIsRefusedAtOnce(t *testing.T) {
 	var asked atomic.Bool
-	m, cpus := serveCPUs(t, fakeCPUs(t, 2), func(*fs.Turn) (int, error) {
+	m, cpus := serveCPUs(t, fakeCPUs(t, 2), lastCPU(func(*fs.Turn) (int, error) {
 		asked.Store(true)
 		return math.MaxInt, nil
-	})
+	}))
 	for _, dir := range []string{m.dir, m.dir + "/proc", cpus, cpus + "/cpu1"} {
 		for _, n := range []int{256, 500, 1000} {
 			var st unix.Stat_t

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/initpid"
+	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/internal/scan"
 )
 
@@ -187,19 +188,31 @@ func (c *Container) Append(dst []byte, f *File) ([]byte, error) {
 // is the highest of its possible ones. If the container has no CPUs of its own, that is
 // any number, and a Reason is counted.
 func (c *Container) LastCPU() (int, error) {
-	f := c.registry.possible
-	text, err := c.content(c.list[:0], f)
+	text, err := c.content(c.list[:0], c.registry.possible)
 	if err != nil {
-		return math.MaxInt, c.registry.NoLastCPU(err)
+		return math.MaxInt, c.registry.NoCPUs(err)
 	}
 	c.list = text
 	last, _ := scan.Uint(text[bytes.IndexByte(text, '-')+1:])
 	return int(last), nil
 }
 
-// NoLastCPU counts the Reason that err has for showing the host's CPUs. It returns err
-// if that is none.
-func (r *Registry) NoLastCPU(err error) error { return r.fallBack(r.possible, err) }
+// Offline reports whether the container does not see a CPU that it may run on. If it
+// has no CPUs of its own none is off, and a Reason is counted.
+func (c *Container) Offline(cpu int) (bool, error) {
+	text, err := c.content(c.list[:0], c.registry.offline)
+	if err != nil {
+		return false, c.registry.NoCPUs(err)
+	}
+	c.list = text
+	var off cgroup.CPUs
+	err = off.Parse(text)
+	return off.Has(cpu), err
+}
+
+// NoCPUs counts the Reason that err has for showing the host's CPUs. It returns err if
+// that is none.
+func (r *Registry) NoCPUs(err error) error { return r.fallBack(r.possible, err) }
 
 // content appends the content of f.
 func (c *Container) content(dst []byte, f *File) (text []byte, err error) {

@@ -42,11 +42,14 @@ func possibleFile() File {
 	}
 }
 
-const possibleNode = 34
+const (
+	possibleNode = 34
+	offlineNode  = 35
+)
 
 func offlineFile() File {
 	return File{
-		Path: cpuDir + "offline", Node: 35, Mode: 0o444, Size: SizePage,
+		Path: cpuDir + "offline", Node: offlineNode, Mode: 0o444, Size: SizePage,
 		needs:   sourceCPU,
 		numbers: func() numbers { return new(offline) },
 	}

@@ -68,6 +68,7 @@ type Registry struct {
 	opener    held.Opener
 	files     []File
 	possible  *File                 // of Container.LastCPU
+	offline   *File                 // of Container.Offline
 	host      map[string]*host.File // by path
 	mounts    *cgroup.Mounts
 	inits     inits
@@ -160,7 +161,7 @@ func (r *Registry) openHost() error {
 		}
 		r.host[r.files[i].Path] = f
 	}
-	r.possible = r.File(possibleNode)
+	r.possible, r.offline = r.File(possibleNode), r.File(offlineNode)
 	r.hostPace = make([]pace, len(r.files))
 	r.events.init(len(r.files))
 	return nil

@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -109,6 +110,51 @@ func TestProgramsCountTheContainersCPUs(t *testing.T) {
 	} {
 		if got := c.sh(t, command); got != want {
 			t.Errorf("by quota: %s: %q, want %q", command, got, want)
+		}
+	}
+}
+
+// physicalCores counts as psutil.cpu_count(logical=False) does.
+const physicalCores = `import glob
+print(len({open(p).read().strip() for p in
+	glob.glob("/sys/devices/system/cpu/cpu[0-9]*/topology/core_cpus_list") or
+	glob.glob("/sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list")}))`
+
+// TestACPUThatAQuotaHidesLooksSwitchedOff counts CPUs and cores as programs do, and
+// looks at the files of the CPU that is hidden.
+func TestACPUThatAQuotaHidesLooksSwitchedOff(t *testing.T) {
+	if hostCPUs(t) < 2 {
+		t.Skip("a machine of one CPU hides none")
+	}
+	hidden := fmt.Sprintf("%s/cpu%d", cpuDir, testCPUs(t)[1])
+	if readFile(t, hidden+"/online") != "1\n" {
+		t.Fatalf("%s is not on", hidden)
+	}
+	dir, _ := serve(t)
+	g := newGroup(t)
+	c := startContainer(t, "--mount", dir)
+	g.adopt(t, c)
+	count, err := exec.Command("python3", "-c", physicalCores).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, on := range []bool{true, false, true} {
+		state, gone, cpus, cores := "1\n", "", len(testCPUs(t)), string(count)
+		if g.limitCPU(t, 0); !on {
+			g.limitCPU(t, 50)
+			state, gone, cpus, cores = "0\n", "gone\n", 1, "1\n"
+		}
+		for command, want := range map[string]string{
+			"cat " + hidden + "/online":                                         state,
+			"test -e " + hidden + "/topology || echo gone":                      gone,
+			"cat " + hidden + "/topology/core_id > /dev/null 2>&1 || echo gone": gone,
+			"ls " + hidden + " | grep -q topology || echo gone":                 gone,
+			"python3 -c '" + physicalCores + "'":                                cores,
+			"LC_ALL=C lscpu -p=CPU | grep -vc '#'":                              fmt.Sprintln(cpus),
+		} {
+			if got := c.sh(t, command); got != want {
+				t.Errorf("on %t: %s: %q, want %q", on, command, got, want)
+			}
 		}
 	}
 }

@@ -52,7 +52,7 @@ func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if s.cpus, err = fs.OpenCPUTree(hostCPUs, nodeCPU, s.lastCPU); err != nil {
+	if s.cpus, err = fs.OpenCPUTree(hostCPUs, nodeCPU, s); err != nil {
 		log.Warn("sys/devices/system/cpu is not served", "err", err)
 	}
 	return s, nil
@@ -110,13 +110,23 @@ func (s *source) Append(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error) {
 	return c.Append(dst, f)
 }
 
-// lastCPU returns the highest CPU that the caller of t may run on. A caller without a
+// LastCPU returns the highest CPU that the caller of t may run on. A caller without a
 // container may run on all.
-func (s *source) lastCPU(t *fs.Turn) (int, error) {
+func (s *source) LastCPU(t *fs.Turn) (int, error) {
 	c, err := s.registry.Acquire(t.Caller().PID, t)
 	if err != nil {
-		return math.MaxInt, s.registry.NoLastCPU(err)
+		return math.MaxInt, s.registry.NoCPUs(err)
 	}
 	defer c.Release()
 	return c.LastCPU()
+}
+
+// CPUOffline reports whether the caller of t does not see a CPU that it may run on.
+func (s *source) CPUOffline(t *fs.Turn, cpu int) (bool, error) {
+	c, err := s.registry.Acquire(t.Caller().PID, t)
+	if err != nil {
+		return false, s.registry.NoCPUs(err)
+	}
+	defer c.Release()
+	return c.Offline(cpu)
 }
