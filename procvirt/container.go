@@ -273,10 +273,15 @@ func (c *Container) reopen(needs sources, why error) error {
 	err := r.withRoom(c.space.owner, func() error { return c.open(needs) })
 	r.trimOwner(c.space.owner)
 	if errors.Is(err, errOtherGroup) {
-		// The directory is another group's by now, which is another container.
-		c.space.reconsider(string(c.groups))
-		c.unbind()
-		return c.decide()
+		return c.moveToOtherGroup()
 	}
 	return err
+}
+
+// moveToOtherGroup binds c to the container of the group that has the path now. The
+// turn has blocked.
+func (c *Container) moveToOtherGroup() error {
+	c.space.reconsider(string(c.groups))
+	c.unbind()
+	return c.decide()
 }

@@ -79,7 +79,22 @@ func (r *Registry) triggerPlace(q TriggerRequest) (TriggerPlace, error) {
 		return TriggerPlace{}, noPlace(err)
 	}
 	defer c.Release()
-	at := TriggerPlace{File: filepath.Join(r.cfg.Root, q.File.Path)}
+	at, err := c.triggerPlace(q.File)
+	if err != nil && errors.Is(err, errOtherGroup) {
+		if err = c.moveToOtherGroup(); err == nil {
+			at, err = c.triggerPlace(q.File)
+		}
+	}
+	if err != nil {
+		return TriggerPlace{}, noPlace(err)
+	}
+	return at, nil
+}
+
+// triggerPlace is Registry.triggerPlace if the container's directories are still its.
+func (c *Container) triggerPlace(f *File) (TriggerPlace, error) {
+	r := c.registry
+	at := TriggerPlace{File: filepath.Join(r.cfg.Root, f.Path)}
 	if !c.init.Host {
 		at.Owner = c.init.Owner
 	}
@@ -93,11 +108,11 @@ func (r *Registry) triggerPlace(q TriggerRequest) (TriggerPlace, error) {
 		err = c.verify()
 	}
 	if err != nil {
-		return TriggerPlace{}, noPlace(err)
+		return at, err
 	}
 	at.Group, at.Inode = p.Dirs[0], c.id[cgroup.Pressure]
 	if !r.disabled.Load() {
-		at.File = cgroup.PressureFile(p, resourceOf(q.File.needs))
+		at.File = cgroup.PressureFile(p, resourceOf(f.needs))
 	}
 	return at, nil
 }
