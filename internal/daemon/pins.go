@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -90,7 +91,7 @@ func (p *pinner) start() {
 // keep the file system alive. If nobody else does, the server ends then. The next look
 // is due when mounts change, and in the returned number of milliseconds, -1 for never.
 func (p *pinner) look() (wait int) {
-	here := mountedIn("/proc/self/mountinfo", p.dev)
+	here, _ := mountedIn("/proc/self/mountinfo", p.dev)
 	if !here && !mountedInAny("/proc", p.dev) {
 		// It may be closed, and the file system live on: somebody has a file open, or
 		// is about to mount it.
@@ -160,58 +161,41 @@ func (p *pinner) clone() (root int, err error) {
 }
 
 // mountedIn reports whether the file system dev is mounted in the mountinfo at path. It
-// is true if that cannot be read.
-func mountedIn(path string, dev uint64) bool {
+// returns true if that cannot be read, and os.ErrNotExist if the process has ended.
+func mountedIn(path string, dev uint64) (bool, error) {
 	text, err := mountinfo.Read(path)
-	if err != nil {
-		return !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EINVAL) // of a process that has ended
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL): // EINVAL: a zombie
+		return false, os.ErrNotExist
+	case err != nil:
+		return true, nil
 	}
 	// Few have it, so the others need not be parsed.
 	number := fmt.Sprintf(" %d:%d ", unix.Major(dev), unix.Minor(dev))
 	if !bytes.Contains(text, []byte(number)) {
-		return false
+		return false, nil
 	}
 	mounts, err := mountinfo.Parse(text)
-	for _, m := range mounts {
-		if m.Dev == dev {
-			return true
-		}
-	}
-	return err != nil
+	return err != nil || slices.ContainsFunc(mounts, func(m mountinfo.Mount) bool { return m.Dev == dev }), nil
 }
 
 // mountedInAny reports whether the file system dev is mounted in any mount namespace that
-// has a process.
+// has a process. It returns true if that cannot be found out.
 func mountedInAny(proc string, dev uint64) bool {
-	dir, err := os.Open(proc)
+	views, err := mountinfo.Views(proc)
 	if err != nil {
 		return true
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return true
-	}
-	seen := make(map[[2]string]bool) // mount namespaces, with the root directory
-	for _, name := range names {
-		if _, err := strconv.Atoi(name); err != nil {
-			continue
+	for _, v := range views {
+		for _, pid := range v.PIDs {
+			mounted, err := mountedIn(filepath.Join(proc, strconv.Itoa(pid), "mountinfo"), dev)
+			if mounted {
+				return true
+			}
+			if err == nil {
+				break
+			}
 		}
-		ns, err := os.Readlink(filepath.Join(proc, name, "ns/mnt"))
-		if err != nil {
-			continue // a process that has ended has none
-		}
-		// Mountinfo tells only what is below the root. The link is not walked: the kernel
-		// prints the name that the root has.
-		root, err := os.Readlink(filepath.Join(proc, name, "root"))
-		view := [2]string{ns, root}
-		if err != nil || seen[view] {
-			continue
-		}
-		if mountedIn(filepath.Join(proc, name, "mountinfo"), dev) {
-			return true
-		}
-		seen[view] = true
 	}
 	return false
 }
