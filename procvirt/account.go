@@ -358,15 +358,7 @@ func (a *account) restart() {
 	a.save()
 }
 
-// reset begins anew, for another container.
-func (a *account) reset() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.clear()
-	a.save()
-}
-
-// clear is reset. The caller holds a.mu.
+// clear makes a as new. The caller holds a.mu.
 func (a *account) clear() {
 	a.stepped = false
 	a.base, a.last, a.age, a.idleAge, a.promised = 0, 0, 0, 0, 0

@@ -205,23 +205,34 @@ func (m *MemoryFiles) read(u *MemoryUsage, total, swap uint64, buf []byte) (_ []
 			u.Limit = v1.memory
 		}
 	}
-	var free [maxLevels]uint64
-	if buf, err = m.readFree(u, &free, min(total, NoLimit-1), v1.memory, buf); err != nil {
+	var room [maxLevels]headroom
+	if buf, err = m.readFree(u, &room, min(total, NoLimit-1), v1.memory, buf); err != nil {
 		return buf, err
 	}
-	if buf, err = m.readAvailable(u, &free, buf); err != nil || swap == 0 {
+	if buf, err = m.readAvailable(u, &room, buf); err != nil || swap == 0 {
 		return buf, err
 	}
 	return m.readSwap(u, v1, buf)
 }
 
-// readFree sets Limit and Free, and free to the headroom of each level, NoLimit
-// for one that does not count: one of no smaller limit than total or an ancestor's
-// has more headroom than that. On v1 smallest is the smallest limit of all levels;
-// a level with a smaller one does not hold (use_hierarchy is 0).
-func (m *MemoryFiles) readFree(u *MemoryUsage, free *[maxLevels]uint64, total, smallest uint64, buf []byte) (_ []byte, err error) {
+// headroom is what one level has left.
+type headroom struct{ limit, usage uint64 }
+
+func (h *headroom) free() uint64 { return h.limit - min(h.usage, h.limit) }
+
+// available is free, and what the level can reclaim. A level can be above its limit.
+func (h *headroom) available(s *MemoryStat) uint64 {
+	most := saturated(h.limit, s.reclaimable())
+	return most - min(h.usage, most)
+}
+
+// readFree sets Limit and Free, and room of each level, to NoLimit for one that does
+// not count: one of no smaller limit than total or an ancestor's has more headroom than
+// that. On v1 smallest is the smallest limit of all levels; a level with a smaller one
+// does not hold (use_hierarchy is 0).
+func (m *MemoryFiles) readFree(u *MemoryUsage, room *[maxLevels]headroom, total, smallest uint64, buf []byte) (_ []byte, err error) {
 	for i := len(m.above); i >= 0; i-- {
-		free[i] = NoLimit
+		room[i].limit = NoLimit
 		l := m.level(i)
 		if l.usage == nil || !m.v2 && smallest >= total {
 			continue
@@ -251,27 +262,30 @@ func (m *MemoryFiles) readFree(u *MemoryUsage, free *[maxLevels]uint64, total, s
 				return buf, err
 			}
 		}
-		free[i] = limit - min(usage, limit)
-		u.Free = min(u.Free, free[i])
+		room[i] = headroom{limit, usage}
+		u.Free = min(u.Free, room[i].free())
 	}
 	return buf, nil
 }
 
-// readAvailable sets Available, from the headroom of each level. A group can
-// reclaim at least what those below it can. So of those that have the smallest
-// headroom, and of those below them, only one counts whose headroom is smaller than
-// what is available at another.
-func (m *MemoryFiles) readAvailable(u *MemoryUsage, free *[maxLevels]uint64, buf []byte) (_ []byte, err error) {
-	if free[0] != NoLimit {
-		u.Available = saturated(free[0], u.Stat.reclaimable())
+// readAvailable sets Available, from the room of each level. A group can reclaim at
+// least what those below it can. So of those that have the smallest headroom, and of
+// those below them, only one counts whose headroom is smaller than what is available at
+// another.
+func (m *MemoryFiles) readAvailable(u *MemoryUsage, room *[maxLevels]headroom, buf []byte) (_ []byte, err error) {
+	if u.Free == NoLimit {
+		return buf, nil
+	}
+	if room[0].limit != NoLimit {
+		u.Available = room[0].available(&u.Stat)
 	}
 	top := len(m.above)
-	for top > 0 && free[top] != u.Free {
+	for room[top].free() != u.Free {
 		top--
 	}
 	for i := top; i > 0; i-- {
 		l := m.level(i)
-		if free[i] >= u.Available || l.stat == nil {
+		if room[i].free() >= u.Available || l.stat == nil {
 			continue
 		}
 		if buf, err = l.stat.Read(buf); err != nil {
@@ -283,7 +297,7 @@ func (m *MemoryFiles) readAvailable(u *MemoryUsage, free *[maxLevels]uint64, buf
 		} else {
 			s.parseV1(buf)
 		}
-		u.Available = min(u.Available, saturated(free[i], s.reclaimable()))
+		u.Available = min(u.Available, room[i].available(&s))
 	}
 	return buf, nil
 }
