@@ -8,28 +8,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pidFile is a file with the pid of this process, which tells others that it runs:
-// it holds a write lock on it (fcntl(2), F_SETLK) as long as it lives.
+// pidFile is a file with the pid of this process, which has a write lock on it
+// (fcntl(2), F_SETLK) as long as it runs.
 //
-// Such a lock is the process's, not the descriptor's: it is lost as soon as this
-// process closes any descriptor of the file, and it outlives an exec(2) with the
+// Such a lock belongs to the process, not to the descriptor: the process loses it when
+// it closes any descriptor of the file, and keeps it over an exec(2) that leaves the
 // descriptor open.
 type pidFile struct {
 	path string
 	fd   int
 }
 
-// acquirePIDFile makes the file, with mode 0600, or takes over one that nobody has
-// a lock on. Where another process has, it is an error, and the file stays as it
-// is.
+// acquirePIDFile creates the file with mode 0600, or takes over one that nobody has
+// locked. If another process has locked it, acquirePIDFile returns an error and does
+// not change the file.
 func acquirePIDFile(path string) (*pidFile, error) {
 	for {
 		p, err := lockPIDFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("pid file %s: %w", path, err)
 		}
-		// Who had the lock before may have removed the file on its way out, between
-		// our open and our lock.
+		// A process that ended may have removed the file between our open and our
+		// lock.
 		if !p.isOurs() {
 			unix.Close(p.fd)
 			continue
@@ -41,8 +41,8 @@ func acquirePIDFile(path string) (*pidFile, error) {
 	}
 }
 
-// lockPIDFile opens the file and locks it. A symbolic link, or what is no file, is
-// an error: we are about to write to it as root.
+// lockPIDFile opens the file and locks it. It returns an error for a symbolic link and
+// for anything but a regular file, because root is about to write to it.
 func lockPIDFile(path string) (*pidFile, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
@@ -63,7 +63,7 @@ func lockPIDFile(path string) (*pidFile, error) {
 	return &pidFile{path, fd}, nil
 }
 
-// lock takes the lock, or says who has it.
+// lock locks the file. Its error names the pid of the process that has the lock.
 func lock(fd int) error {
 	l := unix.Flock_t{Type: unix.F_WRLCK}
 	err := unix.FcntlFlock(uintptr(fd), unix.F_SETLK, &l)
@@ -88,14 +88,14 @@ func (p *pidFile) write() error {
 	return unix.Fchmod(p.fd, 0o600)
 }
 
-// isOurs tells whether the path leads to the file that we have locked.
+// isOurs reports whether the path still leads to the locked file.
 func (p *pidFile) isOurs() bool {
 	var ours, there unix.Stat_t
 	return unix.Fstat(p.fd, &ours) == nil && unix.Lstat(p.path, &there) == nil &&
 		ours.Dev == there.Dev && ours.Ino == there.Ino
 }
 
-// remove removes the file, unless it is another's by now, and gives the lock up.
+// remove removes the file, unless it was replaced, and releases the lock.
 func (p *pidFile) remove() error {
 	defer unix.Close(p.fd)
 	if !p.isOurs() {

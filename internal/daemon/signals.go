@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopSignals end a daemon: systemd sends the first, a terminal the others.
+// stopSignals stop the daemon. systemd sends the first, a terminal the others.
 var stopSignals = [...]os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 
-// serveSignals are the signals that a daemon is told something by. They are apart,
-// so that no number of one kind keeps another out.
+// serveSignals are the signals of the daemon. Each kind has a channel of its own, so
+// that many signals of one kind do not push out those of another.
 type serveSignals struct {
 	stop, upgrade, toggle <-chan os.Signal
 }
 
-// notifyServe catches them from now on. SIGHUP stays ignored where it is, under
+// notifyServe catches the signals from now on. SIGHUP stays ignored if it is, as under
 // nohup(1).
 func notifyServe() serveSignals {
 	catch := func(signals ...os.Signal) <-chan os.Signal {

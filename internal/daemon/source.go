@@ -12,21 +12,18 @@ import (
 	"vprocfs/procvirt"
 )
 
-// source makes the content of the files of a mount. It is an fs.Source.
+// source makes the content of the files of a view. It implements fs.Source.
 type source struct {
 	registry *procvirt.Registry
-	cpus     *fs.CPUTree // nil if the host's cannot be opened
-	files    int         // how many this process may have open
+	cpus     *fs.CPUTree // nil if that of the host cannot be opened
+	files    int         // most descriptors that this process may have
 	log      *slog.Logger
 }
 
-// proc is where the host's procfs is, and hostCPUs where its sysfs has the CPUs.
-const (
-	proc     = "/proc"
-	hostCPUs = "/sys/devices/system/cpu"
-)
+// hostCPUs is the host's directory of CPUs.
+const hostCPUs = "/sys/devices/system/cpu"
 
-// newSource finds out about the host. It is safe for concurrent use.
+// newSource opens the files of the host. The source is safe for concurrent use.
 func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
 	if o.TTL == 0 {
 		o.TTL = DefaultTTL
@@ -47,7 +44,7 @@ func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
 		HostLoad:    o.HostLoad,
 		Recheck:     o.TTL,
 		MaxFiles:    files * 3 / 4,
-		Ended:       newTidier().gone,
+		Ended:       newMemoryReleaser().containerEnded,
 		Log:         log,
 	}); err != nil {
 		return nil, err
@@ -75,8 +72,8 @@ func (s *source) Close() {
 	s.registry.Close()
 }
 
-// serverOptions are those of a server of conn with content from s. saved has the
-// triggers that outlive this process, nil for none.
+// serverOptions returns the options of a server of conn with content from s. saved has
+// the triggers of a former worker; if it is nil, triggers end with this process.
 func (s *source) serverOptions(conn *fs.Conn, saved *shm.Table) fs.ServerOptions {
 	o := fs.ServerOptions{Log: s.log, CPUs: s.cpus, Nodes: nodes(s.registry.Files(), s.cpus != nil)}
 	if s.registry.HasPressure() {

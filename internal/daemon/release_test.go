@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-func TestMemoryIsGivenBackOnceForManyContainers(t *testing.T) {
+func TestMemoryIsReleasedOnceForManyContainers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var freed atomic.Int32
-		tidy := newTidier()
-		tidy.free = func() { freed.Add(1) }
+		m := newMemoryReleaser()
+		m.release = func() { freed.Add(1) }
 		end := func(n int, want int32) {
 			t.Helper()
 			for range n {
-				tidy.gone()
+				m.containerEnded()
 			}
-			time.Sleep(tidyAfter + time.Second)
+			time.Sleep(releaseDelay + time.Second)
 			if got := freed.Load(); got != want {
 				t.Errorf("%d more have ended: freed %d times, want %d", n, got, want)
 			}
 		}
-		end(tidyCount-1, 0)
+		end(releaseCount-1, 0)
 		end(1, 1)
-		end(10*tidyCount, 2)
+		end(10*releaseCount, 2)
 		end(1, 2)
 	})
 }
