@@ -59,5 +59,5 @@ func OpenJournal(fd, fuse int) (*journal.Journal, *Conn, error) {
 		return nil, nil, err
 	}
 	request, answer := j.Init()
-	return j, NewConn(fuse, request, answer), nil
+	return j, newConn(fuse, request, answer), nil
 }

@@ -26,16 +26,16 @@ type Conn struct {
 	request, answer []byte
 }
 
-// NewConn makes a Conn of a descriptor on which Handshake has already run, in
+// newConn makes a Conn of a descriptor on which handshake has already run, in
 // this process or another, and takes the descriptor over. request and answer are
-// what Init returned then; they may be nil if they are lost.
-func NewConn(fd int, request, answer []byte) *Conn {
+// the INIT request and its answer; they may be nil if they are lost.
+func newConn(fd int, request, answer []byte) *Conn {
 	return &Conn{fd: fd, request: bytes.Clone(request), answer: bytes.Clone(answer)}
 }
 
-// Handshake reads the INIT request from a descriptor of /dev/fuse that has just
+// handshake reads the INIT request from a descriptor of /dev/fuse that has just
 // been mounted, answers it, and takes the descriptor over if it succeeds.
-func Handshake(fd int) (*Conn, error) {
+func handshake(fd int) (*Conn, error) {
 	buf := make([]byte, requestSize)
 	n, errno := rawRead(fd, buf)
 	for errno == unix.EINTR {
@@ -51,7 +51,7 @@ func Handshake(fd int) (*Conn, error) {
 	if errno := rawWrite(fd, answer); errno != 0 {
 		return nil, fmt.Errorf("answer the fuse init request: %w", errno)
 	}
-	return NewConn(fd, buf[:n], answer), nil
+	return newConn(fd, buf[:n], answer), nil
 }
 
 // answerInit returns the answer to an INIT request, header included.
@@ -96,12 +96,6 @@ func decodeInit(request []byte) (in fuse.InitIn, ok bool) {
 
 // FD returns the descriptor, which stays the Conn's.
 func (c *Conn) FD() int { return c.fd }
-
-// Init returns copies of the INIT request and its answer, both with their
-// headers; nil where they are not known.
-func (c *Conn) Init() (request, answer []byte) {
-	return bytes.Clone(c.request), bytes.Clone(c.answer)
-}
 
 // Close closes the descriptor. Where it is the last one, the kernel aborts the
 // connection, and a mount that still exists answers ENOTCONN. Close does not wake

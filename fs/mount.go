@@ -98,7 +98,7 @@ func Mount(dir string, o MountOptions) (*Conn, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount %s: %w", dir, noFUSE(err))
 	}
-	c, err := Handshake(fd)
+	c, err := handshake(fd)
 	if err != nil {
 		_ = unix.Unmount(target, unix.MNT_DETACH) // the error to report is the other one
 		unix.Close(fd)
@@ -123,7 +123,7 @@ func MountDetached(o MountOptions) (conn *Conn, mountfd int, err error) {
 		unix.Close(fd)
 		return nil, -1, fmt.Errorf("mount detached: %w", noFUSE(err))
 	}
-	conn, err = Handshake(fd)
+	conn, err = handshake(fd)
 	if err != nil {
 		unix.Close(mountfd)
 		unix.Close(fd)

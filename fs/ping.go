@@ -75,11 +75,8 @@ func (c *Conn) retrieve(id NodeID, unique uint64) syscall.Errno {
 	return rawWrite(c.fd, b[:])
 }
 
-// Alive tells whether the connection is mounted somewhere and not aborted. It
-// disturbs nobody.
-func (c *Conn) Alive() bool { return Connected(c.fd) }
-
-// Connected is Alive of the descriptor fd of /dev/fuse.
+// Connected reports whether the connection of the descriptor fd of /dev/fuse is mounted
+// somewhere and not aborted. It disturbs nobody.
 func Connected(fd int) bool {
 	p := []unix.PollFd{{Fd: int32(fd)}}
 	_, err := unix.Poll(p, 0)

@@ -201,7 +201,7 @@ func TestAMountWithPinsEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(10 * time.Millisecond)
-	if !m.conn.Alive() {
+	if !fs.Connected(m.conn.FD()) {
 		t.Fatal("the pins do not keep the connection")
 	}
 	if err := m.pins.Close(); err != nil {

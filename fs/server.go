@@ -86,7 +86,8 @@ type Server struct {
 	left     []journal.Request
 	suspects []suspect
 
-	start   time.Time
+	start time.Time
+	// stop ends the reader after its next request. Tests hand a connection over so.
 	stop    atomic.Bool
 	aborted atomic.Bool
 	active  sync.WaitGroup // goroutines: the reader, blocked turns, timers
@@ -134,10 +135,9 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 	return s
 }
 
-// Serve answers requests until the file system is unmounted, its last user gone
-// (nil), the connection is aborted (ErrAborted), or Stop is called (nil). When it
-// returns, no goroutine of the server is left and the Conn may be closed. It must
-// be called once.
+// Serve answers requests until the file system is unmounted and its last user gone (nil),
+// or the connection is aborted (ErrAborted). When it returns, no goroutine of the server
+// is left and the Conn may be closed. It must be called once.
 func (s *Server) Serve() error {
 	s.takeUp()
 	s.active.Add(1)
@@ -148,12 +148,6 @@ func (s *Server) Serve() error {
 	}
 	return nil
 }
-
-// Stop makes Serve return once the requests in hand are answered, so that
-// another server can go on with the connection. It does not wake the reader: that
-// one answers one more request if it is parked. Requests after that stay in the
-// kernel's queue. It is safe for concurrent use.
-func (s *Server) Stop() { s.stop.Store(true) }
 
 // Panics returns how many panics of the Source were answered EIO.
 func (s *Server) Panics() uint64 { return s.panics.count.Load() }

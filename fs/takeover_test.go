@@ -317,7 +317,7 @@ func TestPingComesThroughTheReader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !m.conn.Alive() {
+	if !fs.Connected(m.conn.FD()) {
 		t.Error("a live connection is not alive")
 	}
 	if got, err := readAll(m.path("uptime")); got != "content" {
@@ -341,5 +341,5 @@ func TestPingComesThroughTheReader(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the connection is over", func() bool { return !m.conn.Alive() })
+	eventually(t, "the connection is over", func() bool { return !fs.Connected(m.conn.FD()) })
 }

@@ -76,10 +76,10 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	select {
 	case err := <-served:
 		log.Info("unmounted by another process")
-		logStats(log, src)
+		logStats(log, src, server)
 		w.Over(err)
 	case <-stop:
-		logStats(log, src)
+		logStats(log, src, server)
 	}
 	return nil
 }
@@ -131,7 +131,8 @@ func selfTest(o ViewOptions, kept int) error {
 	return nil
 }
 
-// logStats logs how often callers got the host's file, and why.
-func logStats(log *slog.Logger, src *source) {
-	log.Info("fallbacks to the host's file", "counts", src.registry.Stats())
+// logStats logs how often callers got the host's file, and why, and how often EIO because
+// of a panic.
+func logStats(log *slog.Logger, src *source, server *fs.Server) {
+	log.Info("fallbacks to the host's file", "counts", src.registry.Stats(), "panics", server.Panics())
 }
