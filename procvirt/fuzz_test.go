@@ -15,7 +15,7 @@ var meminfoLine = regexp.MustCompile(`^[A-Za-z0-9_()]+: +[0-9]+( kB)?$`)
 
 // meminfoOf is the numbers of a group that uses nothing.
 func meminfoOf(host []byte) *meminfo {
-	n := &meminfo{text: host}
+	n := &meminfo{text: host, nodes: cgroup.NoLimit}
 	n.host.parse(host)
 	return n
 }

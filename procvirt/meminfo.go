@@ -24,9 +24,15 @@ type meminfo struct {
 	memory memory
 	// huge are the sizes of huge pages that the hugetlb controller counts.
 	huge []cgroup.HugeUsage
+	// mems are the memory nodes of the container, and nodes is what they have in bytes.
+	mems  cgroup.CPUs
+	nodes uint64
 }
 
-func (n *meminfo) reset() { *n = meminfo{huge: n.huge[:0]} }
+func (n *meminfo) reset() {
+	n.mems.Clear()
+	*n = meminfo{huge: n.huge[:0], mems: n.mems}
+}
 
 func (n *meminfo) gather(c *Container) (err error) {
 	if c.host, err = c.registry.readHost("proc/meminfo", c.host); err != nil {
@@ -39,6 +45,9 @@ func (n *meminfo) gather(c *Container) (err error) {
 		if n.huge, c.buf, err = c.huge.Read(n.huge, c.buf); err != nil {
 			return err
 		}
+	}
+	if n.nodes, c.buf, err = c.nodes.Read(&n.mems, c.buf); err != nil {
+		return err
 	}
 	return n.memory.gather(c, &n.host)
 }
@@ -145,7 +154,7 @@ type memoryLines struct {
 func (l *memoryLines) derive(v *meminfo) {
 	h, m, s := &v.host, &v.memory, &v.memory.Stat
 	l.m = m
-	l.total = min(h.total, m.Limit)
+	l.total = min(h.total, v.nodes, m.Limit)
 	l.free, l.available = m.Free, m.Available
 	if l.free == cgroup.NoLimit {
 		l.free, l.available = h.free, h.available

@@ -251,3 +251,41 @@ func TestDirectMapIsNoMoreThanTheMemory(t *testing.T) {
 	m.set(0, "memory.stat", "hierarchical_memory_limit "+bytesOf(4096))
 	m.want("4 GiB", map[string]int{"DirectMap4k": 26624, "DirectMap2M": 2070528, "DirectMap1G": 4<<20 - 26624 - 2070528})
 }
+
+// TestTheMemoryIsThatOfTheNodesOfTheCpuset has a host of three nodes.
+func TestTheMemoryIsThatOfTheNodesOfTheCpuset(t *testing.T) {
+	for _, tt := range []struct{ name, dir, file string }{
+		{"trixie-v2", "sys/fs/cgroup/machine/ct1", "cpuset.mems.effective"},
+		{"dev-hybrid", "sys/fs/cgroup/cpuset/machine/ct1", "cpuset.effective_mems"},
+	} {
+		m := newMemoryHost(t, tt.name)
+		m.host("MemTotal", 6000000)
+		m.set(0, "memory.max", "max", "memory.limit_in_bytes", "9223372036854771712")
+		m.set(1, "memory.max", "max", "memory.limit_in_bytes", "9223372036854771712")
+		if tt.name == "dev-hybrid" {
+			m.set(0, "memory.stat", "hierarchical_memory_limit 9223372036854771712")
+		}
+		for node, kb := range map[int]int{0: 1000000, 1: 2000000, 3: 3000000} {
+			dir := filepath.Join(m.h.Root, fmt.Sprintf("sys/devices/system/node/node%d", node))
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			text := fmt.Sprintf("Node %d MemTotal:       %d kB\nNode %d MemFree:        %d kB\n", node, kb, node, kb/2)
+			if err := os.WriteFile(filepath.Join(dir, "meminfo"), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, mems := range []struct {
+			list string
+			kb   int
+		}{{"0-1,3", 6000000}, {"1", 2000000}, {"0,3", 4000000}, {"0-3", 6000000}, {"1-3", 5000000}} {
+			if err := os.WriteFile(filepath.Join(m.h.Root, tt.dir, tt.file), []byte(mems.list+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			m.want(tt.name+" nodes "+mems.list, map[string]int{"MemTotal": mems.kb})
+			if got := m.read(); got["MemFree"] > mems.kb || got["MemAvailable"] > mems.kb {
+				t.Errorf("nodes %s: more than %d kB are free: %v", mems.list, mems.kb, got)
+			}
+		}
+	}
+}

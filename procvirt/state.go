@@ -121,6 +121,7 @@ type state struct {
 
 	memory *cgroup.MemoryFiles
 	huge   *cgroup.HugeFiles
+	nodes  *cgroup.NodeFiles
 	cpu    *cgroup.CPUFiles
 	io     *cgroup.IOFiles
 	stalls cgroup.PressureFiles
@@ -294,12 +295,18 @@ func (s *state) openMemory() error {
 	if err != nil {
 		return err
 	}
-	memory, err := cgroup.OpenMemory(o, p)
+	nodes, err := cgroup.OpenNodes(o, s.places[cgroup.CPUSet], filepath.Join(s.registry.cfg.Root, "sys"))
 	if err != nil {
 		huge.Close()
 		return err
 	}
-	s.memory, s.huge = memory, huge
+	memory, err := cgroup.OpenMemory(o, p)
+	if err != nil {
+		huge.Close()
+		nodes.Close()
+		return err
+	}
+	s.memory, s.huge, s.nodes = memory, huge, nodes
 	return nil
 }
 
@@ -343,9 +350,10 @@ func (s *state) closeLocked() {
 	s.memory.Close()
 	s.cpu.Close()
 	s.huge.Close()
+	s.nodes.Close()
 	s.io.Close()
 	s.stalls.Close()
-	s.memory, s.cpu, s.huge, s.io = nil, nil, nil, nil
+	s.memory, s.cpu, s.huge, s.nodes, s.io = nil, nil, nil, nil, nil
 	s.not, s.unsettled = [numSources]error{}, false
 	s.look.Store(0)
 }

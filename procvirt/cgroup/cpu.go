@@ -129,7 +129,7 @@ func (c *CPUFiles) openQuotas(o *held.Opener, p Place) error {
 	return nil
 }
 
-func (c *CPUFiles) openSet(o *held.Opener, p Place) error {
+func (c *CPUFiles) openSet(o *held.Opener, p Place) (err error) {
 	if len(p.Dirs) == 0 {
 		return nil
 	}
@@ -137,21 +137,37 @@ func (c *CPUFiles) openSet(o *held.Opener, p Place) error {
 	if p.V2 {
 		name = "/cpuset.cpus.effective"
 	}
-	dirs := p.Dirs
-	if dirs[len(dirs)-1] != p.Top {
-		// The root group has this file too, and it is the right one where the
-		// controller is enabled nowhere below.
-		dirs = append(dirs[:len(dirs):len(dirs)], p.Top)
-	}
-	for i, dir := range dirs {
-		f, err := openOptionalAt(o, i, dir+name)
-		if f != nil || err != nil {
-			c.set = f
-			c.Incomplete = c.Incomplete || dir != p.Dirs[0]
-			return err
+	own := false
+	c.set, own, err = openSet(o, p, name)
+	c.Incomplete = c.Incomplete || c.set != nil && !own
+	return err
+}
+
+// openSet opens a file of the cpuset controller in the nearest group that has it, and
+// reports whether that is the container's own. The root group has the file too, and it
+// is the right one where the controller is enabled nowhere below.
+func openSet(o *held.Opener, p Place, name string) (f *held.File, own bool, err error) {
+	for i, dir := range p.Dirs {
+		if f, err = openOptionalAt(o, i, dir+name); f != nil || err != nil {
+			return f, i == 0, err
 		}
 	}
-	return nil
+	if p.Dirs[len(p.Dirs)-1] != p.Top {
+		f, err = openOptionalAt(o, len(p.Dirs), p.Top+name)
+	}
+	return f, false, err
+}
+
+// readSet makes set what a file of the cpuset controller lists.
+func readSet(f *held.File, set *CPUs, buf []byte) ([]byte, error) {
+	b, err := f.Read(buf)
+	if err != nil {
+		return buf, err
+	}
+	if err := set.Parse(b); err != nil {
+		return b, fmt.Errorf("%s: %w", f.Path(), err)
+	}
+	return b, nil
 }
 
 // Close closes the files.
@@ -261,14 +277,7 @@ func (c *CPUFiles) Effective(set *CPUs, buf []byte) ([]byte, error) {
 	if c.set == nil {
 		return buf, nil
 	}
-	b, err := c.set.Read(buf)
-	if err != nil {
-		return buf, err
-	}
-	if err := set.Parse(b); err != nil {
-		return b, fmt.Errorf("%s: %w", c.set.Path(), err)
-	}
-	return b, nil
+	return readSet(c.set, set, buf)
 }
 
 // Usage returns all CPU time used, in microseconds. near is an earlier answer, 0 if
