@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -142,7 +143,7 @@ func (s *Server) getattr(t *Turn) (int, error) {
 //
 // The content that it makes is kept for the read that follows where the handle is
 // known, so that size and content agree and the work is not done twice. lseek(2)
-// with SEEK_END sends the handle. fstat(2) does not (fs/fuse/dir.c, fuse_getattr,
+// with SEEK_END sends the handle; it must not wait for content, and gets a bound instead. fstat(2) does not (fs/fuse/dir.c, fuse_getattr,
 // 5.10 to 6.18), but it mostly comes from the thread that has just opened the
 // file. A text that somebody is in the middle of reading stays, and has its length.
 //
@@ -163,6 +164,9 @@ func (s *Server) contentLength(t *Turn) (int, error) {
 		return int(t.node.bound), nil
 	}
 	content, err := s.makeContent(t)
+	if errors.Is(err, errHoldsInode) {
+		return int(max(t.node.bound, pageSize)), nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -170,9 +174,11 @@ func (s *Server) contentLength(t *Turn) (int, error) {
 		return (len(content) + lengthRoom + pageSize - 1) / pageSize * pageSize, nil
 	}
 	owner, err := s.textOwner(t)
-	if err != nil {
+	switch {
+	case err == nil:
+		s.handles.keepSized(fh, &t.request, owner, content)
+	case !errors.Is(err, errHoldsInode):
 		return 0, err
 	}
-	s.handles.keepSized(fh, &t.request, owner, content)
 	return len(content), nil
 }

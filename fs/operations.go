@@ -161,7 +161,9 @@ func decodeGetattr(s *Server, t *Turn, b []byte) error {
 		return errShort
 	}
 	if t.node != nil && !t.node.isDir() && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
-		t.fh = in.Fh()
+		// lseek(2) with SEEK_END asks, under the lock of the inode (fuse_file_llseek,
+		// fs/fuse/file.c), which all containers share.
+		t.fh, t.holdsInode = in.Fh(), true
 		s.handles.adopt(t.fh, t.id)
 	}
 	return nil

@@ -2,6 +2,7 @@ package fs_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"slices"
@@ -432,5 +433,48 @@ func TestAWriteDelaysNobody(t *testing.T) {
 	close(f.leave)
 	if err := <-written; err != nil {
 		t.Errorf("write: %v", err)
+	}
+}
+
+// TestSeekingToTheEndWaitsForNoContent: the kernel holds the lock of the inode meanwhile, and
+// the writes of all containers need it.
+func TestSeekingToTheEndWaitsForNoContent(t *testing.T) {
+	leave := make(chan struct{})
+	src := sourceFunc(func(dst []byte, _ fs.NodeID, turn *fs.Turn) ([]byte, error) {
+		if err := turn.Block(0); err != nil {
+			return dst, fmt.Errorf("find the container: %w", err)
+		}
+		<-leave
+		return append(dst, "some\n"...), nil
+	})
+	f := &fakeTriggers{set: map[uint64]string{}}
+	m := serve(t, src, fs.ServerOptions{Triggers: f})
+	defer close(leave)
+	fd := open(t, m.path("pressure/cpu"))
+	done := make(chan error, 2)
+	go func() {
+		end, err := unix.Seek(fd, 0, unix.SEEK_END)
+		if err == nil && end != 4096 {
+			err = fmt.Errorf("the end is at %d", end)
+		}
+		done <- err
+	}()
+	go func() {
+		fd, err := unix.Open(m.path("pressure/cpu"), unix.O_RDWR, 0)
+		if err == nil {
+			_, err = unix.Write(fd, []byte("some 150000 2000000"))
+			unix.Close(fd)
+		}
+		done <- err
+	}()
+	for range 2 {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(deadline / 4):
+			t.Fatal("it waits")
+		}
 	}
 }

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"container/list"
+	"fmt"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -56,6 +57,8 @@ type request struct {
 	events, valid uint32
 	// owner is whom the request is accounted to, 0 as long as it is not known.
 	owner uint64
+	// holdsInode says that the kernel holds the lock of the inode until the answer.
+	holdsInode bool
 	// entry is the request as it came, in the journal.
 	entry journal.Request
 }
@@ -96,15 +99,21 @@ func (t *Turn) SetOwner(owner uint64) { t.owner = owner }
 // the turn. owner is the outermost container of the caller, 0 if it is not known yet:
 // the Source is asked for it then.
 //
-// It returns EAGAIN if too many requests wait, EINTR if the caller got a signal, and
+// It returns EAGAIN if too many requests wait or others would wait for this one, EINTR if the caller got a signal, and
 // ENODEV if the connection has ended. The error is what the request must be answered
 // with. A second call does nothing and returns what the first returned.
 func (t *Turn) Block(owner uint64) error {
+	if t.holdsInode {
+		return errHoldsInode
+	}
 	if !t.blocked && t.blockErr == nil {
 		t.blockErr = t.server.block(t, owner)
 	}
 	return t.blockErr
 }
+
+// errHoldsInode is what Block returns to a turn that must not block.
+var errHoldsInode = fmt.Errorf("others wait for the lock of the inode: %w", syscall.EAGAIN)
 
 func (s *Server) block(t *Turn, owner uint64) error {
 	q := s.waits.queueFor(&t.request)
