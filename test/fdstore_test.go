@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -160,13 +161,6 @@ func TestTheNextStartGoesOnWithTheMount(t *testing.T) {
 			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 				t.Fatal(err)
 			}
-			if !kernelIs(t, 5, 15) {
-				// Such a kernel mounts a connection once. The container has to be healed.
-				s.start(t, dir)
-				checkUptime(t, dir)
-				wantDead(t, c)
-				return
-			}
 		}
 		d = s.start(t, dir)
 		checkUptime(t, dir)
@@ -181,6 +175,68 @@ func TestTheNextStartGoesOnWithTheMount(t *testing.T) {
 		if now := deviceAt(t, dir); now != dev {
 			t.Errorf("unmounted %t: mount %q, was %q", unmounted, now, dev)
 		}
+	}
+}
+
+// TestALivingConnectionIsNotDropped: containers use it, though the mount point is gone or
+// something is mounted over it when the next process starts.
+func TestALivingConnectionIsNotDropped(t *testing.T) {
+	for _, c := range []struct {
+		what       string
+		hide, undo func(dir string) error
+		// byNext says that it takes another start until the view is at the mount point.
+		byNext bool
+	}{
+		{
+			what: "mount point removed",
+			hide: func(dir string) error { return errors.Join(unix.Unmount(dir, unix.MNT_DETACH), os.Remove(dir)) },
+			undo: func(dir string) error { return os.Mkdir(dir, 0o755) }, byNext: true,
+		},
+		{
+			what: "tmpfs over it",
+			hide: func(dir string) error { return unix.Mount("none", dir, "tmpfs", 0, "") },
+			undo: func(dir string) error { return unix.Unmount(dir, unix.MNT_DETACH) },
+		},
+		{
+			what: "tmpfs in its place",
+			hide: func(dir string) error {
+				return errors.Join(unix.Unmount(dir, unix.MNT_DETACH), unix.Mount("none", dir, "tmpfs", 0, ""))
+			},
+			undo: func(dir string) error { return unix.Unmount(dir, unix.MNT_DETACH) }, byNext: true,
+		},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "view")
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+			s := newFDStore(t)
+			d := s.start(t, dir)
+			container := startContainer(t, "--mount", dir, "--memory", "64M")
+			want := func() {
+				t.Helper()
+				if got := memTotal(t, container.sh(t, "cat /proc/meminfo")); got != 64 {
+					t.Errorf("MemTotal %d MiB, want 64", got)
+				}
+			}
+			want()
+			d.killWholly(t)
+			if err := c.hide(dir); err != nil {
+				t.Fatal(err)
+			}
+			d = s.start(t, dir)
+			want()
+			if err := c.undo(dir); err != nil {
+				t.Fatal(err)
+			}
+			if c.byNext {
+				d.killWholly(t)
+				s.start(t, dir)
+			}
+			checkUptime(t, dir)
+			want()
+		})
 	}
 }
 

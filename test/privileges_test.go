@@ -44,7 +44,7 @@ func buildWithCgo(t *testing.T) string {
 // TestServeGivesUpWhatItDoesNotNeed looks at all threads, and at what they still
 // can do, with each way to find an init.
 func TestServeGivesUpWhatItDoesNotNeed(t *testing.T) {
-	const needed = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_SYS_RESOURCE
+	const needed = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_SYS_RESOURCE | 1<<unix.CAP_SYS_CHROOT
 	own := statusBits(t, readFile(t, "/proc/self/status"), "CapEff")
 	if own&^needed == 0 {
 		t.Fatal("these tests have nothing to give up themselves")

@@ -3,7 +3,6 @@
 package test
 
 import (
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -71,28 +70,26 @@ func TestSystemdStopHasReadersWait(t *testing.T) {
 	wantView(t, c)
 }
 
-// TestSystemdReplacesADeadMount: containers that were bound to it too get the new
-// one, by the heal of the start.
-func TestSystemdReplacesADeadMount(t *testing.T) {
+// TestSystemdMountsAnAbortedConnectionAgain: in the sandbox of the unit too. Containers that
+// were bound to it get the new one, and systemd stores its descriptors.
+func TestSystemdMountsAnAbortedConnectionAgain(t *testing.T) {
 	startUnit(t)
 	c := plainContainer(t, "")
 	wantAttached(t, unitMount, c, "attached")
 	wantView(t, c)
 	dev, files := deviceAt(t, unitMount), property(unitName, "NFileDescriptorStore")
-	_, minor, _ := strings.Cut(dev, ":")
 	holder := holderOf(t, unitName)
-	if err := os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "another holder", func() bool { return holderOf(t, unitName) != holder })
+	abort(t, unitMount)
+	waitFor(t, "another connection", func() bool { now := deviceAt(t, unitMount); return now != dev && now != "" })
 	checkUptime(t, unitMount)
-	if now := deviceAt(t, unitMount); now == dev {
-		t.Errorf("mount %s is the dead one", now)
-	}
-	if now := property(unitName, "NFileDescriptorStore"); now != files {
-		t.Errorf("%s descriptors in the store, were %s", now, files)
-	}
+	waitFor(t, "the same descriptors in the store", func() bool { return property(unitName, "NFileDescriptorStore") == files })
+	waitFor(t, "the container to be healed", func() bool {
+		return !strings.Contains(c.sh(t, "busybox cat /proc/uptime 2>&1 || true"), "not connected")
+	})
 	wantView(t, c)
+	if now := holderOf(t, unitName); now != holder {
+		t.Errorf("holder %d, was %d", now, holder)
+	}
 }
 
 // TestSystemdSandboxDeniesNothing has the kernel kill the daemon for a system call

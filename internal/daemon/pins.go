@@ -160,6 +160,24 @@ func (p *pinner) clone() (root int, err error) {
 	return root, err
 }
 
+// unmountTime is how long umount -f of the administrator may take to unmount after it has
+// aborted the connection, on a busy machine.
+const unmountTime = 250 * time.Millisecond
+
+// isMounted reports whether the file system dev, whose connection is over, is mounted at
+// path still: somebody has aborted the connection then, and nobody unmounted it.
+func isMounted(path string, dev uint64) bool {
+	for end := time.Now().Add(unmountTime); ; time.Sleep(unmountTime / 10) {
+		mounts, err := mountinfo.Load("/proc/self/mountinfo")
+		if err == nil && !slices.ContainsFunc(mounts, func(m mountinfo.Mount) bool { return m.Point == path && m.Dev == dev }) {
+			return false
+		}
+		if time.Now().After(end) {
+			return true
+		}
+	}
+}
+
 // mountedIn reports whether the file system dev is mounted in the mountinfo at path. It
 // returns true if that cannot be read, and os.ErrNotExist if the process has ended.
 func mountedIn(path string, dev uint64) (bool, error) {

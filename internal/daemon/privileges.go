@@ -30,6 +30,7 @@ func servingCaps() capSet {
 		// To mount and unmount, and to enter pid namespaces where the kernel is older
 		// than 6.11.
 		unix.CAP_SYS_ADMIN,
+		unix.CAP_SYS_CHROOT, // to enter mount namespaces, with SYS_ADMIN: setns(2)
 	)
 }
 

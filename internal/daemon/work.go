@@ -66,7 +66,8 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	server := fs.NewServer(conn, src, so)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
-	newPinner(o, dir, w.Files, dev, server, so.Pins, log).start()
+	pinner := newPinner(o, dir, w.Files, dev, server, so.Pins, log)
+	pinner.start()
 	stop := make(chan struct{})
 	w.Serving(log, supervise.Orders{
 		Stop:   func() { close(stop) },
@@ -75,8 +76,12 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	})
 	select {
 	case err := <-served:
-		log.Info("unmounted by another process")
 		logStats(log, src, server)
+		if isMounted(pinner.path, dev) {
+			w.Aborted(err) // the holder logs it
+			return nil
+		}
+		log.Info("unmounted by another process")
 		w.Over(err)
 	case <-stop:
 		logStats(log, src, server)

@@ -27,7 +27,6 @@ type machine struct {
 
 	probed    bool // a worker has been probed
 	inherited bool // the mount is older than this process, so containers may use it
-	takenOver bool // the worker was started by another holder
 	toggled   bool // Toggle was asked for an odd number of times
 	crashed   bool // the last worker crashed or hung
 
@@ -221,7 +220,7 @@ func (m *machine) start(e started) {
 
 // adopt begins with a worker of another holder.
 func (m *machine) adopt(e adopted) {
-	m.inherited, m.takenOver = true, true
+	m.inherited = true
 	m.toggled = e.toggled
 	m.worker = proc{id: m.newID(), pid: e.pid, begun: m.now, serving: m.now, settled: true, toggled: e.toggled}
 	m.pingAt = m.now.Add(m.pace.pingEvery)
@@ -415,9 +414,9 @@ func (m *machine) probeEnded(e probeEnded) {
 		return
 	}
 	switch {
-	case e.err != nil && m.takenOver:
-		// The worker served before this process began. The mount point may be gone, or the
-		// probe have been killed. Pings tell whether the worker works.
+	case e.err != nil && m.inherited:
+		// Containers may use the mount. The mount point may be gone, or the probe have been
+		// killed. Pings tell whether the worker works.
 		m.log(slog.LevelError, "what is served cannot be read at the mount point: going on", "err", e.err)
 	case e.err != nil:
 		m.beginStop(e.err)
