@@ -25,7 +25,7 @@ type Container struct {
 	pid      int
 	now      int64 // when it was acquired, on the clock of Config.Now
 	init     initpid.Init
-	// still answers cgroup.Callers.
+	// still is what cgroup.Callers.Learn wants.
 	still func(pid int) (ns uint64, ok bool)
 
 	// groups is the text of the caller's /proc/PID/cgroup, and initGroups that of

@@ -75,7 +75,7 @@ type core struct {
 // cpuinfoLine is one line, taken apart.
 type cpuinfoLine struct {
 	text         []byte
-	label, value []byte // without blanks; both empty where there is no colon
+	label, value []byte // without blanks; both empty if there is no colon
 	// cpu is the CPU that the line is about, -1 for the machine.
 	cpu int
 	// first says that a block begins here.
@@ -85,13 +85,13 @@ type cpuinfoLine struct {
 // cpuinfoLines goes through the text of /proc/cpuinfo.
 type cpuinfoLines struct {
 	text []byte
-	cpu  int // whose block it is in, -1 where it is in none
+	cpu  int // whose block it is in, -1 if it is in none
 	s390 bool
 }
 
 func newCPUInfoLines(text []byte) cpuinfoLines { return cpuinfoLines{text: text, cpu: -1} }
 
-// next cuts off a line. It answers false at the end.
+// next cuts off a line. It returns false at the end.
 func (l *cpuinfoLines) next() (line cpuinfoLine, ok bool) {
 	if len(l.text) == 0 {
 		return line, false
@@ -131,7 +131,7 @@ func (l *cpuinfoLine) split() {
 	}
 }
 
-// isBlock tells whether a block begins with the line.
+// isBlock reports whether a block begins with the line.
 func (l *cpuinfoLine) isBlock() bool {
 	switch string(l.label) {
 	case "processor", "cpu number":
@@ -151,7 +151,7 @@ func cpuNumber(b []byte) int {
 	return int(min(n, cgroup.MaxCPUs))
 }
 
-// sees tells whether the line is shown.
+// sees reports whether the line is shown.
 func (n *cpuinfo) sees(l *cpuinfoLine) bool { return l.cpu < 0 || n.visible.Has(l.cpu) }
 
 // countPackages fills packages from host and visible.
@@ -251,7 +251,7 @@ func (n *cpuinfo) pkg(id []byte) *cpuPackage {
 	return &n.packages[i]
 }
 
-// appendAtMost writes a line with its number, or most where that is less.
+// appendAtMost writes a line with its number, or most if that is less.
 func appendAtMost(dst []byte, l *cpuinfoLine, most uint64) []byte {
 	n, _ := scan.Uint(l.value)
 	if !isNumber(l.value) || n <= most {

@@ -21,7 +21,7 @@ type Explanation struct {
 	// Again is the answer to the same question asked a second time, which may
 	// come from the cache.
 	Again Found `json:"again"`
-	// Files tells for each file whether it is the container's or why it is the
+	// Files says for each file whether it is the container's or why it is the
 	// host's.
 	Files       []FileExplanation       `json:"files"`
 	Controllers []ControllerExplanation `json:"controllers"`
@@ -37,7 +37,7 @@ type Found struct {
 // FileExplanation is about one file.
 type FileExplanation struct {
 	Name string `json:"name"`
-	// Host is the reason why it is the host's file, empty where it is not.
+	// Host is the reason why it is the host's file, empty if it is not.
 	Host string `json:"host,omitempty"`
 }
 
@@ -73,7 +73,7 @@ var limitFiles = map[cgroup.Controller][2][]string{
 	cgroup.CPUSet: {{"cpuset.effective_cpus"}, {"cpuset.cpus.effective"}},
 }
 
-// Explain tells what the files of thread pid rest on.
+// Explain returns what the files of thread pid rest on.
 func (r *Registry) Explain(pid int) (*Explanation, error) {
 	e := &Explanation{PID: pid}
 	for _, f := range []*Found{&e.Found, &e.Again} {

@@ -45,7 +45,7 @@ func (n *loadAverages) append(dst []byte) []byte {
 	return append(dst, '\n')
 }
 
-// running is how many threads of the container run. Who reads is one of them, as
+// running is how many threads of the container run. The reader is one of them, as
 // on a machine, whatever the last sample has seen: it waits for the answer.
 func running(s *loadavg.State) int { return max(s.Running, 1) }
 

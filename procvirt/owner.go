@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -26,10 +27,15 @@ const (
 // maxOwnedFiles is how many files may be open for one owner. A container needs some 20.
 const maxOwnedFiles = 8192
 
-// owner is an outermost container. Registry.mu guards all but opener.
+// maxOwnedStates is how many containers of one owner are remembered before those of its
+// pid namespaces that add one have to do with few.
+const maxOwnedStates = 2048
+
+// owner is an outermost container. Registry.mu guards spaces and sweepAt.
 type owner struct {
 	id     uint64
-	opener held.Opener // counts the files of its containers
+	opener held.Opener  // counts the files of its containers
+	states atomic.Int32 // how many containers are remembered
 	spaces map[*space]bool
 	// sweepAt is at how many spaces those that have ended are looked for: the
 	// resolver does not tell of the end of those that it has forgotten itself.

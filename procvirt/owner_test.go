@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/internal/fixture"
 )
 
@@ -233,3 +234,34 @@ func (n *brokenNumbers) gather(*Container) error {
 }
 
 func (n *brokenNumbers) append([]byte) []byte { panic("append") }
+
+// TestGroupsOfOneOwnerAreBounded guards memory from a container that makes groups in
+// each of many pid namespaces.
+func TestGroupsOfOneOwnerAreBounded(t *testing.T) {
+	b := newBusy(t, func(c *Config) { c.Policy = cgroup.Caller })
+	var groups [][]byte
+	for i := range maxCallers {
+		sub := fmt.Sprintf("machine/ct1/%d", i)
+		if err := os.Mkdir(filepath.Join(b.h.Root, "sys/fs/cgroup", sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		groups = append(groups, []byte("0::/"+sub+"\n"))
+	}
+	s := *b.s
+	s.Owner = 7
+	const spaces = 2 * maxOwnedStates / maxCallers
+	for ns := range uint64(spaces) {
+		s.NS = 1000 + ns
+		for _, s.Groups = range groups {
+			render(t, b.r, "slabinfo", &s)
+		}
+	}
+	kept := 0
+	for sp := range b.r.owners[7].spaces {
+		kept += len(sp.containers)
+	}
+	if n := b.r.owners[7].states.Load(); int(n) != kept || kept > maxOwnedStates+maxCallers+spaces*(fewCallers+1) {
+		t.Errorf("%d containers are kept, %d counted", kept, n)
+	}
+	b.r.drop(7)
+}

@@ -13,7 +13,7 @@ import (
 // others wait: 64 threads of one container that ask for it hold them up for 32 ms.
 const defaultSlowAfter = 500 * time.Microsecond
 
-// pace is how long some work took of late. It is safe for concurrent use.
+// pace remembers whether some work was slow. It is safe for concurrent use.
 type pace struct{ long atomic.Uint32 }
 
 // isSlow reports whether the work took long twice in a row: once may be the machine's

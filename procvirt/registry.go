@@ -55,7 +55,7 @@ type Turn interface {
 	// outermost container, 0 if it is not known. The request must be answered with
 	// the error, if there is one.
 	Block(owner uint64) error
-	// SetOwner tells whom the request is accounted to.
+	// SetOwner says which outermost container the request is accounted to.
 	SetOwner(owner uint64)
 }
 

@@ -14,13 +14,13 @@ func slabinfoFile() File {
 }
 
 // slabinfo is what /proc/slabinfo shows: the slab caches are the kernel's, and no
-// control group tells its part of each.
+// control group counts its part of each.
 type slabinfo struct{}
 
 func (*slabinfo) reset() {}
 
 // gather only finds out whether there is a container at all. The memory controller
-// tells, or if the host has none, the one that counts CPU time, which every v2
+// says so, or if the host has none, the one that counts CPU time, which every v2
 // group has.
 func (*slabinfo) gather(c *Container) error {
 	_, err := c.place(cgroup.Memory)

@@ -58,6 +58,8 @@ type membership struct {
 const (
 	maxCallers     = 64
 	maxCallersHost = 4096
+	// fewCallers is maxCallers for an owner with many containers.
+	fewCallers = 8
 )
 
 // find returns the state of c's container, nil if a decision has to be made first.
@@ -151,6 +153,7 @@ func (sp *space) add(g groups) *state {
 		}
 	}
 	s := &state{registry: sp.registry, space: sp, groups: g, pace: make([]pace, len(sp.registry.files))}
+	sp.owner.states.Add(1)
 	s.persist()
 	sp.containers[g.id] = s
 	return s
@@ -165,7 +168,7 @@ func (sp *space) reconsider(groups string) {
 
 // readInit reads the init's groups and keeps the file open. It is opened anew each
 // time: since the last time the first thread of the init may have exited, and its
-// file, which can still be read, tells nothing then.
+// file, which can still be read, says nothing of use then.
 func (sp *space) readInit() ([]byte, error) {
 	sp.groups.Close()
 	sp.groups = nil
@@ -181,8 +184,11 @@ func (sp *space) readInit() ([]byte, error) {
 // holds, if there are too many. The caller holds mu for writing.
 func (sp *space) makeRoom() {
 	limit := maxCallers
-	if sp.host {
+	switch {
+	case sp.host:
 		limit = maxCallersHost
+	case sp.owner.states.Load() > maxOwnedStates:
+		limit = fewCallers
 	}
 	for text := range sp.callers {
 		if len(sp.callers) < limit {

@@ -15,7 +15,7 @@ import (
 	"vprocfs/procvirt/loadavg"
 )
 
-// identity is what tells a container from others of its pid namespace: the inode of
+// identity distinguishes a container from others of its pid namespace: the inode of
 // its directory for each controller. The kernel does not use these numbers again
 // (kernfs has 64 bits for them). A controller that has no directory counts with the
 // reason.
@@ -147,8 +147,8 @@ type state struct {
 }
 
 // lookAgain is how soon a container is looked at again, one of whose controllers is
-// only enabled above it: it may be enabled for the container itself at any time, and
-// nothing tells.
+// only enabled above it: it may be enabled for the container itself at any time, without
+// a notice.
 const lookAgain = time.Second
 
 // errNotOpen says that a source is not open.
@@ -363,6 +363,7 @@ func (s *state) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
+	s.space.owner.states.Add(-1)
 	s.closeLocked()
 	s.load.Stop()
 	s.account.attach(nil).Free()

@@ -76,7 +76,7 @@ func (s *CPUs) Add(cpu int) {
 	s.words[w] |= 1 << (cpu % 64)
 }
 
-// Has tells whether cpu is in s.
+// Has reports whether cpu is in s.
 func (s *CPUs) Has(cpu int) bool {
 	return cpu >= 0 && cpu/64 < len(s.words) && s.words[cpu/64]&(1<<(cpu%64)) != 0
 }

@@ -21,7 +21,7 @@ type DiskIO struct {
 	ReadBytes, WriteBytes, DiscardBytes uint64
 }
 
-// None tells whether nothing was done.
+// None reports whether nothing was done.
 func (d *DiskIO) None() bool {
 	return d.Reads|d.Writes|d.Discards|d.ReadBytes|d.WriteBytes|d.DiscardBytes == 0
 }
@@ -129,7 +129,7 @@ func (f *IOFiles) Read(d []DiskIO, buf []byte) ([]DiskIO, []byte, error) {
 	return d[:start+merge(d[start:])], b, nil
 }
 
-// merge makes one entry of all that are of one device, and tells how many are
+// merge makes one entry of all that are of one device, and returns how many are
 // left.
 func merge(d []DiskIO) (n int) {
 	slices.SortFunc(d, func(a, b DiskIO) int { return a.Compare(&b) })
@@ -201,7 +201,7 @@ func parseV1IO(d []DiskIO, text []byte, inBytes bool) []DiskIO {
 	return d
 }
 
-// set sets the counter of one operation. It answers false for Sync, Async and
+// set sets the counter of one operation. It returns false for Sync, Async and
 // Total, which count the same requests again.
 func (d *DiskIO) set(op []byte, inBytes bool, v uint64) bool {
 	requests, bytes := &d.Reads, &d.ReadBytes

@@ -163,7 +163,7 @@ func trimInitScope(path []byte) []byte {
 	return bytes.TrimSuffix(path, []byte("/init.scope"))
 }
 
-// within tells whether group path is group of or lies below it.
+// within reports whether group path is group of or lies below it.
 func within(path, of []byte) bool {
 	if len(of) == 1 { // "/"
 		return true

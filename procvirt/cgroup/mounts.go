@@ -71,17 +71,17 @@ type hierarchy struct {
 	real bool
 }
 
-// Mounts tells where each controller is mounted. It does not change after
+// Mounts knows where each controller is mounted. It does not change after
 // Discover and is safe for concurrent use.
 type Mounts struct {
 	v2 *hierarchy
 	v1 [NumControllers]*hierarchy
-	// inV2 tells which controllers the v2 tree has.
+	// inV2 says which controllers the v2 tree has.
 	inV2 [NumControllers]bool
 }
 
 // Discover reads proc/self/mountinfo below root ("/" but in tests). It fails
-// where there is no cgroup mount at all.
+// if there is no cgroup mount at all.
 func Discover(root string) (*Mounts, error) {
 	path := filepath.Join(root, "proc/self/mountinfo")
 	list, err := mountinfo.Load(path)
@@ -151,7 +151,7 @@ func newMounts(list []mountinfo.Mount, root string, initNS bool) *Mounts {
 	return m
 }
 
-// better tells whether h should take the place of old: the first mount of a
+// better reports whether h should take the place of old: the first mount of a
 // whole tree wins over mounts of a part of it, such as those in the root
 // directories of containers.
 func better(old, h *hierarchy) bool {

@@ -26,7 +26,7 @@ const (
 
 var pressureFiles = [NumResources]string{"cpu.pressure", "memory.pressure", "io.pressure"}
 
-// PressureFile returns the path of the file that tells how much the group at p was
+// PressureFile returns the path of the file that says how much the group at p was
 // stalled for r (cgroup-v2.rst, "CPU Interface Files" and the like).
 func PressureFile(p Place, r Resource) string { return p.Dirs[0] + "/" + pressureFiles[r] }
 
@@ -58,13 +58,13 @@ func (f *PressureFiles) Open(o *held.Opener, p Place, r Resource) error {
 	return err
 }
 
-// Has tells whether the file of r is open.
+// Has reports whether the file of r is open.
 func (f *PressureFiles) Has(r Resource) bool { return f.files[r] != nil }
 
-// IsOpen tells whether any file is open.
+// IsOpen reports whether any file is open.
 func (f *PressureFiles) IsOpen() bool { return f.files != [NumResources]*held.File{} }
 
-// Read returns the text for r, in buf's memory where that is large enough.
+// Read returns the text for r, in buf's memory if that is large enough.
 func (f *PressureFiles) Read(r Resource, buf []byte) ([]byte, error) {
 	b, err := f.files[r].Read(buf)
 	if errors.Is(err, unix.EOPNOTSUPP) {

@@ -151,7 +151,7 @@ func (n *Threads) add(state byte, tid, last int) {
 	}
 }
 
-// Newer tells whether thread id a was given out after b, where last was the last
+// Newer reports whether thread id a was given out after b, where last was the last
 // one. The kernel counts up, and begins anew at the bottom when it is at the top.
 func Newer(a, b, last int) bool {
 	if (a <= last) != (b <= last) {

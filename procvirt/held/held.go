@@ -102,7 +102,7 @@ func (o *Opener) OpenShared(path string) (*File, error) {
 	return f, nil
 }
 
-// leave takes one user of a shared file away, and tells whether others are left.
+// leave takes one user of a shared file away, and reports whether others are left.
 func (o *Opener) leave(f *File) (others bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -163,7 +163,7 @@ func (f *File) Read(buf []byte) ([]byte, error) {
 // offset is just there (seq_read_iter, fs/seq_file.c); for any other it makes the
 // text anew from its beginning and counts off as many bytes, which by then may
 // end in the middle of another line. So one descriptor is read by one at a time.
-// Who comes meanwhile reads through one of its own: nobody waits.
+// A concurrent caller opens its own descriptor instead of waiting.
 func (f *File) ReadRecords(buf []byte) ([]byte, error) {
 	if f.records.TryLock() {
 		defer f.records.Unlock()
@@ -270,7 +270,7 @@ func readAll(fd int, path string, buf []byte) ([]byte, error) {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			// the plain number where there is no path, so that a caller that
+			// the plain number if there is no path, so that a caller that
 			// vanishes costs no allocation
 			if path == "" {
 				return nil, err

@@ -1,7 +1,7 @@
 // Package loadavg keeps the load averages of containers: the kernel's own
 // arithmetic, over the threads of a control group instead of the machine.
 //
-// It does not know where the numbers come from. A Group tells how much CPU time
+// It does not know where the numbers come from. A Group says how much CPU time
 // was used and which threads there are; a Sampler asks it now and then.
 package loadavg
 

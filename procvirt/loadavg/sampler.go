@@ -165,7 +165,7 @@ func (s *Sampler) wake() {
 	}
 }
 
-// Len tells how many containers are tracked.
+// Len returns how many containers are tracked.
 func (s *Sampler) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,7 +246,7 @@ func (s *Sampler) work(now int64) (looks int64) {
 	return looks
 }
 
-// sample brings t up to date. It answers false where t is to be dropped.
+// sample brings t up to date. It returns false if t is to be dropped.
 func (t *Tracked) sample(now int64) (looks int, ok bool) {
 	if now-t.lastRead() > idleAfter {
 		return 0, false
@@ -295,7 +295,7 @@ func (t *Tracked) save() {
 }
 
 // Read returns the state as of the last sample, and keeps the group sampled. It
-// answers false where that has ended.
+// returns false if that has ended.
 func (t *Tracked) Read() (State, bool) {
 	now := t.sampler.now()
 	t.mu.Lock()
@@ -304,8 +304,7 @@ func (t *Tracked) Read() (State, bool) {
 	return t.state, !t.gone
 }
 
-// Peek is Read for who is interested only where others are. For nil it answers
-// false.
+// Peek is Read without keeping the group sampled. For nil it returns false.
 func (t *Tracked) Peek() (State, bool) {
 	if t == nil {
 		return State{}, false
