@@ -38,12 +38,12 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/sandbox"},
+			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/logqueue", "internal/sandbox"},
 			others:     []string{pflag},
 			testOthers: testLibs,
 		},
 		"internal/daemon": {
-			own:        []string{"fs", "fs/journal", "initpid", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			own:        []string{"fs", "fs/journal", "initpid", "internal/logqueue", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
 			others:     []string{sys},
 			testOwn:    []string{"internal/sandbox"},
 			testOthers: testLibs,
@@ -56,6 +56,7 @@ func layers() map[string]layer {
 		"initpid":            {own: []string{"cache", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"cache":              {testOthers: testLibs},
 		"internal/supervise": {others: []string{goSystemd, sys}, testOthers: testLibs},
+		"internal/logqueue":  {others: []string{sys}, testOthers: testLibs},
 		"internal/procpid":   {testOthers: testLibs},
 		"internal/shm":       {others: []string{sys}, testOthers: testLibs},
 		"procvirt":           {own: []string{"initpid", "internal/shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg", "procvirt/psi"}, testOwn: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},

@@ -12,10 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"vprocfs/initpid"
 	"vprocfs/internal/attach"
+	"vprocfs/internal/logqueue"
 )
+
+// errorPatience is how long the reader of stderr may take at the end.
+const errorPatience = 2 * time.Second
 
 func main() {
 	initpid.RunHelper()
@@ -23,7 +28,9 @@ func main() {
 	err := dispatch(context.Background(), commands(), arguments(os.Args), os.Stdout)
 	if err != nil && err.Error() != "" {
 		// One line, even if the error is several or a name in it has a newline.
-		fmt.Fprintln(os.Stderr, "vprocfs: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+		stderr := logqueue.New(int(os.Stderr.Fd()))
+		fmt.Fprintln(stderr, "vprocfs: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+		stderr.Flush(errorPatience)
 	}
 	os.Exit(exitStatus(err))
 }

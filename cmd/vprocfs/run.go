@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"vprocfs/internal/daemon"
+	"vprocfs/internal/logqueue"
 	"vprocfs/internal/sandbox"
 )
 
@@ -15,8 +16,9 @@ func runCommand() *command {
 	log := daemon.LogOptions{Level: slog.LevelWarn}
 	var view daemon.ViewOptions
 	var o sandbox.Options
+	output := logqueue.New(int(os.Stderr.Fd()))
 	o.Serve = func() (*os.File, error) {
-		return daemon.ServeDetached(view, log.NewLogger(os.Stderr, false))
+		return daemon.ServeDetached(view, log.NewLogger(output, false))
 	}
 	fl := newFlags("run")
 	fl.SetInterspersed(false) // flags after CMD are arguments of CMD
@@ -59,6 +61,7 @@ found.
 					return err
 				}
 			}
+			defer output.Flush(errorPatience)
 			return sandbox.Run(o, args)
 		},
 	}

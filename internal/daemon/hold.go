@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/logqueue"
 	"vprocfs/internal/supervise"
 )
 
@@ -39,7 +40,13 @@ func hold(o Options, dir string) (err error) {
 	// systemd does not start us again (RestartPreventExitStatus=). So let a crash, and
 	// the watchdog's SIGABRT, end in a signal.
 	debug.SetTraceback("crash")
-	log := o.Log.NewLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+	unshareErr := logqueue.Unshare(unix.Stderr)
+	output := logqueue.New(unix.Stderr)
+	defer output.Flush(logPatience)
+	log := o.Log.NewLogger(output, os.Getenv("JOURNAL_STREAM") != "")
+	if unshareErr != nil {
+		log.Debug("a crash of this process waits for the reader of the log", "err", unshareErr)
+	}
 
 	// Before the mount, so that no signal can leave it behind.
 	signals := notifyServe()
@@ -68,6 +75,7 @@ func hold(o Options, dir string) (err error) {
 	var h *supervise.Holder
 	h = supervise.NewHolder(supervise.Config{
 		Log:       log,
+		Output:    output,
 		Program:   program,
 		MaxOutage: o.MaxOutage,
 		Abort:     m.abort,

@@ -3,7 +3,13 @@ package daemon
 import (
 	"io"
 	"log/slog"
+	"time"
+
+	"vprocfs/internal/logqueue"
 )
+
+// logPatience is how long a process waits at its end for the reader of the log.
+const logPatience = time.Second
 
 // LogOptions are the options of the log on stderr.
 type LogOptions struct {
@@ -11,9 +17,17 @@ type LogOptions struct {
 	JSON  bool // JSON lines instead of text
 }
 
-// NewLogger returns a logger that writes to w. If journal is true, lines have
-// no time: systemd's journal adds its own (JOURNAL_STREAM, systemd.exec(5)).
-func (o *LogOptions) NewLogger(w io.Writer, journal bool) *slog.Logger {
+// NewLogger returns a logger that writes to q, and never waits for its reader. If
+// journal is true, lines have no time: systemd's journal adds its own (JOURNAL_STREAM,
+// systemd.exec(5)).
+func (o *LogOptions) NewLogger(q *logqueue.Queue, journal bool) *slog.Logger {
+	q.SetNotice(func(w io.Writer, dropped int) {
+		slog.New(o.handler(w, journal)).Warn("log lines were dropped: nobody read them", "lines", dropped)
+	})
+	return slog.New(o.handler(q, journal))
+}
+
+func (o *LogOptions) handler(w io.Writer, journal bool) slog.Handler {
 	h := &slog.HandlerOptions{Level: o.Level}
 	if journal {
 		h.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
@@ -24,7 +38,7 @@ func (o *LogOptions) NewLogger(w io.Writer, journal bool) *slog.Logger {
 		}
 	}
 	if o.JSON {
-		return slog.New(slog.NewJSONHandler(w, h))
+		return slog.NewJSONHandler(w, h)
 	}
-	return slog.New(slog.NewTextHandler(w, h))
+	return slog.NewTextHandler(w, h)
 }

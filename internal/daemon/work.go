@@ -10,6 +10,7 @@ import (
 
 	"vprocfs/fs"
 	"vprocfs/fs/journal"
+	"vprocfs/internal/logqueue"
 	"vprocfs/internal/shm"
 	"vprocfs/internal/supervise"
 	"vprocfs/procvirt"
@@ -20,7 +21,9 @@ const workerPing = 5 * time.Second
 
 // work serves the connection that the holder has, in the worker.
 func work(o Options, dir string, w *supervise.Worker) error {
-	log := o.Log.NewLogger(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+	output := logqueue.New(w.Log)
+	defer output.Flush(logPatience)
+	log := o.Log.NewLogger(output, os.Getenv("JOURNAL_STREAM") != "")
 	// What is read warm makes no garbage, so that collecting more often costs nothing
 	// but while containers are new: with 1,000 of them RSS is 36 MB at most, where
 	// Go's default of 100 makes 45 of it.

@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -109,6 +110,7 @@ func TestAHolderOutlivesWantOfResources(t *testing.T) {
 			stop, serving := make(chan os.Signal), make(chan int)
 			h := NewHolder(Config{
 				Log:       slog.New(slog.DiscardHandler),
+				Output:    io.Discard,
 				MaxOutage: time.Minute,
 				Abort:     func() { t.Error("aborted") },
 				Probe:     func(context.Context) error { return nil },
@@ -131,7 +133,8 @@ func TestAHolderOutlivesWantOfResources(t *testing.T) {
 			if err := <-ended; err != nil {
 				t.Error(err)
 			}
-			wantOpenFiles(t, before)
+			wantOpenFiles(t, before+1) // the workers' stderr
+			h.stderr().Close()
 		})
 	}
 }
@@ -153,7 +156,7 @@ func TestAWorkerStartsHoldersWithAGrowingWait(t *testing.T) {
 			f.left = 5
 			clock := time.Unix(1e9, 0)
 			var waits []time.Duration
-			w := &Worker{Files: map[string]int{"a": 0}, unmanaged: true}
+			w := &Worker{Files: map[string]int{"a": 0}, Log: 2, unmanaged: true}
 			sys.now = func() time.Time { return clock }
 			sys.sleep = func(d time.Duration) {
 				waits = append(waits, d)

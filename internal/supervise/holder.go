@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -10,6 +11,8 @@ import (
 // Config is what a Holder needs.
 type Config struct {
 	Log *slog.Logger
+	// Output is what the log is written to. It gets what workers print to stderr.
+	Output io.Writer
 	// Program is the path of the binary that an upgrade puts to work.
 	Program string
 	// MaxOutage is how long there may be no worker that works.
@@ -46,6 +49,7 @@ type Holder struct {
 	files   map[string]*os.File
 	signals Signals
 	sys     system
+	systemd *notifier
 	machine machine
 	procs   map[procID]*process
 	clients map[clientID]*replyTo
@@ -63,8 +67,10 @@ type Holder struct {
 func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h := &Holder{
 		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan any),
-		procs: make(map[procID]*process), clients: make(map[clientID]*replyTo),
+		systemd: newNotifier(cfg.Log),
+		procs:   make(map[procID]*process), clients: make(map[clientID]*replyTo),
 	}
+	h.openStderr()
 	h.machine = machine{program: cfg.Program, self: os.Getpid(), pace: pace{cfg.MaxOutage, pingEvery}}
 	if every := h.watchdog() / 3; every > 0 {
 		h.machine.pace.pingEvery = min(every, pingEvery)
@@ -76,7 +82,9 @@ func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 // work is over (its error), or the outage lasts too long. It returns an ExitError if the
 // mount is new and the first worker cannot begin, which has said itself why.
 func (h *Holder) Run(a *Adopted) error {
+	defer h.endRun()
 	h.storeAll()
+	h.copyStderr() // of what died while there was no holder
 	if a.Working() {
 		h.step(h.adopt(a))
 	} else {
@@ -111,11 +119,23 @@ func (h *Holder) Run(a *Adopted) error {
 	return h.err
 }
 
+// exitPatience is how long systemd and the reader of the log may take at the end.
+const exitPatience = time.Second
+
+// endRun ends what Run has begun.
+func (h *Holder) endRun() {
+	h.copyStderr()
+	h.systemd.flush(exitPatience)
+}
+
 // step hands an event to the machine, and those that its actions lead to.
 func (h *Holder) step(e event) {
 	h.queued = append(h.queued, e)
 	for len(h.queued) > 0 {
 		e, h.queued = h.queued[0], h.queued[1:]
+		if _, ok := e.(ended); ok {
+			h.copyStderr()
+		}
 		for _, a := range h.machine.step(time.Now(), e) {
 			h.do(a)
 		}
@@ -158,7 +178,7 @@ func (h *Holder) do(a action) {
 		h.refuse(errUpgrading)
 		h.answer(execFailed{h.become(a)})
 	case notify:
-		h.tell(a.state)
+		h.systemd.tell(a.state)
 	case serving:
 		h.cfg.Serving(a.pid)
 	case reply:
@@ -207,6 +227,8 @@ type arrived struct {
 
 func (h *Holder) arrived(m arrived) {
 	switch {
+	case m.word == msgPong:
+		h.copyStderr()
 	case m.word == msgKeep && m.file == nil:
 		return
 	case m.word == msgKeep:
@@ -232,6 +254,9 @@ func (h *Holder) renew() error {
 	files, err := h.cfg.Renew()
 	if err != nil {
 		return err
+	}
+	if f := h.files[stderrName]; f != nil {
+		files[stderrName] = f
 	}
 	for name, f := range h.files {
 		if files[name] != f {

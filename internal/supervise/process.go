@@ -41,7 +41,8 @@ func (h *Holder) startProcess(a spawn) (pid int, err error) {
 		Version: formatVersion, Files: make(map[string]int), Control: 3,
 		Crashed: a.crashed, Candidate: a.candidate, Toggled: a.toggled, Unmanaged: !isService(),
 	}
-	files := []*os.File{theirs}
+	files := []*os.File{theirs, os.Stderr}
+	s.Log = 4
 	for name, f := range h.files {
 		s.Files[name] = 3 + len(files)
 		files = append(files, f)
@@ -50,7 +51,7 @@ func (h *Holder) startProcess(a spawn) (pid int, err error) {
 	if a.candidate {
 		path = h.cfg.Program
 	}
-	cmd, err := command(path, workerEnv, s, files)
+	cmd, err := command(path, workerEnv, s, files, h.stderr())
 	if err == nil {
 		err = h.sys.start(cmd)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -24,15 +23,11 @@ func isService() bool {
 }
 
 // storeFile gives systemd a descriptor to keep over a restart of the service, which
-// go-systemd cannot (22.7.0). Without systemd it does nothing.
-// FileDescriptorStoreMax= must allow it (systemd.service(5)); it polls none of
-// them (FDPOLL=0, systemd 246), for a FUSE connection that ends is noticed by
-// whoever holds it.
+// go-systemd cannot (22.7.0). FileDescriptorStoreMax= must allow it
+// (systemd.service(5)). Systemd polls none of them (FDPOLL=0, systemd 246), because a
+// FUSE connection that ends is noticed by whoever has it.
 func storeFile(name string, fd int) error {
 	path := os.Getenv(notifyEnv)
-	if path == "" {
-		return nil
-	}
 	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket for systemd: %w", err)
@@ -45,12 +40,9 @@ func storeFile(name string, fd int) error {
 	return nil
 }
 
-// dropFile has systemd close the descriptors that it keeps under the name. A new one
+// dropState has systemd close the descriptors that it keeps under the name. A new one
 // of the same name does not take their place.
-func dropFile(name string) error {
-	_, err := daemon.SdNotify(false, "FDSTOREREMOVE=1\nFDNAME="+name)
-	return err
-}
+func dropState(name string) string { return "FDSTOREREMOVE=1\nFDNAME=" + name }
 
 // listenFiles takes the descriptors that systemd hands to this process, by their
 // names, and removes the variables that say so (sd_listen_fds(3)).
@@ -75,13 +67,6 @@ func (h *Holder) watchdog() time.Duration {
 	return d
 }
 
-// tell notifies systemd.
-func (h *Holder) tell(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		h.cfg.Log.Warn("systemd not told", "state", strings.ReplaceAll(state, "\n", " "), "err", err)
-	}
-}
-
 func (h *Holder) storeAll() {
 	for name, f := range h.files {
 		h.store(name, f)
@@ -89,13 +74,9 @@ func (h *Holder) storeAll() {
 }
 
 func (h *Holder) store(name string, f *os.File) {
-	if err := storeFile(name, int(f.Fd())); err != nil {
+	if err := h.systemd.store(name, int(f.Fd())); err != nil {
 		h.cfg.Log.Warn("descriptor not stored with systemd", "name", name, "err", err)
 	}
 }
 
-func (h *Holder) drop(name string) {
-	if err := dropFile(name); err != nil {
-		h.cfg.Log.Warn("descriptor not removed from systemd's store", "name", name, "err", err)
-	}
-}
+func (h *Holder) drop(name string) { h.systemd.tell(dropState(name)) }

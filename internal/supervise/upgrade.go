@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -71,9 +72,10 @@ func (h *Holder) become(a become) (err error) {
 			return fmt.Errorf("fcntl: %w", err)
 		}
 	}
-	h.tell("RELOADING=1")
+	h.systemd.tell("RELOADING=1")
+	h.systemd.flush(exitPatience) // nobody sends it afterwards
 	err = unix.Exec(h.cfg.Program, os.Args, append(os.Environ(), holderEnv+"="+string(text)))
-	h.tell("READY=1")
+	h.systemd.tell("READY=1")
 	return fmt.Errorf("exec %s: %w", h.cfg.Program, err)
 }
 
@@ -98,9 +100,12 @@ func (a *Adopted) Working() bool { return a != nil && a.control != nil }
 // which one is left is never over, and whoever uses it waits for ever.
 func (a *Adopted) Drop() error {
 	var errs []error
+	systemd := newNotifier(slog.New(slog.DiscardHandler))
 	for name, f := range a.Files {
-		errs = append(errs, dropFile(name), f.Close())
+		systemd.tell(dropState(name))
+		errs = append(errs, f.Close())
 	}
+	systemd.flush(exitPatience)
 	a.Files = nil
 	return errors.Join(errs...)
 }

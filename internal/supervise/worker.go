@@ -18,6 +18,10 @@ import (
 type Worker struct {
 	// Files are the descriptors by their names. Ready may change those of a candidate.
 	Files map[string]int
+	// Log is the descriptor of the log: the holder's stderr. The stderr of this process is
+	// a file in memory, which the holder copies to the log, so that not even the Go runtime
+	// waits for the reader of the log when it prints why it crashes.
+	Log int
 	// Crashed says that the worker before this one ended of itself, or hung. It is
 	// known after Ready, and so is Toggled.
 	Crashed bool
@@ -39,6 +43,7 @@ type workerState struct {
 	Version   int            `json:"version"`
 	Files     map[string]int `json:"files"`
 	Control   int            `json:"control"`
+	Log       int            `json:"log"`
 	Crashed   bool           `json:"crashed"`
 	Candidate bool           `json:"candidate"`
 	Toggled   bool           `json:"toggled"`
@@ -69,13 +74,14 @@ func NewWorker() (*Worker, error) {
 	for _, fd := range s.Files {
 		unix.CloseOnExec(fd)
 	}
+	unix.CloseOnExec(s.Log)
 	c, err := newControl(os.NewFile(uintptr(s.Control), "control"))
 	if err != nil {
 		return nil, err
 	}
 	// These are the holder's business, and whoever reads the log may go away.
 	signal.Ignore(unix.SIGPIPE, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
-	w := &Worker{Files: s.Files, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled, unmanaged: s.Unmanaged, sys: realSystem()}
+	w := &Worker{Files: s.Files, Log: s.Log, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled, unmanaged: s.Unmanaged, sys: realSystem()}
 	w.control.Store(c)
 	return w, nil
 }
@@ -244,7 +250,13 @@ func (w *Worker) newHolder() (pid int, err error) {
 		s.Files[name] = 3 + len(files)
 		files = append(files, os.NewFile(uintptr(dup), name))
 	}
-	cmd, err := command("/proc/self/exe", holderEnv, s, files)
+	log, err := w.sys.dup(w.Log)
+	if err != nil {
+		return 0, fmt.Errorf("dup of the log: %w", err)
+	}
+	stderr := os.NewFile(uintptr(log), "log")
+	defer stderr.Close()
+	cmd, err := command("/proc/self/exe", holderEnv, s, files, stderr)
 	if err != nil {
 		return 0, err
 	}
@@ -258,7 +270,7 @@ func (w *Worker) newHolder() (pid int, err error) {
 }
 
 // command is this program again, with the same command line.
-func command(path, env string, state any, files []*os.File) (*exec.Cmd, error) {
+func command(path, env string, state any, files []*os.File, stderr *os.File) (*exec.Cmd, error) {
 	text, err := json.Marshal(state)
 	if err != nil {
 		return nil, err
@@ -268,7 +280,7 @@ func command(path, env string, state any, files []*os.File) (*exec.Cmd, error) {
 		Args:       os.Args,
 		Env:        append(os.Environ(), env+"="+string(text)),
 		Stdout:     os.Stdout,
-		Stderr:     os.Stderr,
+		Stderr:     stderr,
 		ExtraFiles: files,
 		// A group of its own: what a terminal sends is for the holder.
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
