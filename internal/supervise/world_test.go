@@ -172,6 +172,9 @@ func (w *world) do(a action) event {
 	case unmount:
 		w.over = true
 		w.later(time.Millisecond, unmounted{})
+	case renew:
+		w.over = false
+		return renewEnded{}
 	case abandon:
 		w.over = true
 	case exitWith:
@@ -388,6 +391,7 @@ const (
 	workerLingers
 	workerSticks
 	workerHangs
+	connectionAborted
 	holderDies
 	upgradeComes
 	stopComes
@@ -398,7 +402,7 @@ const (
 )
 
 func (d deed) String() string {
-	return strings.Fields("worker-dies dead-worker-cannot-be-reaped worker-cannot-be-reaped worker-hangs holder-dies upgrade stop outage-lasts spawn-fails all-spawns-fail")[d]
+	return strings.Fields("worker-dies dead-worker-cannot-be-reaped worker-cannot-be-reaped worker-hangs connection-aborted holder-dies upgrade stop outage-lasts spawn-fails all-spawns-fail")[d]
 }
 
 // happen has a deed happen now.
@@ -421,6 +425,14 @@ func (w *world) happen(d deed) {
 			w.blind = w.blind || w.works()
 			p.hung, p.stuck = true, p.stuck || d == workerSticks
 			w.check()
+		}
+	case connectionAborted:
+		if w.works() && w.alive {
+			w.over = true
+			w.arrive(received{p.id, msgAborted, "aborted"})
+			w.worker().killed = true
+			w.later(deathTakes, hungUp{p.id})
+			w.later(deathTakes, ended{p.id, exit{text: "exit status 0"}})
 		}
 	case holderDies:
 		if w.alive {
