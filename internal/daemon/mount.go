@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -181,27 +179,8 @@ func (m *held) abort() {
 	_ = os.WriteFile(path, []byte("1"), 0)
 }
 
-// probe reads a file of the mount in a process of its own. A thread of this one
-// that waited for an answer could not be killed.
-func (m *held) probe(ctx context.Context) error {
-	start := time.Now()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", ProbeVerb, m.dir)
-	cmd.Args[0] = "vprocfs"
-	done := make(chan error, 1)
-	go func() {
-		out, err := cmd.CombinedOutput()
-		if err != nil && len(out) > 0 {
-			err = errors.New(string(out[:len(out)-1]))
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("read a file of %s: no answer in %s", m.dir, time.Since(start).Round(time.Second))
-	}
-}
+// probe returns an error if a file of the mount cannot be read.
+func (m *held) probe(ctx context.Context) error { return probe(ctx, m.dir) }
 
 // resolve returns the path that dir leads to. It asks nothing of the file system
 // that is mounted there.

@@ -1,9 +1,12 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,23 +26,37 @@ func CheckView(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	checked := make(chan error, 1)
-	go func() { checked <- Probe(abs) }()
-	select {
-	case err := <-checked:
-		return abs, err
-	case <-time.After(viewTimeout):
-		return "", fmt.Errorf("read %s: no answer from the daemon in %s", probed(abs), viewTimeout)
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), viewTimeout)
+	defer cancel()
+	return abs, probe(ctx, abs)
 }
 
-// probed is the file that Probe reads.
-func probed(dir string) string { return filepath.Join(dir, "proc/uptime") }
+// probe runs Probe in a process of its own: a thread of this process that waits for
+// an answer might not be killable.
+func probe(ctx context.Context, dir string) error {
+	start := time.Now()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", ProbeVerb, dir)
+	cmd.Args[0] = "vprocfs"
+	done := make(chan error, 1)
+	go func() {
+		out, err := cmd.CombinedOutput()
+		if text := strings.TrimPrefix(strings.TrimSpace(string(out)), "vprocfs: "); err != nil && text != "" {
+			err = errors.New(text)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("read a file of %s: no answer in %s", dir, time.Since(start).Round(time.Second))
+	}
+}
 
 // Probe reads a file of the view at dir. It waits as long as the daemon does not
 // answer.
 func Probe(dir string) error {
-	file := probed(dir)
+	file := filepath.Join(dir, "proc/uptime")
 	var st unix.Statfs_t
 	if err := unix.Statfs(file, &st); err != nil {
 		return fmt.Errorf("statfs %s: %w", file, err)
