@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// permits says whether a file with these attributes lets c do what the bits of
+// permits reports whether a file with these attributes lets c do what the bits of
 // want, as those of access(2), say. The kernel does not check it: the mount has
 // allow_other and no default_permissions, which would check it against attributes
 // that are cached across containers. The caller's supplementary groups are not
@@ -28,7 +28,7 @@ func permits(mode, uid, gid uint32, c Caller, want uint32) bool {
 	return mode&want == want
 }
 
-// permits says whether the permission bits of n let c do what want says.
+// permits reports whether the permission bits of n let c do what want says.
 func (n *node) permits(c Caller, want uint32) bool { return permits(n.mode, 0, 0, c, want) }
 
 // access makes the reply to the ACCESS of access(2) and chdir(2). It is asked before

@@ -67,7 +67,7 @@ func answerInit(request []byte) ([]byte, error) {
 	// asked for something.
 	const wanted uint64 = fuse.CAP_ATOMIC_O_TRUNC | // O_TRUNC comes with OPEN, not as a SETATTR
 		fuse.CAP_PARALLEL_DIROPS | // lookups in one directory do not wait for each other
-		fuse.CAP_ABORT_ERROR | // read(2) tells abort (ECONNABORTED) from unmount (ENODEV)
+		fuse.CAP_ABORT_ERROR | // read(2) returns ECONNABORTED after an abort, ENODEV after an unmount
 		fuse.CAP_MAX_PAGES | // READ larger than max_write
 		fuse.CAP_INIT_EXT
 	flags := in.Flags64() & wanted
@@ -97,7 +97,7 @@ func decodeInit(request []byte) (in fuse.InitIn, ok bool) {
 // FD returns the descriptor, which stays the Conn's.
 func (c *Conn) FD() int { return c.fd }
 
-// Close closes the descriptor. Where it is the last one, the kernel aborts the
+// Close closes the descriptor. If it is the last one, the kernel aborts the
 // connection, and a mount that still exists answers ENOTCONN. Close does not wake
 // a Server: call it after Serve has returned.
 func (c *Conn) Close() error {

@@ -12,7 +12,7 @@ import (
 // hostReaders bounds how many of the host's files are read at the same time. They
 // are workers of their own: files that do not answer, as those of a CPU that hangs
 // may not, take none from the containers' files. One file is read by one of them
-// at a time, and whoever else wants it waits in the queue, until a signal.
+// at a time; other readers of it wait in the queue, until a signal.
 const hostReaders = 16
 
 // isCPUDir reports whether id is the directory that the host's entries are in.
@@ -147,7 +147,7 @@ func putHostAttr(a *fuse.Attr, st *unix.Stat_t) {
 }
 
 // lookupHost makes the reply to a LOOKUP in a directory of the host's. Its attributes
-// are never valid: whoever wants them may have to be told that there are none.
+// are never valid: a later caller may not see the entry.
 func (s *Server) lookupHost(t *Turn) (int, error) {
 	name := string(t.name)
 	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
@@ -220,7 +220,7 @@ func (s *Server) readdirHost(t *Turn) (int, error) {
 }
 
 // dotID is the id that "." or ".." in the directory at path has in the node table, 0
-// where it has none.
+// if it has none.
 func (s *Server) dotID(path, name string) NodeID {
 	switch {
 	case path == "." && name == "..":

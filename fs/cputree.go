@@ -113,7 +113,8 @@ func (t *CPUTree) remember(path string) (NodeID, error) {
 }
 
 // path returns the path below the directory of the entry id, "." for the
-// directory itself. ESTALE is an entry that the host has not, or not any more.
+// directory itself. It returns ESTALE if the host does not have the entry, or not any
+// more.
 //
 // An id that is not known was given out by a former process: the host's tree is
 // searched for it.
@@ -230,7 +231,7 @@ func (t *CPUTree) stat(path string) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// shown tells whether entries of this mode are shown.
+// shown reports whether entries of this mode are shown.
 func shown(mode uint32) bool {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR, unix.S_IFREG, unix.S_IFLNK:
@@ -303,7 +304,7 @@ func (t *CPUTree) readlink(path string) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", buf)
 	if err == unix.ENOENT {
-		err = unix.EINVAL // what it says of no link, where there is no name
+		err = unix.EINVAL // without a name, ENOENT means that it is no link
 	}
 	return string(buf[:max(n, 0)]), err
 }

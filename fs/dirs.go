@@ -136,7 +136,7 @@ func (s *Server) readdir(t *Turn) (int, error) {
 // direntRoom returns how many bytes of entries the reply to a READDIR has room for.
 func (t *Turn) direntRoom() int { return min(t.size, cap(t.out)-outHeaderSize) }
 
-// appendSince appends the entry with offset off where it comes after the offset
+// appendSince appends the entry with offset off if it comes after the offset
 // since; ok is false where the reply has no room for it.
 func appendSince(out []byte, room int, since, off uint64, n *node, name string) (_ []byte, ok bool) {
 	if off <= since {

@@ -51,22 +51,18 @@ type ServerOptions struct {
 
 // Server answers the requests of one connection.
 //
-// Exactly one goroutine is parked in read(2). It answers cheap requests itself, and
-// one that is about to block starts its successor (Turn.Block): with several parked readers the
-// kernel wakes the one that has slept longest, which has no processor of the Go
-// scheduler and waits for one (56 instead of 24 us for open, read, read, close
-// with 4 readers; 6.18, same CPU). A second one only while requests queue up does not
-// pay either: 4 to 200 processes that read without a pause got 0.9 to 1.3 times the
-// answers (median 1.05) for 1.1 to 1.4 times the daemon's CPU time, on two CPUs; and a
-// thousand that read five files every second had a 99th percentile of 4.4 and 5.3 ms
-// instead of 1.6, for 1.27 times the CPU time (a second reader after 32 answers with
-// another request waiting, until none waits).
+// Exactly one goroutine is parked in read(2). It answers most requests itself; one that
+// is about to block first starts the next reader (Turn.Block). With several parked readers
+// the kernel wakes the one that has slept longest, which then waits for a processor of the
+// Go scheduler: 56 instead of 24 us for open, read, read, close with 4 readers (6.18, same
+// CPU). A second reader only while requests queue up gave 1.05 times the answers (median
+// of 0.9 to 1.3, with 4 to 200 processes, two CPUs) for 1.1 to 1.4 times the CPU time, and
+// 4.4 to 5.3 ms instead of 1.6 in the 99th percentile of a thousand containers.
 //
-// FUSE over io_uring (Linux 6.14, where the administrator allows it) would answer
-// 62,000 to 78,000 instead of 37,000 to 43,000 uptimes a second, on two CPUs. But what
-// is in flight when the server dies stays stuck until the unmount: a new ring fetches
-// nothing that was queued, and NOTIFY_RESEND knows the queues of /dev/fuse only (tried
-// on 6.18). So there is none.
+// FUSE over io_uring (Linux 6.14) is not used, though it answers 62,000 to 78,000 instead
+// of 37,000 to 43,000 uptimes a second on two CPUs: requests in flight when the server
+// dies hang until the unmount. A new ring does not fetch them, and NOTIFY_RESEND covers
+// only the queues of /dev/fuse (6.18).
 type Server struct {
 	conn       *Conn
 	journal    *journal.Journal
@@ -99,10 +95,10 @@ type Server struct {
 	readErrors, writeErrors, panics rareLog
 }
 
-// NewServer makes a server for a connection. The connection may have been served
-// before, by this process or another. What is in the journal it goes on with:
-// requests are answered, and handles keep their content. Handles that it does not
-// know it takes over too; their content is made anew.
+// NewServer makes a server for a connection, which may have been served before, by this
+// process or another. It goes on with what is in the journal: requests are answered, and
+// handles keep their content. It takes over handles that it does not know; their content
+// is made anew.
 func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -174,9 +170,9 @@ func (s *Server) next(t *Turn) bool {
 	for delay := minDelay; !s.stop.Load(); {
 		n, errno := s.sys.read(s.conn.fd, s.journal.Slot())
 		if errno == syscall.ECONNABORTED {
-			// The last request before an unmount can end so too, where the
-			// kernel drops it between the queue and us ("Must not put request
-			// on fpq->io queue", fuse_dev_do_read). The next read tells.
+			// The last request before an unmount can end so too: the kernel drops
+			// it after it was taken out of the queue ("Must not put request on
+			// fpq->io queue", fuse_dev_do_read). Only the next read is certain.
 			n, errno = s.sys.read(s.conn.fd, s.journal.Slot())
 		}
 		switch errno {

@@ -90,8 +90,8 @@ func (t *Turn) Caller() Caller { return t.caller }
 // is executed again after a crash has the same.
 func (t *Turn) ID() uint64 { return t.unique }
 
-// SetOwner tells the server whom the request is accounted to, where that is known
-// without a system call.
+// SetOwner accounts the request to an owner. It is for callers that know the owner without
+// a system call.
 func (t *Turn) SetOwner(owner uint64) { t.owner = owner }
 
 // Block must be called before work that may block or take long. It lets another

@@ -108,7 +108,7 @@ type wireStruct interface {
 		fuse.WriteIn | fuse.SetAttrIn | pollIn
 }
 
-// decode returns the struct at the start of the request b, nil where b is too
+// decode returns the struct at the start of the request b, nil if b is too
 // short. The result points into b, which must be 8-byte aligned.
 func decode[T wireStruct](b []byte) *T {
 	var t T
