@@ -142,5 +142,8 @@ func selfTest(o ViewOptions, kept int) error {
 // logStats logs how often callers got the host's file, and why, and how often EIO because
 // of a panic.
 func logStats(log *slog.Logger, src *source, server *fs.Server) {
-	log.Info("fallbacks to the host's file", "counts", src.registry.Stats(), "panics", server.Panics())
+	log.Info("fallbacks to the host's file", "counts", src.registry.Stats())
+	if n := server.Panics(); n > 0 {
+		log.Error("panics while content was made", "count", n)
+	}
 }
