@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -173,10 +172,9 @@ func socketName(dev uint64) string { return strconv.Itoa(int(unix.Minor(dev))) +
 
 // abort ends the connection: whoever waits for an answer gets an error.
 func (m *held) abort() {
-	// Where fusectl is not mounted, the end of this process does the same, as it has
-	// the last descriptor.
-	path := filepath.Join("/sys/fs/fuse/connections", strconv.Itoa(int(unix.Minor(m.dev))), "abort")
-	_ = os.WriteFile(path, []byte("1"), 0)
+	if err := abortConnection(m.dev); err != nil {
+		m.log.Error("the connection is not aborted before all processes that have it end", "err", err)
+	}
 }
 
 // probe returns an error if a file of the mount cannot be read.
