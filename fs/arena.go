@@ -104,21 +104,20 @@ func (a *arena) restore() *restore { return &restore{a, make([]bool, numPieces)}
 // claim reports whether the chain that starts at first is one of n pieces that no other
 // text has, and takes it.
 func (r *restore) claim(first int32, n int) bool {
-	i, ok := first, n > 0
-	for claimed := 0; ok; claimed++ {
-		if ok = i >= 0 && i < numPieces && !r.taken[i]; !ok {
+	last, i := int32(noPiece), first
+	for claimed := range n {
+		if i < 0 || i >= numPieces || r.taken[i] {
 			r.unclaim(first, claimed)
-			break
+			return false
 		}
 		r.taken[i] = true
-		if claimed+1 == n {
-			r.next[i] = noPiece
-			r.used += n
-			break
-		}
-		i = r.next[i]
+		last, i = i, r.next[i]
 	}
-	return ok
+	if last != noPiece {
+		r.next[last] = noPiece
+	}
+	r.used += n
+	return true
 }
 
 func (r *restore) unclaim(first int32, n int) {

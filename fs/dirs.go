@@ -45,6 +45,14 @@ func (s *Server) putAttr(a *fuse.Attr, n *node, length uint64) {
 	a.Blksize = pageSize
 }
 
+// placeAttr makes the reply to a GETATTR or SETATTR in out and returns its length in bytes.
+func (s *Server) placeAttr(out []byte, n *node, length uint64) int {
+	reply, size := place[fuse.AttrOut](out)
+	reply.AttrValid = attrValid(n)
+	s.putAttr(&reply.Attr, n, length)
+	return size
+}
+
 // statfs makes the reply to a STATFS.
 func (s *Server) statfs(t *Turn) (int, error) {
 	out, size := place[fuse.StatfsOut](t.out)

@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"errors"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -45,14 +44,10 @@ func (s *Server) openReply(t *Turn) (int, error) {
 		fh = s.handles.openedBy(t.unique, t.id)
 	}
 	if fh == noHandle {
-		owner, ok := s.handles.ownerOf(t.caller.PID)
-		if !ok && s.handles.isCrowded() {
-			if err := t.Block(0); err != nil { // to find the owner
-				return 0, err
-			}
-			owner = t.owner
+		owner, err := s.openOwner(t)
+		if err != nil {
+			return 0, err
 		}
-		var err error
 		if fh, err = s.handles.open(owner, t.id, t.caller, t.unique); err != nil {
 			return 0, err
 		}
@@ -68,6 +63,20 @@ func (s *Server) openReply(t *Turn) (int, error) {
 		out.OpenFlags |= parallelDirectWrites
 	}
 	return size, nil
+}
+
+// openOwner returns whom a new handle of t's caller is accounted to. As long as few are
+// open that may be 0: the first text of the handle tells.
+func (s *Server) openOwner(t *Turn) (uint64, error) {
+	if t.owner != 0 {
+		return t.owner, nil
+	}
+	owner, ok := s.handles.ownerOf(t.caller.PID)
+	if ok || !s.handles.isCrowded() {
+		return owner, nil
+	}
+	err := t.Block(0) // which finds the owner
+	return t.owner, err
 }
 
 // release forgets a handle. Nobody looks at the reply.
@@ -112,13 +121,14 @@ func (s *Server) read(t *Turn) (int, error) {
 // textOwner returns whom a text of t's caller is accounted to. Until others have begun to
 // fill the arena that may be 0, which costs nothing.
 func (s *Server) textOwner(t *Turn) (uint64, error) {
-	if t.owner == 0 && s.handles.isFilling() {
-		if owner, ok := s.handles.ownerOf(t.caller.PID); ok {
-			return owner, nil
-		}
-		return t.owner, t.Block(0) // which finds the owner
+	if t.owner != 0 || !s.handles.isFilling() {
+		return t.owner, nil
 	}
-	return t.owner, nil
+	if owner, ok := s.handles.ownerOf(t.caller.PID); ok {
+		return owner, nil
+	}
+	err := t.Block(0) // which finds the owner
+	return t.owner, err
 }
 
 // getattr makes the reply to a GETATTR.
@@ -133,17 +143,15 @@ func (s *Server) getattr(t *Turn) (int, error) {
 		// byte.
 		length = uint64(max(n, 1))
 	}
-	out, size := place[fuse.AttrOut](t.out)
-	out.AttrValid = attrValid(t.node)
-	s.putAttr(&out.Attr, t.node, length)
-	return size, nil
+	return s.placeAttr(t.out, t.node, length), nil
 }
 
 // contentLength returns the length of the content as t.caller sees it.
 //
 // The content that it makes is kept for the read that follows where the handle is
 // known, so that size and content agree and the work is not done twice. lseek(2)
-// with SEEK_END sends the handle; it must not wait for content, and gets a bound instead. fstat(2) does not (fs/fuse/dir.c, fuse_getattr,
+// with SEEK_END sends the handle. It must not wait for content, and gets a bound instead, as
+// does who has too many requests that wait. fstat(2) does not (fs/fuse/dir.c, fuse_getattr,
 // 5.10 to 6.18), but it mostly comes from the thread that has just opened the
 // file. A text that somebody is in the middle of reading stays, and has its length.
 //
@@ -164,21 +172,16 @@ func (s *Server) contentLength(t *Turn) (int, error) {
 		return int(t.node.bound), nil
 	}
 	content, err := s.makeContent(t)
-	if errors.Is(err, errHoldsInode) {
-		return int(max(t.node.bound, pageSize)), nil
-	}
-	if err != nil {
+	switch {
+	case t.blockErr != nil:
+		return int(t.node.anyBound()), nil
+	case err != nil:
 		return 0, err
-	}
-	if fh == noHandle {
+	case fh == noHandle:
 		return (len(content) + lengthRoom + pageSize - 1) / pageSize * pageSize, nil
 	}
-	owner, err := s.textOwner(t)
-	switch {
-	case err == nil:
+	if owner, err := s.textOwner(t); err == nil {
 		s.handles.keepSized(fh, &t.request, owner, content)
-	case !errors.Is(err, errHoldsInode):
-		return 0, err
 	}
 	return len(content), nil
 }

@@ -1,12 +1,12 @@
-// Package fs serves trees of generated files over FUSE: a read-only one, and the
-// files of proc/pressure, which are a mount of their own (pressure.go).
+// Package fs serves a tree of generated files over FUSE, on one mount. Files can be read,
+// and those of proc/pressure written to and waited for.
 //
-// It knows the FUSE wire protocol and nothing of what the files say: the
-// content comes from a Source, and what a write starts is for Triggers. The pieces are a table of nodes whose ids never
-// change (node.go), a negotiated connection (Conn), the mounts that make one
-// (Mount, MountDetached), and the Server, which reads requests from the
-// connection and answers them. Below sys/devices/system/cpu there are the host's own
-// files too (CPUTree), whose node ids are made of their paths.
+// It knows the FUSE wire protocol and nothing of what the files say: which there are is the
+// caller's table (Node), the content comes from a Source, and what a write starts is for
+// Triggers. The pieces are a negotiated connection (Conn), the mounts that make one (Mount,
+// MountDetached), and the Server, which reads requests from the connection and answers
+// them. Below sys/devices/system/cpu there are the host's own files too (CPUTree), whose
+// node ids are made of their paths.
 //
 // The files look like those of /proc: their content is made when it is read at
 // offset 0, it differs from caller to caller, and it is kept with the open

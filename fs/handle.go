@@ -14,7 +14,7 @@ const (
 	// handles of this journal from those of another one that served the same
 	// connection before, the generation those that used one index in turn. A
 	// generation is never 0, so a file handle is not either.
-	indexBits = 16 // 65,536 open handles, 7 MiB
+	indexBits = 16 // 65,536 open handles, 8 MiB
 	genBits   = 24
 	genShift  = indexBits
 	epochBase = indexBits + genBits
@@ -98,8 +98,8 @@ const (
 //
 // Memory is never given back, but bounded: by the most handles that were ever open
 // at once (10,000 of them with uptime's content: 1.3 MiB; 65,536: 8 MiB) and by
-// arenaSize for the texts of all handles together. What an owner may have of both
-// says share.go.
+// arenaSize for the texts of all handles together. share.go has what one owner may take
+// of both.
 type handles struct {
 	mu       sync.Mutex
 	header   *areaHeader

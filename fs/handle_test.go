@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"vprocfs/fs/journal"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 // testHandles is the table of a journal that ends with the test.
@@ -300,7 +302,7 @@ func TestOneOwnerLeavesHandlesForOthers(t *testing.T) {
 		}
 		greedy = append(greedy, fh)
 	}
-	if want := crowd + (maxHandles-crowd)/ownerShare; len(greedy) != want {
+	if want := maxHandles / ownerShare; len(greedy) != want {
 		t.Errorf("%d handles, want %d", len(greedy), want)
 	}
 	if fh, err := open(2); fh == noHandle || err != nil {
@@ -323,5 +325,64 @@ func TestOneOwnerLeavesHandlesForOthers(t *testing.T) {
 		if n := h.account(owner).handles; n != want {
 			t.Errorf("owner %d has %d handles, want %d", owner, n, want)
 		}
+	}
+}
+
+// telling is a Source that knows whom its callers are accounted to: their thread ids, and a
+// thousand more if that has to be found out.
+type telling struct{ asked int }
+
+func (s *telling) Append(dst []byte, _ NodeID, t *Turn) ([]byte, error) {
+	t.SetOwner(uint64(t.Caller().PID))
+	return append(dst, "content"...), nil
+}
+
+func (s *telling) Owner(c Caller) uint64 {
+	s.asked++
+	return uint64(c.PID) + 1000
+}
+
+// TestAnOpenInACrowdAsksOffTheReader: to find an owner takes system calls. Who has just read
+// something is known without.
+func TestAnOpenInACrowdAsksOffTheReader(t *testing.T) {
+	src := &telling{}
+	s, turn := deadServer(devNull(t), src)
+	s.stop.Store(true) // no other reader starts
+	open := func(pid uint32) (owner uint64, handedOn bool) {
+		turn = newTurn(s)
+		h := header(opOpen, NodeStat)
+		h.Pid, h.Unique = pid, unique.Add(2)
+		handedOn = execute(s, turn, wire(fuse.OpenIn{InHeader: h}, ""))
+		if turn.fh == noHandle {
+			t.Fatal("not opened")
+		}
+		return s.handles.get(turn.fh).owner, handedOn
+	}
+	if owner, handedOn := open(5); owner != 0 || handedOn {
+		t.Errorf("alone: owner %d, %t", owner, handedOn)
+	}
+	first := turn.fh
+	h := header(opRead, NodeStat)
+	h.Pid = 5
+	execute(s, turn, wire(fuse.ReadIn{InHeader: h, Fh: first, Size: 100, ReadFlags: fuse.READ_LOCKOWNER}, ""))
+	if owner := s.handles.get(first).owner; owner != 5 || s.handles.account(5).handles != 1 {
+		t.Errorf("read: owner %d", owner)
+	}
+	s.handles.inUse.Add(crowd)
+	if owner, handedOn := open(5); owner != 5 || handedOn || src.asked != 0 {
+		t.Errorf("in a crowd: owner %d, %t, asked for %d times", owner, handedOn, src.asked)
+	}
+	if owner, handedOn := open(6); owner != 1006 || !handedOn || src.asked != 1 {
+		t.Errorf("in a crowd, not known: owner %d, %t, asked for %d times", owner, handedOn, src.asked)
+	}
+	if owner, handedOn := open(6); owner != 1006 || handedOn || src.asked != 1 {
+		t.Errorf("and again: owner %d, %t, asked for %d times", owner, handedOn, src.asked)
+	}
+	if owner, ok := s.handles.ownerOf(6); !ok || owner != 1006 {
+		t.Errorf("owner %d %t", owner, ok)
+	}
+	s.handles.start = s.handles.start.Add(-2 * memoFor)
+	if _, ok := s.handles.ownerOf(6); ok {
+		t.Error("a thread is known for longer than it may be the same one")
 	}
 }

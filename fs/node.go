@@ -53,6 +53,9 @@ type node struct {
 
 func (n *node) isDir() bool { return n.mode&syscall.S_IFMT == syscall.S_IFDIR }
 
+// anyBound is the st_size of n for who must not wait for its content.
+func (n *node) anyBound() uint64 { return max(n.bound, pageSize) }
+
 // isWritable reports whether n can be opened for writing.
 func (n *node) isWritable() bool { return !n.isDir() && n.mode&0o222 != 0 }
 

@@ -127,9 +127,5 @@ func (s *Server) setattr(t *Turn) (int, error) {
 	case t.valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0:
 		return 0, syscall.EPERM
 	}
-	n := s.tree.node(t.id)
-	out, size := place[fuse.AttrOut](t.out)
-	out.AttrValid = attrValid(n)
-	s.putAttr(&out.Attr, n, pageSize)
-	return size, nil
+	return s.placeAttr(t.out, s.tree.node(t.id), pageSize), nil
 }

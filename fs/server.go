@@ -214,8 +214,8 @@ const interruptGrace = 100 * time.Millisecond
 
 // interrupt lets go of a blocked request whose caller got a signal: it is answered
 // with EINTR after a grace, so that the caller returns to user mode, or dies, and
-// the result of the work is dropped. A request that is not pending has been
-// answered already. There is no reply to an INTERRUPT itself.
+// the result of the work is dropped. fstat(2) gets a bound instead: no program expects EINTR
+// of it. A request that is not pending has been answered already. There is no reply to an INTERRUPT itself.
 func (s *Server) interrupt(t *Turn) (int, error) {
 	unique := t.off
 	if !s.waits.isPending(unique) {
@@ -224,10 +224,17 @@ func (s *Server) interrupt(t *Turn) (int, error) {
 	s.active.Add(1)
 	time.AfterFunc(interruptGrace, func() {
 		defer s.active.Done()
-		if entry, ok := s.waits.interrupt(unique); ok {
-			s.send(make([]byte, outHeaderSize), unique, 0, syscall.EINTR)
-			entry.Done()
+		i, ok := s.waits.interrupt(unique)
+		if !ok {
+			return
 		}
+		out := make([]byte, smallReply)
+		if i.sized != nil {
+			s.send(out, unique, s.placeAttr(out, i.sized, i.sized.anyBound()), 0)
+		} else {
+			s.send(out, unique, 0, syscall.EINTR)
+		}
+		i.entry.Done()
 	})
 	return 0, errNoReply
 }

@@ -270,6 +270,44 @@ func TestSignalInterruptsSlowAndQueuedReads(t *testing.T) {
 	}
 }
 
+// TestSignalLeavesFstatABound: no program expects fstat(2) to be interrupted.
+func TestSignalLeavesFstatABound(t *testing.T) {
+	signals := make(chan os.Signal, 10)
+	signal.Notify(signals, unix.SIGUSR1)
+	defer signal.Stop(signals)
+	g := newGate()
+	defer close(g.open)
+	m := serve(t, g, fs.ServerOptions{})
+	tids, result := make(chan int, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		fd, err := unix.Open(m.path("meminfo"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		tids <- unix.Gettid()
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Fstat(fd, &st)
+			unix.Close(fd)
+		}
+		if err == nil && st.Size != 4096 {
+			err = fmt.Errorf("a length of %d", st.Size)
+		}
+		result <- err
+	}()
+	tid := <-tids
+	eventually(t, "the fstat is on its way", func() bool { return g.calls.Load() == 1 })
+	if err := unix.Tgkill(os.Getpid(), tid, unix.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-result:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(deadline):
+		t.Fatal("the signal does not interrupt it")
+	}
+}
+
 func TestKilledCallerDiesDuringASlowRead(t *testing.T) {
 	g := newGate()
 	m := serve(t, g, fs.ServerOptions{})

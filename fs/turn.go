@@ -104,7 +104,7 @@ func (t *Turn) SetOwner(owner uint64) { t.owner = owner }
 // with. A second call does nothing and returns what the first returned.
 func (t *Turn) Block(owner uint64) error {
 	if t.holdsInode {
-		return errHoldsInode
+		t.blockErr = errHoldsInode
 	}
 	if !t.blocked && t.blockErr == nil {
 		t.blockErr = t.server.block(t, owner)
