@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// healTimeout bounds one run of vprocfs heal, in which containers can delay it.
+	// healTimeout is the longest time of one run of vprocfs heal.
 	healTimeout = time.Minute
 	// maxHealLines is how many failures of one run are logged.
 	maxHealLines = 10
@@ -36,8 +36,7 @@ func newHealer(dir string, log *slog.Logger) *healer {
 	return h
 }
 
-// ask has all containers healed. It does not wait. A second run follows one that is under
-// way, however often it is asked for.
+// ask starts a run, or another one after the current run. It does not wait.
 func (h *healer) ask() {
 	select {
 	case h.due <- struct{}{}:
@@ -45,13 +44,13 @@ func (h *healer) ask() {
 	}
 }
 
-// heal runs vprocfs heal to its end. It waits for the worker, as every reader does.
+// heal runs vprocfs heal. Like every reader, that waits until a worker serves.
 func (h *healer) heal() {
 	ctx, cancel := context.WithTimeout(context.Background(), healTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "heal", "--mount", h.dir)
 	cmd.Args[0] = "vprocfs"
-	// It ends its helpers. One that hangs may have its output still.
+	// A helper of it that hangs may keep its output open (WaitDelay).
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	var failed bytes.Buffer

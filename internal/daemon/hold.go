@@ -13,32 +13,31 @@ import (
 	"vprocfs/internal/supervise"
 )
 
-// The names of the descriptors that the holder, its workers, and systemd's store
-// have. They stay the same from version to version.
+// Names of the descriptors of the holder, of its workers and of systemd's store. They
+// are the same in all versions.
 const (
 	fileFuse     = "vprocfs-fuse"     // /dev/fuse
 	fileJournal  = "vprocfs-journal"  // of fs.NewJournal
 	fileTable    = "vprocfs-"         // and the name of a table of procvirt.Registry
-	fileTriggers = "vprocfs-triggers" // workers make it
+	fileTriggers = "vprocfs-triggers" // made by a worker
 	filePins     = "vprocfs-pins"     // of fs.Pins
-	filePID      = "pidfile"          // the holder's only
+	filePID      = "pidfile"          // of the holder only
 )
 
-// hold mounts the view at dir, and keeps a worker that serves it, until a signal or
-// an umount(8) of the last reference to it. This process does next to nothing, so
-// that there is next to nothing it could die of.
+// hold mounts the view at dir and keeps a worker running that serves it. It returns
+// after a stop signal, or when the last mount of the view is gone. The holder does as
+// little as possible, so that little can make it crash.
 //
-// What is open is left for the end of the process to close: requests may still
-// be in the hands of the worker then, which other mounts of the view (binds in
-// containers) keep going until the last moment.
+// It does not close its descriptors: the end of the process does. Until then a worker
+// may still answer requests of other mounts of the view (binds in containers).
 func hold(o Options, dir string) (err error) {
-	// Whoever reads the log may go away.
+	// The reader of the log may end.
 	signal.Ignore(unix.SIGPIPE)
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(25)
-	// A crash of Go is exit status 2, and so is a wrong command line, after which
-	// systemd does not start us again (RestartPreventExitStatus=). So let a crash, and
-	// the watchdog's SIGABRT, end in a signal.
+	// A crash of Go and a wrong command line both exit with status 2, after which
+	// systemd does not restart the service (RestartPreventExitStatus=). With this, a
+	// crash and the watchdog's SIGABRT end the process by a signal.
 	debug.SetTraceback("crash")
 	unshareErr := logqueue.Unshare(unix.Stderr)
 	output := logqueue.New(unix.Stderr)
@@ -48,7 +47,7 @@ func hold(o Options, dir string) (err error) {
 		log.Debug("a crash of this process waits for the reader of the log", "err", unshareErr)
 	}
 
-	// Before the mount, so that no signal can leave it behind.
+	// Before the mount is made, so that no signal can leave it behind.
 	signals := notifyServe()
 	program, err := os.Executable()
 	if err != nil {
@@ -107,14 +106,13 @@ func hold(o Options, dir string) (err error) {
 	defer h.Unlisten()
 	err = h.Run(adopted)
 	if _, ok := errors.AsType[*supervise.ExitError](err); ok {
-		// The worker has said why. Its own status may be that of a crash.
+		// The worker has logged the reason. Its exit status may be that of a crash.
 		return errors.Join(ErrReported, m.unmount())
 	}
 	return err
 }
 
-// ownPIDFile is the pid file, which this process may have from before it became a
-// new program.
+// ownPIDFile returns the pid file. After an upgrade this process already has it.
 func (o *Options) ownPIDFile(a *supervise.Adopted) (*pidFile, error) {
 	if a != nil {
 		if fd, ok := a.Own[filePID]; ok {

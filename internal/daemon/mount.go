@@ -16,33 +16,34 @@ import (
 	"vprocfs/internal/supervise"
 )
 
-// held is the mount of a holder, and the descriptors that keep it.
-type held struct {
+// view is the mount of a holder, and the descriptors that outlive its workers.
+type view struct {
 	log     *slog.Logger
 	options fs.MountOptions
-	dir     string // the mount point, without symbolic links if it is there
+	dir     string // the mount point; without symbolic links if it exists
 	dev     uint64
 	files   map[string]*os.File
 }
 
-// connect mounts the view, unless a former process has left a connection that lives.
-func connect(o Options, dir string, a *supervise.Adopted, log *slog.Logger) (*held, error) {
-	m := &held{log: log, options: o.Mount, dir: dir}
+// connect mounts the view. If a former process left a living connection, it takes that
+// over instead.
+func connect(o Options, dir string, a *supervise.Adopted, log *slog.Logger) (*view, error) {
+	m := &view{log: log, options: o.Mount, dir: dir}
 	if a != nil {
 		err := m.adopt(a)
 		if err == nil {
 			return m, nil
 		}
-		log.Warn("what a former process has left is not of use: mounting anew", "err", err)
+		log.Warn("the connection of a former process cannot be used: mounting a new one", "err", err)
 		if err := a.Drop(); err != nil {
-			log.Warn("systemd may keep some of it", "err", err)
+			log.Warn("systemd may keep some of its descriptors", "err", err)
 		}
 	}
 	return m, m.mount()
 }
 
 // mount makes a new mount.
-func (m *held) mount() error {
+func (m *view) mount() error {
 	conn, err := fs.Mount(m.dir, m.options)
 	if err != nil {
 		return err
@@ -56,9 +57,9 @@ func (m *held) mount() error {
 	return nil
 }
 
-// addJournal makes the journal of a mount that is new.
-func (m *held) addJournal(conn *fs.Conn, files map[string]*os.File) (dev uint64, err error) {
-	// Where it really is, should dir be a symbolic link: umount2(2) follows none.
+// addJournal makes the journal of a new mount. It returns the st_dev of the mount.
+func (m *view) addJournal(conn *fs.Conn, files map[string]*os.File) (dev uint64, err error) {
+	// The path without symbolic links, which umount2(2) does not follow.
 	path, err := resolve(m.dir)
 	if err != nil {
 		return 0, err
@@ -76,9 +77,9 @@ func (m *held) addJournal(conn *fs.Conn, files map[string]*os.File) (dev uint64,
 	return dev, err
 }
 
-// adopt takes over the connection of a former process. It returns an error only if nobody
-// can be served over it any more: containers use it, wherever it is mounted.
-func (m *held) adopt(a *supervise.Adopted) (err error) {
+// adopt takes over the connection of a former process. It returns an error only if the
+// connection is dead: a living one is used by containers, wherever it is mounted.
+func (m *view) adopt(a *supervise.Adopted) (err error) {
 	for _, name := range []string{fileFuse, fileJournal} {
 		if a.Files[name] == nil {
 			return fmt.Errorf("no descriptor %s", name)
@@ -104,9 +105,9 @@ func (m *held) adopt(a *supervise.Adopted) (err error) {
 	return nil
 }
 
-// mountAgain mounts the view where it was unmounted while containers have kept it
-// alive, as a soft reboot does.
-func (m *held) mountAgain() error {
+// mountAgain mounts the view at its mount point if it is unmounted there but still used
+// by containers. That is so after a soft reboot.
+func (m *view) mountAgain() error {
 	switch dev, err := fs.DevOf(m.dir); {
 	case err != nil:
 		return err
@@ -126,13 +127,13 @@ func (m *held) mountAgain() error {
 	if err := unix.MoveMount(mount, "", unix.AT_FDCWD, m.dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("move_mount to %s: %w", m.dir, err)
 	}
-	m.log.Info("mounted again: it was unmounted, and containers use it", "mountpoint", m.dir)
+	m.log.Info("mounted again: it was unmounted, but containers use it", "mountpoint", m.dir)
 	return nil
 }
 
-// renew makes a new mount after the connection was aborted. Of what the old connection has
-// left, only what is known of containers is of use.
-func (m *held) renew() error {
+// renew makes a new mount after the connection was aborted. It keeps the descriptors that
+// do not depend on the connection.
+func (m *view) renew() error {
 	old, oldDev := m.files, m.dev
 	if err := m.mount(); err != nil {
 		return err
@@ -147,41 +148,41 @@ func (m *held) renew() error {
 	return nil
 }
 
-// isOfConnection reports whether the descriptor of that name is of no use without the
-// connection that it was made for.
+// isOfConnection reports whether the descriptor of that name is useless without its
+// connection.
 func isOfConnection(name string) bool {
 	return slices.Contains([]string{fileFuse, fileJournal, fileTriggers, filePins}, name)
 }
 
-// unmount detaches the mount from the mount point, if it is there.
-func (m *held) unmount() error {
+// unmount unmounts the view from the mount point, if it is mounted there.
+func (m *view) unmount() error {
 	if dev, err := fs.DevOf(m.dir); err == nil && dev != m.dev {
 		return nil
 	}
 	return fs.Unmount(m.dir)
 }
 
-// listen makes h take requests for this mount.
-func (m *held) listen(h *supervise.Holder) {
+// listen makes h accept requests about this mount.
+func (m *view) listen(h *supervise.Holder) {
 	if err := h.Listen(socketName(m.dev)); err != nil {
-		m.log.Warn("vprocfs upgrade will not reach this process, SIGUSR1 does", "err", err)
+		m.log.Warn("vprocfs upgrade cannot reach this process; SIGUSR1 can", "err", err)
 	}
 }
 
 func socketName(dev uint64) string { return strconv.Itoa(int(unix.Minor(dev))) + ".sock" }
 
-// abort ends the connection: whoever waits for an answer gets an error.
-func (m *held) abort() {
+// abort aborts the connection: everybody who waits for an answer gets an error.
+func (m *view) abort() {
 	if err := abortConnection(m.dev); err != nil {
 		m.log.Error("the connection is not aborted before all processes that have it end", "err", err)
 	}
 }
 
 // probe returns an error if a file of the mount cannot be read.
-func (m *held) probe(ctx context.Context) error { return probe(ctx, m.dir) }
+func (m *view) probe(ctx context.Context) error { return probe(ctx, m.dir) }
 
-// resolve returns the path that dir leads to. It asks nothing of the file system
-// that is mounted there.
+// resolve returns the path of dir without symbolic links. It sends no request to the
+// file system that is mounted there.
 func resolve(dir string) (string, error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {

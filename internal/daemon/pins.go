@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// pinWait bounds how long a worker waits for its pins before it says that it serves.
-	// They take some milliseconds.
+	// pinWait is how long a worker waits for its pins before it reports serving. They
+	// take some milliseconds.
 	pinWait = time.Second
-	// pinAgain is how long after a failure pins are tried again.
+	// pinAgain is the time between a failure and the next try.
 	pinAgain = time.Second
-	// mountSettle is how long mounts may change before they are looked at: they change
-	// together, and each look reads all mounts of the host.
+	// mountSettle is the time between a change of mounts and the look at them. Mounts
+	// often change together, and each look reads all mounts of the host.
 	mountSettle = 100 * time.Millisecond
-	// useAgain is how often it is looked whether containers still use a view that is not
-	// mounted on the host any more. No event tells.
+	// useAgain is the time between two looks whether containers still use a view that
+	// is no longer mounted on the host. There is no event for that.
 	useAgain = 10 * time.Second
 )
 

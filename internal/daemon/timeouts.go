@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// requestTimeouts returns a warning for each sysctl, below root ("/" but in tests), by
-// which the kernel aborts a connection before maxOutage has passed (Linux 6.15,
-// Documentation/admin-guide/sysctl/fs.rst). They are in seconds; 0 is never.
+// requestTimeouts returns a warning for each sysctl that makes the kernel abort a
+// connection before maxOutage has passed (Linux 6.15, seconds, 0 is never;
+// Documentation/admin-guide/sysctl/fs.rst). root is "/" except in tests.
 func requestTimeouts(root string, maxOutage time.Duration) []string {
 	var warnings []string
 	for _, name := range []string{"default_request_timeout", "max_request_timeout"} {
