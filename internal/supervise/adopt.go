@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holderState is what a new holder is told by its environment.
+// holderState is the state that a new holder gets in its environment.
 type holderState struct {
 	Version int            `json:"version"`
 	Files   map[string]int `json:"files"`
@@ -87,17 +87,18 @@ type Adopted struct {
 	Own map[string]int
 
 	worker   int
-	control  *control // nil where there is no worker
+	control  *control // nil: there is no worker
 	reply    *replyTo
 	upgraded bool
 	toggled  bool
+	sys      system
 }
 
-// Working tells whether there is a worker at work.
+// Working reports whether there is a worker at work.
 func (a *Adopted) Working() bool { return a != nil && a.control != nil }
 
-// Drop gives up the descriptors of Files, in systemd's store too: a connection of
-// which one is left is never over, and whoever uses it waits for ever.
+// Drop closes the descriptors of Files, and removes them from systemd's store. A
+// connection ends only with its last descriptor; until then its users wait.
 func (a *Adopted) Drop() error {
 	var errs []error
 	systemd := newNotifier(slog.New(slog.DiscardHandler))
@@ -110,7 +111,8 @@ func (a *Adopted) Drop() error {
 	return errors.Join(errs...)
 }
 
-// Adopt returns nil where this process begins anew.
+// Adopt returns what another holder or systemd has left to this process. It returns nil
+// if that is nothing.
 func Adopt() (*Adopted, error) {
 	var s holderState
 	ok, err := takeEnv(holderEnv, &s)
@@ -126,7 +128,7 @@ func Adopt() (*Adopted, error) {
 	if s.Version != formatVersion {
 		return nil, fmt.Errorf("a holder with format %d has left something, want %d", s.Version, formatVersion)
 	}
-	a := &Adopted{Files: make(map[string]*os.File), Own: s.Own, worker: s.Worker, upgraded: s.Upgrade, toggled: s.Toggled}
+	a := &Adopted{Files: make(map[string]*os.File), Own: s.Own, worker: s.Worker, upgraded: s.Upgrade, toggled: s.Toggled, sys: realSystem()}
 	for name, fd := range s.Files {
 		unix.CloseOnExec(fd)
 		a.Files[name] = os.NewFile(uintptr(fd), name)
@@ -144,18 +146,32 @@ func Adopt() (*Adopted, error) {
 	return a, nil
 }
 
-// wait waits for the end of the worker, which need not be our child.
+// wait waits for the end of the worker, which need not be a child of this process. An
+// error for want of descriptors or memory does not count as its end: another worker
+// would be started beside it.
 func (a *Adopted) wait() exit {
-	fd, err := unix.PidfdOpen(a.worker, 0)
+	var wait backoff
+	fd, err := a.sys.pidfdOpen(a.worker)
+	for ; err != nil && err != unix.ESRCH; fd, err = a.sys.pidfdOpen(a.worker) {
+		a.sys.sleep(wait.next(minBackoff, maxBackoff))
+	}
 	if err != nil {
 		return exit{text: fmt.Sprintf("it is gone: %v", err), status: -1}
 	}
 	defer unix.Close(fd)
-	for err = unix.EINTR; err == unix.EINTR; {
-		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+	for n := 0; n == 0; {
+		if n, err = a.sys.poll(fd); err != nil {
+			n = 0
+			if err != unix.EINTR {
+				a.sys.sleep(wait.next(minBackoff, maxBackoff))
+			}
+		}
 	}
 	var ws unix.WaitStatus
-	if _, err := unix.Wait4(a.worker, &ws, 0, nil); err != nil {
+	for err = unix.EINTR; err == unix.EINTR; {
+		_, err = unix.Wait4(a.worker, &ws, 0, nil)
+	}
+	if err != nil {
 		return exit{text: "it ended, and was not our child", status: -1}
 	}
 	e := exit{status: ws.ExitStatus(), crashed: true, text: fmt.Sprintf("exit status %d", ws.ExitStatus())}

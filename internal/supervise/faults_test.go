@@ -139,6 +139,51 @@ func TestAHolderOutlivesWantOfResources(t *testing.T) {
 	}
 }
 
+// TestAnAdoptedWorkerIsNotGivenUpForWantOfResources: there would be two servers.
+func TestAnAdoptedWorkerIsNotGivenUpForWantOfResources(t *testing.T) {
+	sys := realSystem()
+	opens, polls, slept := &faults{unix.EMFILE, 3}, &faults{unix.ENOMEM, 3}, 0
+	real := sys
+	sys.pidfdOpen = func(pid int) (int, error) {
+		if err := opens.fail(); err != nil {
+			return -1, err
+		}
+		return real.pidfdOpen(pid)
+	}
+	sys.poll = func(fd int) (int, error) {
+		if err := polls.fail(); err != nil {
+			return -1, err
+		}
+		return real.poll(fd)
+	}
+	sys.sleep = func(time.Duration) { slept++ }
+	in, child, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	cmd := exec.Command("cat")
+	cmd.Stdin = in
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan exit)
+	go func() {
+		a := &Adopted{worker: cmd.Process.Pid, sys: sys}
+		ended <- a.wait()
+	}()
+	select {
+	case how := <-ended:
+		t.Errorf("it is taken for dead: %q", how.text)
+		child.Close()
+	case <-time.After(300 * time.Millisecond):
+		child.Close()
+		if how := <-ended; how.text != "exit status 0" || slept != 6 {
+			t.Errorf("%q, after %d sleeps", how.text, slept)
+		}
+	}
+}
+
 // TestAWorkerStartsHoldersWithAGrowingWait: some attempts fail, and the holders that
 // begin end at once. The wait grows up to a bound, and no attempt is the last.
 func TestAWorkerStartsHoldersWithAGrowingWait(t *testing.T) {

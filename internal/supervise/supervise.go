@@ -3,9 +3,12 @@
 // works with them. A worker that ends is replaced at once by one that has the same
 // descriptors, and a new program is put to work without a gap.
 //
-// It knows processes, descriptors, signals and systemd, and not what the
-// descriptors are. Holder and worker talk in short messages over a pair of
-// sockets.
+// It knows processes, descriptors, signals and systemd, and not what the descriptors
+// are for. Holder and worker exchange short messages over a pair of sockets.
+//
+// What a holder does is decided by a machine, which is pure: it takes events and
+// returns actions (machine.go, events.go). A Holder does the actions, and turns what
+// happens into events.
 package supervise
 
 import (
@@ -19,46 +22,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The environment variables that a process of this package is started with. They
-// are removed when they are read.
+// The environment variables with the state of a new worker and of a new holder. They are
+// removed when they are read.
 const (
 	workerEnv = "VPROCFS_WORKER"
 	holderEnv = "VPROCFS_HOLDER"
 )
 
-// formatVersion is that of what the variables say.
+// formatVersion is the version of those states.
 const formatVersion = 2
 
-// Messages. A message is a word, and what follows it after a blank. The holder
-// sends:
+// The messages of the holder. A message is a word, and a text after a blank.
 const (
-	msgGo   = "go"   // work; nobody else does; crashed follows where the worker before has
+	msgGo   = "go"   // begin to work: nobody else does. The text is crashed if the last worker crashed
 	msgStop = "stop" // end
-	msgPing = "ping"
-	// msgToggle switches something that is the worker's own business.
+	msgPing = "ping" // answer with msgPong
+	// msgToggle switches something that only the worker knows.
 	msgToggle = "toggle"
 )
 
-// And the worker:
+// The messages of the worker.
 const (
-	msgReady   = "ready"   // it could work; it waits for msgGo
+	msgReady   = "ready"   // it has started, and waits for msgGo
 	msgServing = "serving" // it works
 	msgPong    = "pong"
-	// msgKeep comes with a descriptor: keep it under the name that follows. The holder
-	// hands it on to a candidate.
-	msgKeep = "keep"
-	msgOver = "over" // there is nothing left to do; what follows is an error
-	// msgAborted: the connection was aborted; what follows is an error.
-	msgAborted = "aborted"
+	// msgKeep comes with a descriptor, which the holder keeps under the name in the text,
+	// and hands on to a candidate.
+	msgKeep    = "keep"
+	msgOver    = "over"    // there is nothing left to do; the text is an error, or empty
+	msgAborted = "aborted" // the connection was aborted; the text is an error, or empty
 )
 
-// crashed is what follows msgGo.
+// crashed is the text of msgGo.
 const crashed = "crashed"
 
 // maxMessage bounds a message, in bytes.
 const maxMessage = 4096
 
-// control is one end of the pair.
+// control is one end of the pair of sockets.
 type control struct{ conn *net.UnixConn }
 
 // newControl takes f over.
@@ -113,7 +114,7 @@ func (c *control) write(b, oob []byte) error {
 	return errors.Join(err, sendErr)
 }
 
-// message is what was received.
+// message is a message that was received.
 type message struct {
 	word, rest string
 	file       *os.File // nil without one
@@ -142,8 +143,8 @@ func (c *control) receive() (message, error) {
 	return m, nil
 }
 
-// takeEnv removes a variable and decodes what it says into v. It returns false
-// where it is not set, or not for this process.
+// takeEnv removes an environment variable and decodes its JSON into v. It returns false
+// if the variable is not set.
 func takeEnv(name string, v any) (bool, error) {
 	s, ok := os.LookupEnv(name)
 	if !ok {

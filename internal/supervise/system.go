@@ -12,6 +12,8 @@ type system struct {
 	socketpair func() ([2]int, error)
 	dup        func(fd int) (int, error)
 	start      func(*exec.Cmd) error
+	pidfdOpen  func(pid int) (int, error)
+	poll       func(pidfd int) (int, error) // waits for the end of the process
 	now        func() time.Time
 	sleep      func(time.Duration)
 }
@@ -21,9 +23,11 @@ func realSystem() system {
 		socketpair: func() ([2]int, error) {
 			return unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		},
-		dup:   func(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) },
-		start: (*exec.Cmd).Start,
-		now:   time.Now,
-		sleep: time.Sleep,
+		dup:       func(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) },
+		start:     (*exec.Cmd).Start,
+		pidfdOpen: func(pid int) (int, error) { return unix.PidfdOpen(pid, 0) },
+		poll:      func(fd int) (int, error) { return unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1) },
+		now:       time.Now,
+		sleep:     time.Sleep,
 	}
 }

@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notifyEnv is the variable by which systemd tells that it listens (sd_notify(3)).
+// notifyEnv is the environment variable with the socket of systemd (sd_notify(3)).
 const notifyEnv = "NOTIFY_SOCKET"
 
-// isService tells whether systemd will start this process anew when it dies. The
-// children of a service have NOTIFY_SOCKET too, but are not whom it has executed
-// (SYSTEMD_EXEC_PID, systemd.exec(5), systemd 248).
+// isService reports whether systemd starts this process again when it dies. The children
+// of a service have NOTIFY_SOCKET too, but SYSTEMD_EXEC_PID is not theirs
+// (systemd.exec(5), systemd 248).
 func isService() bool {
 	pid := os.Getenv("SYSTEMD_EXEC_PID")
 	return os.Getenv(notifyEnv) != "" && (pid == "" || pid == strconv.Itoa(os.Getpid()))
@@ -44,8 +44,8 @@ func storeFile(name string, fd int) error {
 // of the same name does not take their place.
 func dropState(name string) string { return "FDSTOREREMOVE=1\nFDNAME=" + name }
 
-// listenFiles takes the descriptors that systemd hands to this process, by their
-// names, and removes the variables that say so (sd_listen_fds(3)).
+// listenFiles returns the descriptors that systemd has passed to this process, by name.
+// It removes the environment variables that describe them (sd_listen_fds(3)).
 func listenFiles() map[string]*os.File {
 	files := make(map[string]*os.File)
 	for _, f := range activation.Files(true) {
@@ -58,7 +58,7 @@ func listenFiles() map[string]*os.File {
 	return files
 }
 
-// watchdog is how long systemd waits for a sign of life, 0 for ever.
+// watchdog returns how long systemd waits for a sign of life; 0 is for ever.
 func (h *Holder) watchdog() time.Duration {
 	d, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {

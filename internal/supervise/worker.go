@@ -22,14 +22,13 @@ type Worker struct {
 	// a file in memory, which the holder copies to the log, so that not even the Go runtime
 	// waits for the reader of the log when it prints why it crashes.
 	Log int
-	// Crashed says that the worker before this one ended of itself, or hung. It is
-	// known after Ready, and so is Toggled.
+	// Crashed is true if the last worker crashed or hung. It is valid after Ready, like
+	// Toggled.
 	Crashed bool
-	// Candidate says that this worker is to replace another one that works: it
-	// should find out whether it can before it says Ready.
+	// Candidate is true if this worker is to replace one that works. It should test
+	// itself before Ready.
 	Candidate bool
-	// Toggled says that Toggle was asked for an odd number of times. What comes later
-	// is asked of Orders.
+	// Toggled is true if Toggle was asked for an odd number of times before Serving.
 	Toggled bool
 
 	control   atomic.Pointer[control]
@@ -38,7 +37,7 @@ type Worker struct {
 	sys       system
 }
 
-// workerState is what a worker is told by its environment.
+// workerState is the state that a new worker gets in its environment.
 type workerState struct {
 	Version   int            `json:"version"`
 	Files     map[string]int `json:"files"`
@@ -47,21 +46,21 @@ type workerState struct {
 	Crashed   bool           `json:"crashed"`
 	Candidate bool           `json:"candidate"`
 	Toggled   bool           `json:"toggled"`
-	// Unmanaged says that systemd will start no other holder.
+	// Unmanaged is true if systemd does not start another holder.
 	Unmanaged bool `json:"unmanaged"`
 }
 
-// Orders are what the holder asks of a worker. They are called one at a time.
+// Orders are the orders of the holder. They are called one at a time.
 type Orders struct {
 	// Stop ends the work.
 	Stop func()
-	// Ping tells whether the work goes on; an error is as good as no answer.
+	// Ping returns an error if the worker does not work. The holder gets no answer then.
 	Ping func() error
-	// Toggle is what a signal to the holder asks for.
+	// Toggle switches what a signal to the holder asks for.
 	Toggle func()
 }
 
-// NewWorker returns nil where this process was not started as a worker.
+// NewWorker returns nil if this process was not started as a worker.
 func NewWorker() (*Worker, error) {
 	var s workerState
 	ok, err := takeEnv(workerEnv, &s)
