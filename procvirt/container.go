@@ -85,7 +85,7 @@ func (c *Container) identify() (err error) {
 	}
 	var ok bool
 	if c.init, ok, err = r.inits.Lookup(c.pid); !ok && err == nil {
-		c.init.Owner = r.Owner(c.pid)
+		// The owner is not known yet. Block asks for it, off the reader.
 		if err := c.block(); err != nil {
 			return err
 		}

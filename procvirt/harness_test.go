@@ -51,6 +51,8 @@ type fakeInits struct {
 	pids map[string]int // of callers, by all that is known of them
 	// resolve is called by Resolve if it is set, and Lookup finds nothing then.
 	resolve func(pid int) error
+	// asked counts the calls of Outermost.
+	asked int
 }
 
 func (f *fakeInits) Lookup(pid int) (initpid.Init, bool, error) {
@@ -60,7 +62,10 @@ func (f *fakeInits) Lookup(pid int) (initpid.Init, bool, error) {
 	if !ok {
 		return init, true, initpid.ErrCallerGone
 	}
-	return init, f.resolve == nil, nil
+	if f.resolve != nil {
+		return initpid.Init{NS: init.NS}, false, nil
+	}
+	return init, true, nil
 }
 
 func (f *fakeInits) LookupNS(ns uint64) (initpid.Init, bool, error) {
@@ -88,6 +93,7 @@ func (f *fakeInits) Resolve(pid int) (initpid.Init, error) {
 func (f *fakeInits) Outermost(pid int) (uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.asked++
 	return f.init[pid].Owner, nil
 }
 

@@ -351,3 +351,34 @@ func TestHugePagesAreTheGroupsWhereItLimits(t *testing.T) {
 		}
 	}
 }
+
+// blockFunc is a Turn that calls a function when it blocks.
+type blockFunc func(owner uint64) error
+
+func (f blockFunc) Block(owner uint64) error { return f(owner) }
+func (f blockFunc) SetOwner(uint64)          {}
+
+// TestNewNamespaceCostsTheReaderOneLookUp: whose it is takes several system calls, so
+// it is asked after the turn has blocked.
+func TestNewNamespaceCostsTheReaderOneLookUp(t *testing.T) {
+	h := load(t, "dev-hybrid")
+	r := fixtureRegistry(t, h, nil)
+	pid := pidOf(t, r, subject(t, h, h.Roles["child"]))
+	inits := r.inits.(*fakeInits)
+	inits.resolve = func(int) error { return nil }
+	blocked := false
+	c, err := r.Acquire(pid, blockFunc(func(owner uint64) error {
+		if !blocked && (inits.asked != 0 || owner != 0) {
+			t.Errorf("before the turn blocked its owner %d was asked for %d times", owner, inits.asked)
+		}
+		blocked = true
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Release()
+	if !blocked {
+		t.Error("the turn did not block")
+	}
+}
