@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -61,12 +62,13 @@ type Holder struct {
 	err    error
 
 	listener *listener // nil: it takes no requests
+	requests chan *replyTo
 }
 
 // NewHolder makes a holder of files, which are handed to each worker.
 func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h := &Holder{
-		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan any),
+		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan any), requests: make(chan *replyTo),
 		systemd: newNotifier(cfg.Log),
 		procs:   make(map[procID]*process), clients: make(map[clientID]*replyTo),
 	}
@@ -104,7 +106,7 @@ func (h *Holder) Run(a *Adopted) error {
 			h.step(toggleAsked{})
 		case <-h.signals.Upgrade:
 			h.step(upgradeAsked{})
-		case c := <-h.requests():
+		case c := <-h.requests:
 			h.asked(c)
 		case s := <-h.signals.Stop:
 			h.step(stopAsked{s.String()})
@@ -124,6 +126,7 @@ const exitPatience = time.Second
 
 // endRun ends what Run has begun.
 func (h *Holder) endRun() {
+	h.refuse(errors.New("the daemon ends"))
 	h.copyStderr()
 	h.systemd.flush(exitPatience)
 }

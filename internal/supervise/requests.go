@@ -89,7 +89,7 @@ func (h *Holder) Listen(name string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	l, err := listen(path)
+	l, err := listen(path, h.requests)
 	if err != nil {
 		return err
 	}
@@ -98,43 +98,34 @@ func (h *Holder) Listen(name string) error {
 	return nil
 }
 
-func listen(path string) (*listener, error) {
+func listen(path string, requests chan *replyTo) (*listener, error) {
 	u, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	return &listener{
 		UnixListener: u, accept: u.AcceptUnix, timeout: requestTimeout,
-		requests: make(chan *replyTo), slots: make(chan struct{}, maxClients),
+		requests: requests, slots: make(chan struct{}, maxClients),
 	}, nil
 }
 
-// Unlisten removes the socket. Clients that are not answered yet get an error.
+// Unlisten removes the socket. Requests that were sent before are still taken.
 func (h *Holder) Unlisten() {
 	if h.listener != nil {
 		_ = h.listener.Close() // removes the path too
-		h.refuse(errors.New("the daemon ends"))
 	}
 }
 
 // refuse answers those whose requests have just come.
 func (h *Holder) refuse(err error) {
-	for h.listener != nil {
+	for {
 		select {
-		case c := <-h.listener.requests:
+		case c := <-h.requests:
 			c.say(err)
 		default:
 			return
 		}
 	}
-}
-
-// requests returns nil without a listener.
-func (h *Holder) requests() <-chan *replyTo {
-	if h.listener == nil {
-		return nil
-	}
-	return h.listener.requests
 }
 
 // asked handles a request.

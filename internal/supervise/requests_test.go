@@ -18,7 +18,7 @@ import (
 func startListener(t *testing.T, change func(*listener)) (*listener, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "socket")
-	l, err := listen(path)
+	l, err := listen(path, make(chan *replyTo))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ type world struct {
 	alive    bool // the holder
 	procs    []simProc
 	pending  []simEvent // sorted by time
-	failures int        // how many spawns fail; -1: all
+	failures int        // how many spawns, or execs of an upgrade, fail; -1: all
 	clients  []clientID // who has no reply yet
 	lastPeer clientID
 	asked    int // upgrades
@@ -166,6 +166,10 @@ func (w *world) do(a action) event {
 			w.later(a.timeout, probeEnded{a.id, errors.New("no answer")})
 		}
 	case become:
+		if w.failures != 0 {
+			w.failures = max(w.failures-1, -1)
+			return execFailed{errors.New("ENOMEM")}
+		}
 		w.become(a)
 	case reply:
 		w.replied(a.client)
