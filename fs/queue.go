@@ -60,11 +60,11 @@ type owner struct {
 }
 
 func newWaits(workers int) *waits {
-	return &waits{pending: make(map[uint64]*Turn), work: newQueue(workers), hostReads: newQueue(hostReaders)}
+	return &waits{pending: make(map[uint64]*Turn), work: newQueue(workers, shareOf(workers)), hostReads: newQueue(hostReaders, hostReaders/4)}
 }
 
-func newQueue(limit int) queue {
-	return queue{limit: limit, share: shareOf(limit), owners: make(map[uint64]*owner), busy: make(map[NodeID]bool)}
+func newQueue(limit, share int) queue {
+	return queue{limit: limit, share: share, owners: make(map[uint64]*owner), busy: make(map[NodeID]bool)}
 }
 
 // queueFor returns the queue that r waits in if it blocks.
