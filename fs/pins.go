@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,10 +28,11 @@ import (
 // The descriptors outlive the process in a bundle, whose holding end keep gives to
 // another process. The methods are safe for concurrent use.
 type Pins struct {
-	keep func(fd int)
+	keep   func(fd int)
+	opener OpenFunc
 
 	// thread is the id of the thread that opens a pin, 0 for none. The Server answers
-	// its OPEN at once.
+	// its OPEN at once, and lets it write.
 	thread atomic.Int32
 	// opening is held while a pin is opened. The reader of the connection must not wait
 	// for it: it has to answer the OPEN.
@@ -58,8 +58,8 @@ var ErrPinsClosed = errors.New("the pins are closed")
 
 // NewPins makes Pins that are closed. keep is called with the holding end of each new
 // bundle, which stays the Pins': it replaces the one before.
-func NewPins(keep func(fd int)) *Pins {
-	return &Pins{keep: keep, root: -1, files: make(map[NodeID]*pin)}
+func NewPins(opener OpenFunc, keep func(fd int)) *Pins {
+	return &Pins{opener: opener, keep: keep, root: -1, files: make(map[NodeID]*pin)}
 }
 
 // Open opens the Pins, without files. root is the root of a private clone of the mount
@@ -94,15 +94,24 @@ func (p *Pins) missing(paths map[NodeID]string) (root int, missing map[NodeID]st
 	return p.root, missing
 }
 
-// open opens the file at path below the root of the mount: for writing too, if the mount
-// can be written to. It returns EAGAIN if another process has a lease on the file; the
-// kernel ends the lease within fs.lease-break-time then. Another goroutine must be
-// reading from the connection.
+// open opens the file at path. The mutex opening is held.
 func (p *Pins) open(root int, path string) (int, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	p.thread.Store(int32(unix.Gettid()))
 	defer p.thread.Store(0)
+	fd, err := p.opener(root, path, func(thread int) { p.thread.Store(int32(thread)) })
+	if err != nil {
+		return -1, fmt.Errorf("pin %s: %w", path, err)
+	}
+	return fd, nil
+}
+
+// An OpenFunc does OpenPin in a thread of another process, whose id it announces before.
+type OpenFunc func(root int, path string, announce func(thread int)) (fd int, err error)
+
+// OpenPin opens the file at path below the root of a mount: for writing too, if the Server
+// knows the thread. It returns EAGAIN if another process has a lease on the file; the
+// kernel ends the lease within fs.lease-break-time then. It waits for the Server: a
+// process that serves the mount must not call it.
+func OpenPin(root int, path string) (fd int, err error) {
 	access := unix.O_RDWR
 	for {
 		fd, err := unix.Openat(root, path, access|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -110,10 +119,8 @@ func (p *Pins) open(root int, path string) (int, error) {
 		case err == unix.EINTR:
 		case err == unix.EROFS && access == unix.O_RDWR:
 			access = unix.O_RDONLY
-		case err != nil:
-			return -1, fmt.Errorf("pin %s: %w", path, err)
 		default:
-			return fd, nil
+			return fd, err
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func servePinned(t *testing.T, o fs.ServerOptions) *pinned {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.pins = fs.NewPins(func(fd int) {
+	p.pins = fs.NewPins(openPin, func(fd int) {
 		if p.held >= 0 {
 			unix.Close(p.held)
 		}
@@ -58,6 +59,15 @@ func servePinned(t *testing.T, o fs.ServerOptions) *pinned {
 		}
 	})
 	return p
+}
+
+// openPin is an fs.OpenFunc. That this process serves the mount too does no harm: nobody
+// kills it.
+func openPin(root int, path string, announce func(int)) (int, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	announce(unix.Gettid())
+	return fs.OpenPin(root, path)
 }
 
 // takeLease takes a lease on the file at path, which ends when the descriptor is closed.

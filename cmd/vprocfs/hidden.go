@@ -49,3 +49,5 @@ func helperCommand(verb string, help func(path string) error) *command {
 }
 
 func probeCommand() *command { return helperCommand(daemon.ProbeVerb, daemon.Probe) }
+
+func openPinsCommand() *command { return helperCommand(daemon.PinVerb, daemon.OpenPins) }

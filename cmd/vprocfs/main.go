@@ -60,5 +60,6 @@ func commands() []*command {
 		versionCommand(os.Stdout),
 		containerInitCommand(),
 		probeCommand(),
+		openPinsCommand(),
 	}
 }

@@ -65,7 +65,7 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	}
 	so := src.serverOptions(conn, saved)
 	so.Journal, so.Crashed = kept, w.Crashed
-	so.Pins = fs.NewPins(func(fd int) { w.Keep(filePins, fd) })
+	so.Pins = fs.NewPins(newOpener().open, func(fd int) { w.Keep(filePins, fd) })
 	server := fs.NewServer(conn, src, so)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
