@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -16,7 +17,8 @@ import (
 
 // Worker is the worker's side. Its methods are safe for concurrent use.
 type Worker struct {
-	// Files are the descriptors by their names. Ready may change those of a candidate.
+	// Files are the descriptors by their names. Ready may change those of a candidate, and
+	// Keep changes them.
 	Files map[string]int
 	// Log is the descriptor of the log: the holder's stderr. The stderr of this process is
 	// a file in memory, which the holder copies to the log, so that not even the Go runtime
@@ -31,6 +33,7 @@ type Worker struct {
 	// Toggled is true if Toggle was asked for an odd number of times before Serving.
 	Toggled bool
 
+	keeping   sync.Mutex // held while Files is used after Serving
 	control   atomic.Pointer[control]
 	stopping  atomic.Bool
 	unmanaged bool
@@ -202,8 +205,10 @@ func (w *Worker) follow(o Orders) {
 }
 
 // Keep gives the holder a descriptor, which later workers find in Files under the
-// name. It must be called before Serving.
+// name. It replaces one of that name.
 func (w *Worker) Keep(name string, fd int) {
+	w.keeping.Lock()
+	defer w.keeping.Unlock()
 	_ = w.control.Load().sendFile(msgKeep, name, fd) // gone: the next holder gets all Files
 	w.Files[name] = fd
 }
@@ -241,6 +246,8 @@ func (w *Worker) newHolder() (pid int, err error) {
 			_ = ours.conn.Close() // nobody has the other end
 		}
 	}()
+	w.keeping.Lock()
+	defer w.keeping.Unlock()
 	for name, fd := range w.Files {
 		dup, err := w.sys.dup(fd)
 		if err != nil {
