@@ -386,3 +386,35 @@ func TestAnOpenInACrowdAsksOffTheReader(t *testing.T) {
 		t.Error("a thread is known for longer than it may be the same one")
 	}
 }
+
+// TestManyOwnersLeaveRoomForTheNextOne: however many take all that they may have, the next
+// one can begin a text, and each can finish the one that it began last.
+func TestManyOwnersLeaveRoomForTheNextOne(t *testing.T) {
+	h := testHandles(t)
+	text := []byte(strings.Repeat("x", 8000))
+	newest := make(map[uint64]uint64)
+	begin := func(owner uint64) error {
+		fh, err := h.open(owner, NodeStat, Caller{PID: 7}, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		newest[owner] = fh
+		return h.keep(reading(fh, 0, 0, Caller{}), owner, text, 10)
+	}
+	const owners = 40
+	for owner := range uint64(owners) {
+		for range 600 { // 4.6 MiB
+			if err := begin(owner + 1); err != nil {
+				t.Fatalf("owner %d: %v", owner, err)
+			}
+		}
+	}
+	if err := begin(owners + 1); err != nil {
+		t.Errorf("one more owner: %v", err)
+	}
+	for owner, fh := range newest {
+		if rest, ok := got(t, h, reading(fh, 10, 1<<16, Caller{})); !ok || len(rest) != len(text)-10 {
+			t.Errorf("owner %d: %d bytes, %t", owner, len(rest), ok)
+		}
+	}
+}
