@@ -223,9 +223,7 @@ func (c *Container) content(dst []byte, f *File) (text []byte, err error) {
 	}
 	text, err = c.warmContent(dst, f)
 	for round := 0; needsOpening(err) && round < maxRounds; round++ {
-		if err = c.reopen(f.needs, err); err == nil {
-			text, err = c.warmContent(dst, f)
-		}
+		text, err = c.coldContent(dst, f, err)
 	}
 	if needsOpening(err) {
 		err = fmt.Errorf("control groups of pid namespace %d keep changing: %w", c.init.NS, RemovedCgroup)
@@ -255,27 +253,44 @@ func (c *Container) warmContent(dst []byte, f *File) ([]byte, error) {
 	if err := c.ready(f.needs, c.now); err != nil {
 		return dst, err
 	}
+	return c.timedContent(dst, f)
+}
+
+// timedContent is content if all that f needs is open. The caller holds mu.
+func (c *Container) timedContent(dst []byte, f *File) ([]byte, error) {
 	start := time.Now()
 	text, err := f.content(dst, c)
 	c.pace[f.index].took(time.Since(start), c.registry.slowAfter)
 	return text, err
 }
 
-// reopen opens the sources in needs. why is what needsOpening reported.
-func (c *Container) reopen(needs sources, why error) error {
+// coldContent is content if files have to be opened: why is what needsOpening reported.
+// They are not closed again before they are read, however many others want room.
+func (c *Container) coldContent(dst []byte, f *File, why error) (text []byte, err error) {
 	if err := c.block(); err != nil {
+		return dst, err
+	}
+	r, owner := c.registry, c.space.owner
+	err = r.withRoom(owner, func() (err error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if why != errNotOpen {
+			c.closeLocked()
+		}
+		if err := c.open(f.needs); err != nil {
+			return err
+		}
+		text, err = c.timedContent(dst, f)
 		return err
-	}
-	r := c.registry
-	if why != errNotOpen {
-		c.closeFiles()
-	}
-	err := r.withRoom(c.space.owner, func() error { return c.open(needs) })
-	r.trimOwner(c.space.owner)
+	})
+	r.trimOwner(owner)
 	if errors.Is(err, errOtherGroup) {
-		return c.moveToOtherGroup()
+		if err := c.moveToOtherGroup(); err != nil {
+			return dst, err
+		}
+		return dst, errNotOpen
 	}
-	return err
+	return text, err
 }
 
 // moveToOtherGroup binds c to the container of the group that has the path now. The

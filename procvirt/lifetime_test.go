@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/initpid"
 	"vprocfs/procvirt/cgroup"
 )
 
@@ -42,11 +43,11 @@ func TestFilesStayBounded(t *testing.T) {
 	}
 }
 
-// TestReadersAndDropsTogether is for the race detector: readers of some
-// containers while these come and go.
-func TestReadersAndDropsTogether(t *testing.T) {
+// TestReadersNeverSeeWhatOthersTakeAway is for the race detector: containers are read
+// while they are forgotten, and while their files are closed for want of room.
+func TestReadersNeverSeeWhatOthersTakeAway(t *testing.T) {
 	h := load(t, "dev-hybrid")
-	v := fixtureRegistry(t, h, nil)
+	v := fixtureRegistry(t, h, func(c *Config) { c.MaxFiles = 60 })
 	base := subject(t, h, h.Roles["child"])
 	want := render(t, v, "meminfo", base)
 	var wg sync.WaitGroup
@@ -64,13 +65,30 @@ func TestReadersAndDropsTogether(t *testing.T) {
 				if f.String() == "meminfo" && err == nil && !bytes.Equal(dst, want) {
 					t.Errorf("meminfo differs:\n%s", dst)
 				}
-				if i == 0 && n%7 == 0 {
-					v.drop(uint64(n % 3))
+				sp := v.known(&initpid.Init{PID: s.Init, NS: s.NS})
+				switch {
+				case sp == nil:
+				case i == 0 && n%7 == 0:
+					v.evictSpace(sp)
+				case i == 1 && n%5 == 0:
+					v.release(s.NS)
+				case i == 2 && n%5 == 0:
+					sp.reconsider(string(s.Groups))
 				}
 			}
 		})
 	}
 	wg.Wait()
+	if len(v.Stats()) != 0 {
+		t.Errorf("%v", v.Stats())
+	}
+	for _, sp := range v.spaces {
+		for _, c := range sp.containers {
+			if n := c.users.Load(); n != 0 {
+				t.Errorf("%d requests hold a container in the end", n)
+			}
+		}
+	}
 }
 
 func TestOnlyAColdContainerBlocks(t *testing.T) {

@@ -207,10 +207,8 @@ func (s *state) enabledLevels() (n int) {
 	return n
 }
 
-// open opens the sources in needs.
+// open opens the sources in needs. The caller holds mu for writing.
 func (s *state) open(needs sources) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.ended {
 		return fmt.Errorf("pid namespace %d: %w", s.space.ns, NoInit)
 	}
@@ -330,14 +328,7 @@ func (s *state) openIO() error {
 	return err
 }
 
-// closeFiles closes the files. What was shown last is kept.
-func (s *state) closeFiles() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closeLocked()
-}
-
-// tryClose is closeFiles if nobody reads them just now.
+// tryClose closes the files if nobody reads them just now. What was shown last is kept.
 func (s *state) tryClose() {
 	if s.mu.TryLock() {
 		defer s.mu.Unlock()
@@ -345,7 +336,7 @@ func (s *state) tryClose() {
 	}
 }
 
-// closeLocked is closeFiles. The caller holds mu for writing.
+// closeLocked is tryClose. The caller holds mu for writing.
 func (s *state) closeLocked() {
 	s.memory.Close()
 	s.cpu.Close()
