@@ -8,37 +8,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// entry is what the cache holds for a namespace, found or failed. Its two
-// descriptors make a hit certain at the price of one stat:
+// entry is the cached outcome for a namespace, an init or a failure. With its two
+// descriptors a hit is certain and costs one stat:
 //
-//   - While nsfd is open, its nsfs inode holds the namespace, and the
-//     namespace's inode number is given back only with the last reference to it
-//     (destroy_pid_namespace, kernel/pid_namespace.c). So a caller with this
-//     inode number is in this namespace and in no other.
-//   - A namespace never gets another init: once pid 1 is dying no pid can be
-//     allocated in it any more (PIDNS_ADDING, kernel/pid.c). An exec by a thread
-//     of the init (de_thread, fs/exec.c) or the exit of its first thread
-//     (find_child_reaper, kernel/exit.c) keep the thread group, which is what
-//     we hold the id of.
-//   - The init cannot be reaped, nor its pidfd become readable, before every
-//     other process of the namespace has been reaped (zap_pid_ns_processes). So
-//     for a caller that lives the init's pid is still the init's; nothing need
-//     be asked on a hit. The pidfd is there to notice the end: see watcher.
+//   - While nsfd is open, its nsfs inode keeps the namespace, and the kernel does
+//     not use the namespace's inode number again (destroy_pid_namespace,
+//     kernel/pid_namespace.c). So a caller with this inode number is in this
+//     namespace.
+//   - A namespace never gets another init: when pid 1 is dying, no pid can be
+//     allocated in it any more (PIDNS_ADDING, kernel/pid.c). If a thread of the
+//     init calls exec (de_thread, fs/exec.c), or its first thread exits
+//     (find_child_reaper, kernel/exit.c), the thread group stays, and PID is its
+//     id.
+//   - The init is not reaped, and its pidfd not readable, before all other
+//     processes of the namespace are reaped (zap_pid_ns_processes). So while the
+//     caller lives, the pid is the init's, and a hit need not check. The pidfd
+//     reports the end: see watcher.
 //
-// The tests hold each of these against the running kernel.
+// The tests check each of these on the running kernel.
 //
-// A failure keeps nsfd too. Else its inode number could be given to a new
-// namespace, and that would be answered with the failure of the old one.
+// A failure has an nsfd too. Without it, a new namespace could get the inode number,
+// and the failure of the old one.
 type entry struct {
 	init  Init
 	nsfd  int
-	pidfd int         // of the init; -1 in a failure
+	pidfd int         // of the init; -1 for a failure
 	dead  atomic.Bool // the init has died
 	watch uint64      // the watcher's number for this entry
 }
 
-// close closes the descriptors. Only the cache's eviction callback and a fill
-// touch them, never both at once: that is the promise of cache.Do.
+// close closes the descriptors. Only the cache's Evicted and a fill use them, and
+// never at the same time (cache.Cache).
 func (e *entry) close() {
 	unix.Close(e.nsfd)
 	if e.pidfd >= 0 {
@@ -46,15 +46,14 @@ func (e *entry) close() {
 	}
 }
 
-// errRecycled says that a pid is not, or no more, of the namespace it should be of.
+// errRecycled is returned if a pid is not in the namespace that it should be in.
 var errRecycled = errors.New("pid is of another namespace")
 
-// verify makes sure that pid is a living process of namespace ns and returns a
-// pidfd of it. It gives errRecycled if the question should be asked again.
+// verify returns a pidfd of pid if that is a living process of namespace ns. It
+// returns errRecycled if the init should be looked for again.
 //
-// That it is a process of ns is enough for it to be the init: it was the init
-// when we were told its pid, and had it died since then, nobody would be left
-// in ns to have that pid.
+// A process of ns must be the init: pid was the init's when it was found, and if the
+// init had died since, no process would be left in ns.
 func (p *procfs) verify(pid int, ns uint64) (pidfd int, err error) {
 	pidfd, err = unix.PidfdOpen(pid, 0)
 	if err == unix.ESRCH {
@@ -70,13 +69,13 @@ func (p *procfs) verify(pid int, ns uint64) (pidfd int, err error) {
 	return pidfd, nil
 }
 
-// reverify is verify for a pidfd that is held already.
+// reverify is verify for a pidfd that is open already.
 func (p *procfs) reverify(pidfd, pid int, ns uint64) error {
 	got, err := p.namespace(pid)
 	if err != nil && !errors.Is(err, ErrCallerGone) {
 		return err
 	}
-	// Asked last: if the process lives now, it was it that had the pid above.
+	// This comes last: if the process lives now, it had the pid above.
 	dead, perr := exited(pidfd)
 	switch {
 	case perr != nil:
@@ -89,8 +88,8 @@ func (p *procfs) reverify(pidfd, pid int, ns uint64) error {
 	return nil
 }
 
-// exited says whether the process has ended: all its threads are gone or
-// zombies. A first thread that has ended before the others does not count.
+// exited reports whether the process has ended: all its threads are gone or zombies.
+// It has not if only its first thread has ended.
 func exited(pidfd int) (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	for {

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The fork method. The kernel translates the pid in an SCM_CREDENTIALS message
-// from the sender's pid namespace to the receiver's. So someone inside the
-// namespace sends "pid 1", and we read the pid of the init.
+// Method Fork: the kernel translates the pid in an SCM_CREDENTIALS message from the
+// sender's pid namespace to the receiver's. A process in the namespace sends "pid 1",
+// and we receive the pid of the init.
 //
-// To be inside takes two processes: setns(2) into a pid namespace counts only
-// for children. The first is a helper, this binary executed anew (a process
-// with threads must not fork without an exec); the second its child. See helper.go.
+// It takes two processes, because setns(2) into a pid namespace takes effect only for
+// children. The first is a helper, this binary executed again: a process with threads
+// must not fork without an exec. The second is its child. See helper.go.
 
 // forker starts helpers.
 type forker struct {
@@ -24,12 +24,12 @@ type forker struct {
 	arg   string        // its argv[0]
 	null  int           // /dev/null
 	slots chan struct{} // bounds the helpers that run
-	turn  time.Duration // how long to wait for a slot: turnTimeout, or less in tests
+	turn  time.Duration // how long to wait for a slot: turnTimeout, less in tests
 }
 
-// turnTimeout bounds the wait for a slot, which is long only where very many
-// namespaces are new at once, as after a restart: who gives up gets the host's
-// numbers, and that is worse than to wait.
+// turnTimeout bounds the wait for a slot. The wait is long only if very many namespaces
+// are new at once, as after a restart. A caller that times out gets the host's numbers,
+// which is worse than a wait.
 const turnTimeout = 20 * time.Second
 
 func newForker(most int) (*forker, error) {
@@ -38,7 +38,7 @@ func newForker(most int) (*forker, error) {
 		return nil, fmt.Errorf("open /dev/null: %w", err)
 	}
 	return &forker{
-		// Not the file the binary came from: that may have been replaced.
+		// Not the path of the binary: the file may have been replaced.
 		exe:   "/proc/self/exe",
 		arg:   helperArg,
 		null:  null,
@@ -72,9 +72,9 @@ func (f *forker) find(nsfd int, timeout time.Duration) (int, error) {
 	return h.answer(time.Now().Add(timeout))
 }
 
-// socketpair makes the two ends of the road from the helper to us.
+// socketpair makes the socket that the helper answers on.
 func socketpair() (ours, theirs int, err error) {
-	// SEQPACKET keeps messages apart, and tells when the last sender is gone.
+	// SEQPACKET keeps message boundaries, and reports when the last sender is gone.
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, -1, fmt.Errorf("%w: socketpair: %w", ErrHelper, err)
@@ -87,25 +87,25 @@ func socketpair() (ours, theirs int, err error) {
 	return fds[0], fds[1], nil
 }
 
-// helper is a helper that has been started. end must be called.
+// helper is a started helper. end must be called.
 type helper struct {
 	pid  int
 	sock int
 	eof  bool // helper and child have both closed their end
 }
 
-// start runs a helper on namespace nsfd. Both ends of the socket are taken over.
+// start runs a helper on the namespace nsfd. It takes over both ends of the socket.
 func (f *forker) start(nsfd, ours, theirs int) (*helper, error) {
 	pid, err := syscall.ForkExec(f.exe, []string{f.arg}, &syscall.ProcAttr{
 		Env: []string{"GOMAXPROCS=1"},
-		// Everything else is close-on-exec, so that no helper keeps a
-		// connection of /dev/fuse alive.
+		// All other descriptors are close-on-exec: no helper keeps a connection of
+		// /dev/fuse alive.
 		Files: []uintptr{uintptr(f.null), uintptr(f.null), uintptr(f.null), helperNS: uintptr(nsfd), helperSock: uintptr(theirs)},
-		// A process group of its own, so that end reaches the child as well,
-		// whose pid we do not know.
+		// In a process group of its own, so that end kills the child too, whose pid
+		// is not known here.
 		Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
-	// At once, so that the end of the helper is the end of the file for us.
+	// At once, so that we read the end of the file when the helper ends.
 	unix.Close(theirs)
 	if err != nil {
 		unix.Close(ours)
@@ -114,8 +114,8 @@ func (f *forker) start(nsfd, ours, theirs int) (*helper, error) {
 	return &helper{pid: pid, sock: ours}, nil
 }
 
-// answer returns the pid that the helper's child sent, and waits for both to be
-// gone. It does not wait past the deadline.
+// answer returns the pid that the helper's child sent, and waits until both have ended,
+// but not after the deadline.
 func (h *helper) answer(deadline time.Time) (int, error) {
 	msg, cred, err := h.receive(deadline)
 	if err != nil {
@@ -125,8 +125,8 @@ func (h *helper) answer(deadline time.Time) (int, error) {
 		return 0, fmt.Errorf("%w: it died without an answer", ErrHelper)
 	}
 	pid, err := parseAnswer(msg, cred)
-	// What else may come does not matter, only that they end by themselves:
-	// so the helper reaps its child. If they do not, end sees to it.
+	// Further messages do not matter. They should end by themselves, so that the
+	// helper reaps its child. If they do not, end kills them.
 	for !h.eof {
 		if _, _, err := h.receive(deadline); err != nil {
 			break
@@ -135,7 +135,7 @@ func (h *helper) answer(deadline time.Time) (int, error) {
 	return pid, err
 }
 
-// receive returns the next message, or nil at the end of the file.
+// receive returns the next message, nil at the end of the file.
 func (h *helper) receive(deadline time.Time) (msg []byte, cred *unix.Ucred, err error) {
 	buf := make([]byte, 16)
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
@@ -166,7 +166,7 @@ func (h *helper) receive(deadline time.Time) (msg []byte, cred *unix.Ucred, err 
 	}
 }
 
-// pollUntil waits until fd can be read.
+// pollUntil waits until fd can be read. It returns ErrTimeout after the deadline.
 func pollUntil(fd int, deadline time.Time) error {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
@@ -174,7 +174,7 @@ func pollUntil(fd int, deadline time.Time) error {
 		if left <= 0 {
 			return ErrTimeout
 		}
-		// Rounded up, so that the last millisecond is not spent spinning.
+		// Rounded up, so that the last millisecond is not a busy loop.
 		n, err := unix.Poll(fds, int(left/time.Millisecond)+1)
 		if err != nil && err != unix.EINTR {
 			return fmt.Errorf("%w: poll: %w", ErrHelper, err)
@@ -185,8 +185,8 @@ func pollUntil(fd int, deadline time.Time) error {
 	}
 }
 
-// parseAnswer reads a message: one byte, the step; for a failure then the errno
-// or the signal as 4 bytes, little endian.
+// parseAnswer parses a message: one byte for the step, and for a failure the errno or
+// the signal as 4 bytes, little endian.
 func parseAnswer(msg []byte, cred *unix.Ucred) (int, error) {
 	at := step(msg[0])
 	if at == stepDone && len(msg) == 1 {
@@ -206,8 +206,8 @@ func parseAnswer(msg []byte, cred *unix.Ucred) (int, error) {
 	switch {
 	case at == stepClone && errors.Is(err, unix.ENOMEM),
 		at == stepSend && errors.Is(err, unix.ESRCH):
-		// So the kernel says that the init is dead: no pid is given out any
-		// more (fork(2), ENOMEM), or pid 1 is nobody's.
+		// The init is dead: no pid can be allocated any more (fork(2), ENOMEM), or
+		// no process has pid 1.
 		return 0, fmt.Errorf("%w: %w", ErrNoInit, err)
 	case at == stepSetns && errors.Is(err, unix.EINVAL):
 		return 0, fmt.Errorf("%w: %w", ErrNotVisible, err)
@@ -215,11 +215,11 @@ func parseAnswer(msg []byte, cred *unix.Ucred) (int, error) {
 	return 0, err
 }
 
-// end leaves no process and no descriptor behind.
+// end ends both processes and closes the socket.
 func (h *helper) end() {
 	if !h.eof {
-		// They may hang, or be stopped: a container's root may signal the
-		// child. The group is not another's: we have not reaped its leader.
+		// They may hang, or be stopped: a container's root may signal the child.
+		// The process group is theirs, because its leader is not reaped.
 		_ = unix.Kill(-h.pid, unix.SIGKILL)
 	}
 	for {

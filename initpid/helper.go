@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// helperArg is the argv[0] by which a helper knows what it is.
+// helperArg is the argv[0] of a helper.
 const helperArg = "vprocfs-init-pid-helper"
 
-// Descriptors of the helper, besides /dev/null as 0 to 2.
+// Descriptors of the helper. 0 to 2 are /dev/null.
 const (
 	helperNS   = 3 // the namespace to enter
 	helperSock = 4 // the socket to answer on
 )
 
-// step is what a helper was at when it failed, as it tells in its message.
+// step is a step of a helper's work. Its message has the one that failed.
 type step byte
 
 const (
@@ -33,40 +33,41 @@ const (
 
 var stepNames = [...]string{"done", "prctl PR_SET_DUMPABLE", "setns", "sigprocmask", "clone", "sendmsg", "child"}
 
-// RunHelper does the work of the fork helper and ends the process, if this
-// process was started as one. Call it first thing in main, and in TestMain.
+// RunHelper does the work of the fork helper and ends the process, if this process was
+// started as one. It must be called first in main, and in TestMain.
 func RunHelper() {
 	if len(os.Args) != 1 || os.Args[0] != helperArg {
 		return
 	}
 	if at, num := answerInside(); at != stepDone {
 		msg := binary.LittleEndian.AppendUint32([]byte{byte(at)}, num)
-		// If nobody listens any more there is nobody to tell.
+		// The error can be ignored: the receiver is gone.
 		_, _ = unix.Write(helperSock, msg)
 		unix.Exit(1)
 	}
-	// Not os.Exit: there is nothing to run at the exit, and in a binary built
-	// with the race detector that would sleep for a second.
+	// Not os.Exit: there is nothing to run at exit, and in a binary built with the
+	// race detector os.Exit sleeps for a second.
 	unix.Exit(0)
 }
 
-// answerInside enters the namespace and has a child answer from there. It
-// returns the step that failed and the errno or the signal, or stepDone.
+// answerInside enters the namespace, where a child answers. It returns the step that
+// failed and the errno or the signal, or stepDone.
 func answerInside() (step, uint32) {
-	// First of all: a child of ours is visible in the container. Not dumpable,
-	// its /proc/PID/exe, mem and fd are out of reach for the container's root
-	// (__ptrace_may_access, kernel/ptrace.c): no handle on our binary or socket.
-	// The child inherits it with the memory (mm_init, kernel/fork.c).
+	// This comes first, because our child is visible in the container. If it is not
+	// dumpable, the container's root cannot open its /proc/PID/exe, mem or fd
+	// (__ptrace_may_access, kernel/ptrace.c), and so neither our binary nor the
+	// socket. The child inherits the setting with the memory (mm_init,
+	// kernel/fork.c).
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return stepDumpable, errnoOf(err)
 	}
-	// setns and clone count for one thread, and that must not be left.
+	// setns takes effect for one thread, which must make the clone.
 	runtime.LockOSThread()
 	if err := unix.Setns(helperNS, unix.CLONE_NEWPID); err != nil {
 		return stepSetns, errnoOf(err)
 	}
 	hdr := newAnswer()
-	// No signal handler of Go's may run in the child: there is no Go runtime there.
+	// No signal handler of Go may run in the child, which has no Go runtime.
 	var all unix.Sigset_t
 	for i := range all.Val {
 		all.Val[i] = ^all.Val[i]
@@ -84,20 +85,20 @@ func answerInside() (step, uint32) {
 		_, err := unix.Wait4(int(pid), &status, unix.WUNTRACED, nil)
 		switch {
 		case err == nil && status.Stopped():
-			// By the container's root, who could keep us waiting so.
+			// The container's root can stop it, and make us wait.
 			_ = unix.Kill(int(pid), unix.SIGKILL)
 			continue
 		case err == nil:
 			return childEnded(status)
 		case err != unix.EINTR:
-			// Somebody made us ignore SIGCHLD: the child is reaped already,
-			// and if it failed, the end of the file tells.
+			// SIGCHLD is ignored, so the child is reaped already. If it failed, the
+			// receiver reads the end of the file.
 			return stepDone, 0
 		}
 	}
 }
 
-// childEnded tells how the child ended as answerInside does.
+// childEnded returns how the child ended, as answerInside does.
 func childEnded(status unix.WaitStatus) (step, uint32) {
 	switch {
 	case status.Signaled():
@@ -115,8 +116,8 @@ func errnoOf(err error) uint32 {
 	return 0
 }
 
-// newAnswer is the child's message: stepDone, from pid 1. We need not be pid 1
-// to say so, only privileged over the namespace (__scm_send, net/core/scm.c).
+// newAnswer returns the child's message: stepDone, from pid 1. The sender need not be
+// pid 1, only privileged in the namespace (__scm_send, net/core/scm.c).
 func newAnswer() *unix.Msghdr {
 	body := []byte{byte(stepDone)}
 	oob := unix.UnixCredentials(&unix.Ucred{Pid: 1, Uid: 0, Gid: 0})
@@ -126,12 +127,12 @@ func newAnswer() *unix.Msghdr {
 	return hdr
 }
 
-// cloneAndSend clones a child that sends hdr and exits, with the errno of a
-// failed send as its status. It returns the child's pid.
+// cloneAndSend clones a child that sends hdr and exits. Its exit status is the errno of
+// the send. It returns the child's pid.
 //
-// The child has one thread, this one, and a copy of a Go runtime whose other
-// threads are gone. It must do nothing but system calls: no stack growth, no
-// allocation, no lock, no race detector.
+// The child has one thread, and a copy of a Go runtime without its other threads. So it
+// makes nothing but system calls: no stack growth, no allocation, no lock, no race
+// detector.
 //
 //go:noinline
 //go:norace

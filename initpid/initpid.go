@@ -1,10 +1,10 @@
-// Package initpid finds, for a pid, the init of its pid namespace: the process
-// that is pid 1 there, by its pid here.
+// Package initpid finds the init of a thread's pid namespace: the process that is
+// pid 1 in the namespace, by its pid in our own.
 //
-// From Linux 6.11 one ioctl on the namespace tells. On older kernels the init is
-// mostly found among the caller's parents (parents.go). Where it is not, a helper
-// process enters the namespace and lets the kernel translate pid 1 for it (fork.go).
-// All answers are verified the same way, and kept by a Resolver.
+// On Linux 6.11 and later, an ioctl on the namespace returns it. On older kernels
+// the init is mostly among the parents of the thread (parents.go). If it is not, a
+// helper process enters the namespace and lets the kernel translate pid 1 (fork.go).
+// All answers are verified in the same way, and a Resolver caches them.
 package initpid
 
 import "fmt"
@@ -12,14 +12,14 @@ import "fmt"
 // Method is a way to find an init.
 type Method uint8
 
-// Auto to Fork can be asked for; Ioctl to Host say how an Init was found.
+// Auto to Fork can be configured; Ioctl to Host are how an Init was found.
 const (
 	Auto    Method = iota // Ioctl where the kernel has it, else Parents
 	Ioctl                 // NS_GET_TGID_FROM_PIDNS, Linux 6.11
-	Parents               // the caller's parents, any kernel; asked for, Fork where they are of no use
+	Parents               // the caller's parents, any kernel; if configured, Fork if they do not help
 	Fork                  // a helper process in the namespace, any kernel
-	Cache                 // an earlier answer that still holds
-	Host                  // the caller is in our own namespace: nothing to find
+	Cache                 // an earlier answer that is still valid
+	Host                  // the caller is in our own namespace
 )
 
 var methodNames = [...]string{"auto", "ioctl", "parents", "fork", "cache", "host"}
@@ -31,7 +31,8 @@ func (m Method) String() string {
 	return fmt.Sprintf("method %d", uint8(m))
 }
 
-// Set takes auto, ioctl, parents or fork. With String and Type it makes *Method a pflag.Value.
+// Set sets m to auto, ioctl, parents or fork. With String and Type, *Method is a
+// pflag.Value.
 func (m *Method) Set(s string) error {
 	for _, may := range []Method{Auto, Ioctl, Parents, Fork} {
 		if s == may.String() {
@@ -49,18 +50,18 @@ func (*Method) Type() string { return "auto|ioctl|parents|fork" }
 type Init struct {
 	// PID is the thread group id of the init in our own pid namespace.
 	//
-	// It stays the init's for as long as the caller it was resolved for lives:
-	// the init of a pid namespace cannot be reaped before every other process
-	// of it is gone (zap_pid_ns_processes, kernel/pid_namespace.c). A FUSE
-	// request's caller lives until it is answered or interrupted.
+	// It is valid as long as the caller that it was resolved for lives: the init
+	// of a pid namespace cannot be reaped before all other processes in it are
+	// gone (zap_pid_ns_processes, kernel/pid_namespace.c). The caller of a FUSE
+	// request lives until the request is answered or interrupted.
 	PID int
 
 	// NS is the inode number of the namespace (/proc/PID/ns/pid). The kernel
-	// uses the number again some time after the namespace is gone.
+	// uses the number again after the namespace is gone.
 	NS uint64
 
-	// ID is the namespace's id (NS_GET_ID, Linux 6.18), never used again; 0 on
-	// an older kernel.
+	// ID is the namespace's id (NS_GET_ID, Linux 6.18), which is never used again.
+	// It is 0 on an older kernel.
 	ID uint64
 
 	// Owner is the inode number of the outermost pid namespace below our own that
@@ -70,7 +71,6 @@ type Init struct {
 
 	By Method // not Auto
 
-	// Host is true if the namespace is our own. PID is 1 then, whichever
-	// namespace that is.
+	// Host is true if the namespace is our own. PID is 1 then.
 	Host bool
 }

@@ -9,22 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// question is what a finder is asked: for the init of the pid namespace nsfd, whose
-// inode number is ns and that the thread caller is in. Whoever is asked may take
-// timeout to answer.
+// question asks a finder for the init of the pid namespace nsfd. Its inode number is
+// ns, and the thread caller is in it. The answer may take timeout.
 type question struct {
 	caller, nsfd int
 	ns           uint64
 	timeout      time.Duration
 }
 
-// finder answers with a thread group id in our own pid namespace, which is still to
-// be verified, and with how it was found.
+// finder returns a thread group id in our own pid namespace, which must be verified,
+// and how it was found.
 type finder func(q question) (pid int, by Method, err error)
 
-// tgidFromPIDNS translates pid 1 of the namespace into our own. The argument
-// goes by value and the pid is the return value, although the number is made
-// with _IOR (fs/nsfs.c, Linux 6.11).
+// tgidFromPIDNS translates pid 1 of the namespace into our own. The argument is
+// passed by value and the pid is the return value, although the request number is
+// made with _IOR (fs/nsfs.c, Linux 6.11).
 func tgidFromPIDNS(nsfd int) (int, unix.Errno) {
 	pid, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(nsfd), unix.NS_GET_TGID_FROM_PIDNS, 1)
 	return int(pid), errno
@@ -37,15 +36,15 @@ func findIoctl(q question) (int, Method, error) {
 	case 0:
 		return pid, Ioctl, nil
 	case unix.ESRCH:
-		// Also the answer for a namespace out of our sight; but ours was
-		// opened by way of a pid we can see, so it is below our own.
+		// So is a namespace that is not visible here. But this one was opened
+		// through a visible pid, so it is below our own.
 		return 0, Ioctl, fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w: %w", ErrNoInit, errno)
 	}
 	return 0, Ioctl, fmt.Errorf("ioctl NS_GET_TGID_FROM_PIDNS: %w", errno)
 }
 
-// probeIoctl says whether the kernel has NS_GET_TGID_FROM_PIDNS, asked of our
-// own namespace. ESRCH is an answer too: our own init may be dying.
+// probeIoctl returns an error if the kernel does not have NS_GET_TGID_FROM_PIDNS. It
+// asks for our own namespace. ESRCH is no error: our own init may be dying.
 func probeIoctl(nsfd int) error {
 	switch _, errno := tgidFromPIDNS(nsfd); errno {
 	case 0, unix.ESRCH:
@@ -57,7 +56,7 @@ func probeIoctl(nsfd int) error {
 	}
 }
 
-// namespaceID is the id of the namespace that is never used again, or 0 before
+// namespaceID returns the id of the namespace, which is never used again, or 0 before
 // Linux 6.18.
 func namespaceID(nsfd int) uint64 {
 	var id uint64
@@ -69,7 +68,7 @@ func namespaceID(nsfd int) uint64 {
 }
 
 // parent opens the parent of the pid namespace nsfd, and returns its inode number
-// with it (NS_GET_PARENT, Linux 4.9; EPERM above our own).
+// too (NS_GET_PARENT, Linux 4.9). It returns EPERM for our own.
 func parent(nsfd int) (fd int, ns uint64, err error) {
 	up, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(nsfd), unix.NS_GET_PARENT, 0)
 	if errno != 0 {
@@ -84,7 +83,7 @@ func parent(nsfd int) (fd int, ns uint64, err error) {
 	return fd, st.Ino, nil
 }
 
-// probePidfd says whether the kernel has pidfds that can be polled.
+// probePidfd returns an error if the kernel does not have pidfds that can be polled.
 func probePidfd(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ENOSYS) {

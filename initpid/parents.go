@@ -9,18 +9,18 @@ import (
 	"vprocfs/internal/procpid"
 )
 
-// errNoAncestor says that no ancestor of the caller is the init.
+// errNoAncestor is returned if no ancestor of the caller is the init.
 var errNoAncestor = errors.New("no parent of the caller is the init of its pid namespace")
 
 const (
-	// maxParents bounds the walk. A container decides how deep its tree is.
+	// maxParents bounds the walk: a container decides how deep its tree is.
 	maxParents = 32
-	// statusSize is how much is read of a status file, in bytes. What is wanted
-	// comes before, unless the process has thousands of supplementary groups.
+	// statusSize is how much is read of a status file, in bytes. The wanted lines
+	// are in it, unless the process has thousands of supplementary groups.
 	statusSize = 8192
 )
 
-// findParents is the finder of Method Parents, with findFork where it is of no use.
+// findParents is the finder of Method Parents. If it fails, it is findFork.
 func (r *Resolver) findParents(q question) (int, Method, error) {
 	pid, err := r.proc.findParents(q.caller, q.ns)
 	if err == nil {
@@ -30,14 +30,13 @@ func (r *Resolver) findParents(q question) (int, Method, error) {
 }
 
 // findParents goes from the caller to its parent and so on, until one is pid 1 in its
-// namespace: nearly every process of a container descends from its init, or was given
-// to it when its own parent died. One that has come from outside (docker exec,
-// nsenter) does not: errNoAncestor.
+// namespace. Nearly every process of a container descends from its init, or was given
+// to it when its own parent died. A process that has entered from outside (docker
+// exec, nsenter) does not: errNoAncestor.
 //
-// It reads the status file of each, where a helper takes milliseconds, and waits for
-// nobody; but where the process exits just then, its memory may be given back in our
-// name (mmput, fs/proc/array.c). The name in there, which the process chose, has its
-// line breaks escaped (proc_task_name, fs/proc/array.c).
+// It reads the status file of each, which is much faster than a helper, and does not
+// block. If the process exits at the same time, freeing its memory may be our work
+// (mmput, fs/proc/array.c).
 func (p *procfs) findParents(caller int, ns uint64) (int, error) {
 	buf := make([]byte, statusSize)
 	level := 0
@@ -62,8 +61,8 @@ func (p *procfs) findParents(caller int, ns uint64) (int, error) {
 	return 0, errNoAncestor
 }
 
-// isInit makes sure that pid is the init of ns. The pidfd makes what is read before
-// it is asked be about one process.
+// isInit returns an error if pid is not the init of ns. With the pidfd, all that is
+// read is about one process.
 func (p *procfs) isInit(pid int, ns uint64, buf []byte) error {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -77,15 +76,16 @@ func (p *procfs) isInit(pid int, ns uint64, buf []byte) error {
 	return nil
 }
 
-// status is what the walk wants of /proc/PID/status.
+// status is what the walk needs of /proc/PID/status.
 type status struct {
 	tgid, parent int // in our own pid namespace
-	// level is the number of pid namespaces from our own to the process's, and
-	// inner its thread group's id in that one.
+	// level is the number of pid namespaces from our own to that of the process,
+	// and inner its thread group id there.
 	level, inner int
 }
 
-// status reads it. Its errors are for nobody: where it fails a helper is asked.
+// status reads the status of a process. If it fails, a helper is asked, so its errors
+// are not shown.
 func (p *procfs) status(pid int, buf []byte) (status, error) {
 	fd, err := unix.Openat(p.fd, strconv.Itoa(pid)+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// procfs is an open /proc. Paths are looked up below the descriptor: shorter
-// walks, and a mount over /proc later on changes nothing.
+// procfs is an open /proc. Paths are looked up below the descriptor, so walks are
+// short, and a later mount over /proc changes nothing.
 //
-// Only PID/ns/pid is ever looked up, and PID/status where the kernel has no ioctl.
-// Both take no lock of the target's memory, and the former is a magic link: no path a
-// container has a say in is followed.
+// Only PID/ns/pid is looked up, and PID/status if the kernel does not have the ioctl.
+// Both take no lock of the target's memory, and the former is a magic link: no path
+// that a container controls is followed.
 type procfs struct {
 	fd  int
 	dev nsdev // the device of nsfs
@@ -23,8 +23,8 @@ type procfs struct {
 
 type nsdev struct{ major, minor uint32 }
 
-// openProcfs opens the procfs mounted at root. It must number pids as our own
-// pid namespace does.
+// openProcfs opens the procfs that is mounted at root. It must be one of our own pid
+// namespace.
 func openProcfs(root string) (*procfs, error) {
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -64,18 +64,18 @@ func (p *procfs) check() error {
 
 func (p *procfs) close() { unix.Close(p.fd) }
 
-// nsPath is the longest PID/ns/pid and its NUL: 20 digits, a sign, 8 bytes.
+// nsPath is the length of the longest PID/ns/pid with its NUL: a sign, 20 digits, 8
+// bytes.
 const nsPath = 20 + 1 + 8
 
-// appendNSPath writes the path of the pid's namespace, with a NUL at its end.
+// appendNSPath appends the path of the pid's namespace, with a NUL at its end.
 func appendNSPath(buf []byte, pid int) []byte {
 	buf = strconv.AppendInt(buf, int64(pid), 10)
 	return append(buf, "/ns/pid\x00"...)
 }
 
-// statx is stat(PID/ns/pid) without an allocation: unix.Statx makes a copy of
-// the path. It is statx and not fstatat since it is the same on all
-// architectures.
+// statx is stat(PID/ns/pid) without an allocation: unix.Statx copies the path. Unlike
+// fstatat, statx is the same on all architectures.
 func (p *procfs) statx(pid int, st *unix.Statx_t) error {
 	var buf [nsPath]byte
 	path := appendNSPath(buf[:0], pid)
@@ -87,8 +87,8 @@ func (p *procfs) statx(pid int, st *unix.Statx_t) error {
 	return nil
 }
 
-// namespace returns the inode number of the pid's pid namespace: one system
-// call, no allocation. pid may be the id of any thread.
+// namespace returns the inode number of the pid's pid namespace. It makes one system
+// call and no allocation. pid may be the id of any thread.
 func (p *procfs) namespace(pid int) (uint64, error) {
 	if err := checkPID(pid); err != nil {
 		return 0, err
@@ -103,8 +103,8 @@ func (p *procfs) namespace(pid int) (uint64, error) {
 	return st.Ino, nil
 }
 
-// open opens the pid's pid namespace, and returns its inode number with it: the
-// pid may have become another process since it was last looked at.
+// open opens the pid's pid namespace, and returns its inode number too: the pid may
+// have become another process's since the last look-up.
 func (p *procfs) open(pid int) (nsfd int, ns uint64, err error) {
 	if err := checkPID(pid); err != nil {
 		return -1, 0, err
@@ -133,12 +133,12 @@ func checkPID(pid int) error {
 	return nil
 }
 
-// callerError tells a caller that is gone from one we may not look at.
+// callerError returns ErrCallerGone if the caller is gone, and else err.
 func (p *procfs) callerError(op string, pid int, err error) error {
 	gone := err == unix.ENOENT || err == unix.ESRCH
 	if err == unix.EACCES {
-		// A process that goes away between the lookup of the link and the
-		// walk through it gives EACCES (proc_ns_get_link, fs/proc/namespaces.c).
+		// So is a process that exits between the look-up of the link and the walk
+		// through it (proc_ns_get_link, fs/proc/namespaces.c).
 		var st unix.Stat_t
 		gone = unix.Fstatat(p.fd, strconv.Itoa(pid), &st, 0) != nil
 	}

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watcher tells when the init of an entry dies. It sleeps in epoll_wait(2) on
-// the pidfds: no wake-up while nobody dies.
+// watcher reports when the init of an entry dies. It waits for the pidfds in
+// epoll_wait(2), so it has no wake-ups while no init dies.
 type watcher struct {
 	epfd, stopfd int
-	died         func(*entry) // called for each entry added whose init dies, once
+	died         func(*entry) // called once for each entry whose init dies
 	done         chan struct{}
 
 	mu      sync.Mutex // guards all below
@@ -20,7 +20,7 @@ type watcher struct {
 	last    uint64
 }
 
-// stopID is the number under which the watcher knows its stopfd.
+// stopID is the watcher's number for its stopfd.
 const stopID = 0
 
 func newWatcher(died func(*entry)) (*watcher, error) {
@@ -42,8 +42,8 @@ func newWatcher(died func(*entry)) (*watcher, error) {
 	return w, nil
 }
 
-// control adds fd to the set. One shot: a dead init is told once, not again
-// and again until it is removed.
+// control adds fd to the set. It is one-shot: a dead init is reported once, not until
+// it is removed.
 func (w *watcher) control(fd int, id uint64) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(id), Pad: int32(id >> 32)}
 	if err := unix.EpollCtl(w.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
@@ -66,19 +66,20 @@ func (w *watcher) add(e *entry) error {
 	return nil
 }
 
-// remove ends the watch of e. Closing the pidfd would not do: a process that is
-// just being forked may hold a copy of it for a moment, and epoll keeps
-// reporting a file until its last copy is closed.
+// remove ends the watch of e. To close the pidfd is not enough: a process that is
+// being forked may have a copy of it for a moment, and epoll reports a file until its
+// last copy is closed.
 func (w *watcher) remove(e *entry) {
 	w.take(e.watch)
-	// The error is of no use: the pidfd is open and was added, or add failed.
+	// The error can be ignored: the pidfd is open and was added, or add failed.
 	_ = unix.EpollCtl(w.epfd, unix.EPOLL_CTL_DEL, e.pidfd, nil)
 }
 
-// take returns the entry with this number, if it is still watched, once.
+// take returns the entry with this number and forgets it. It returns nil if the entry
+// is not watched any more.
 //
-// Events carry a number and not a pointer or a pidfd, since an event that was
-// fetched already may outlive its entry, and the pidfd may be another's then.
+// An event has a number, not a pidfd: an event that was fetched may be handled after
+// its entry is removed, when the pidfd is another's.
 func (w *watcher) take(id uint64) *entry {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -96,7 +97,7 @@ func (w *watcher) run() {
 			continue
 		}
 		if err != nil {
-			// Only a bug can bring us here: the descriptor is our own.
+			// Only a bug can be the reason: the descriptor is our own.
 			panic(os.NewSyscallError("epoll_wait", err))
 		}
 		for i := range events[:n] {
@@ -111,9 +112,9 @@ func (w *watcher) run() {
 	}
 }
 
-// stop ends the goroutine. Entries may still be removed afterwards, until closeFds.
+// stop ends the goroutine. Entries may be removed until closeFds.
 func (w *watcher) stop() {
-	var one = [8]byte{1} // any count but 0 will do, so byte order does not matter
+	var one = [8]byte{1} // any count but 0, so the byte order does not matter
 	for {
 		if _, err := unix.Write(w.stopfd, one[:]); err != unix.EINTR {
 			break
