@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,7 +101,7 @@ func exitOf(err error, s *os.ProcessState) exit {
 		return exit{text: fmt.Sprint(err), status: -1}
 	}
 	e := exit{text: s.String(), status: s.ExitCode(), crashed: true}
-	if ws, ok := s.Sys().(unix.WaitStatus); ok && ws.Signaled() && ws.Signal() == unix.SIGKILL {
+	if ws, ok := s.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == unix.SIGKILL {
 		e.crashed = false
 	}
 	return e
