@@ -178,31 +178,6 @@ func TestThereIsNoMomentForALease(t *testing.T) {
 	endHolder(t, d, dir, line)
 }
 
-// TestAWorkerThatIsKilledWhileItPinsIsReplaced: a process that is killed while it waits for
-// an answer of the daemon ends only with the answer. A worker must not be such a process.
-func TestAWorkerThatIsKilledWhileItPinsIsReplaced(t *testing.T) {
-	dir := t.TempDir()
-	d := startDaemon(t, dir, nil, "serve", "--max-outage", "5s", dir)
-	d.line(t)
-	holder := d.cmd.Process.Pid
-	last := d.worker(t)
-	for i := range 150 {
-		unix.Kill(last, unix.SIGKILL)
-		next := 0
-		waitFor(t, "the next worker", func() bool {
-			for _, pid := range children(holder) {
-				if pid != last {
-					next = pid
-				}
-			}
-			return next != 0
-		})
-		time.Sleep(time.Duration(5_000+i*100) * time.Microsecond)
-		last = next
-	}
-	checkUptime(t, dir)
-}
-
 // TestAnUnmountEndsADaemonWithPins: what keeps the files open must not keep the mount.
 func TestAnUnmountEndsADaemonWithPins(t *testing.T) {
 	dir := t.TempDir()
