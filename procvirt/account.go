@@ -288,7 +288,7 @@ func (a *account) catchUp(cpus *cgroup.CPUs, age uint64) {
 	}
 }
 
-// giveOwn gives each row what its own CPU was used, where the group tells, and
+// giveOwn gives each row what its own CPU was used, if the group counts by CPU, and
 // returns what is left of rest.
 func (a *account) giveOwn(t *cgroup.CPUTime, rest uint64) uint64 {
 	for c := range min(len(a.rows), len(t.PerCPU)) {

@@ -193,7 +193,7 @@ func (m *memory) swap(host uint64) (total, free uint64) {
 }
 
 // value returns what a line shows: bytes, to be shown in kB, or a plain number.
-// It answers false for a line that stays the host's.
+// It returns false for a line that stays the host's.
 func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
 	s := &l.m.Stat
 	switch string(label) {

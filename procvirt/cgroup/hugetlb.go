@@ -20,9 +20,8 @@ type HugeUsage struct {
 	HostTotal uint64
 }
 
-// HugeFiles holds the hugetlb controller's files of a container open, for every
-// page size of the host. Read is safe for concurrent use, beside Close it is
-// not.
+// HugeFiles keeps open the hugetlb controller's files of a container, for every
+// page size of the host. Read is safe for concurrent use, Close is not.
 type HugeFiles struct {
 	sizes []hugeSize
 }

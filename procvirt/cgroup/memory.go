@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -9,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/procvirt/held"
-	"vprocfs/procvirt/internal/scan"
 )
 
 // NoLimit is the limit of a group that has none.
@@ -44,27 +42,6 @@ type MemoryUsage struct {
 	SwapFree  uint64
 	SwapUsage uint64
 	Stat      MemoryStat
-}
-
-// MemoryStat holds keys of memory.stat under their v2 names (cgroup-v2.rst), in
-// bytes. A key that the kernel does not have is 0. On v1 the total_ keys fill
-// them, so that descendants count as they do on v2.
-type MemoryStat struct {
-	Anon, File, Shmem                      uint64
-	KernelStack, Pagetables, SecPagetables uint64
-	Percpu, Vmalloc                        uint64
-	Zswap, Zswapped                        uint64
-	FileMapped, FileDirty, FileWriteback   uint64
-	SwapCached                             uint64
-	AnonTHP, FileTHP, ShmemTHP             uint64
-	InactiveAnon, ActiveAnon               uint64
-	InactiveFile, ActiveFile, Unevictable  uint64
-	SlabReclaimable, SlabUnreclaimable     uint64
-}
-
-// reclaimable is what a group can free without swap.
-func (s *MemoryStat) reclaimable() uint64 {
-	return saturated(saturated(s.ActiveFile, s.InactiveFile), s.SlabReclaimable)
 }
 
 // MemoryFiles keeps open the memory controller's files of a container. Read is
@@ -372,204 +349,3 @@ func saturated(a, b uint64) uint64 {
 // v1Limits are the limits through the hierarchy, of memory and of memory and swap
 // together.
 type v1Limits struct{ memory, memsw uint64 }
-
-func (s *MemoryStat) parse(text []byte) {
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		key, v, ok := scan.KeyValue(line)
-		if !ok {
-			continue
-		}
-		switch string(key) {
-		case "anon":
-			s.Anon = v
-		case "file":
-			s.File = v
-		case "shmem":
-			s.Shmem = v
-		case "kernel_stack":
-			s.KernelStack = v
-		case "pagetables":
-			s.Pagetables = v
-		case "sec_pagetables":
-			s.SecPagetables = v
-		case "percpu":
-			s.Percpu = v
-		case "vmalloc":
-			s.Vmalloc = v
-		case "zswap":
-			s.Zswap = v
-		case "zswapped":
-			s.Zswapped = v
-		case "file_mapped":
-			s.FileMapped = v
-		case "file_dirty":
-			s.FileDirty = v
-		case "file_writeback":
-			s.FileWriteback = v
-		case "swapcached":
-			s.SwapCached = v
-		case "anon_thp":
-			s.AnonTHP = v
-		case "file_thp":
-			s.FileTHP = v
-		case "shmem_thp":
-			s.ShmemTHP = v
-		case "inactive_anon":
-			s.InactiveAnon = v
-		case "active_anon":
-			s.ActiveAnon = v
-		case "inactive_file":
-			s.InactiveFile = v
-		case "active_file":
-			s.ActiveFile = v
-		case "unevictable":
-			s.Unevictable = v
-		case "slab_reclaimable":
-			s.SlabReclaimable = v
-		case "slab_unreclaimable":
-			s.SlabUnreclaimable = v
-		}
-	}
-}
-
-// parseV1 reads v1's memory.stat and returns the limits that it has
-// (memcg1_stat_format, mm/memcontrol-v1.c).
-func (s *MemoryStat) parseV1(text []byte) v1Limits {
-	limits := v1Limits{NoLimit, NoLimit}
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		key, v, ok := scan.KeyValue(line)
-		if !ok {
-			continue
-		}
-		switch string(key) {
-		case "hierarchical_memory_limit":
-			limits.memory = v1Limit(v)
-		case "hierarchical_memsw_limit":
-			limits.memsw = v1Limit(v)
-		case "total_cache":
-			s.File = v
-		case "total_rss":
-			s.Anon = v
-		case "total_rss_huge":
-			s.AnonTHP = v
-		case "total_shmem":
-			s.Shmem = v
-		case "total_mapped_file":
-			s.FileMapped = v
-		case "total_dirty":
-			s.FileDirty = v
-		case "total_writeback":
-			s.FileWriteback = v
-		case "total_swapcached":
-			s.SwapCached = v
-		case "total_inactive_anon":
-			s.InactiveAnon = v
-		case "total_active_anon":
-			s.ActiveAnon = v
-		case "total_inactive_file":
-			s.InactiveFile = v
-		case "total_active_file":
-			s.ActiveFile = v
-		case "total_unevictable":
-			s.Unevictable = v
-		}
-	}
-	return limits
-}
-
-func v1Limit(v uint64) uint64 {
-	if v >= v1NoLimit {
-		return NoLimit
-	}
-	return v
-}
-
-// notEnabled is the error for a group, the first of dirs, that does not have a file.
-func notEnabled(dirs []string, file string) error {
-	if len(dirs) == 0 {
-		return fmt.Errorf("%s: %w", file, ErrNotEnabled)
-	}
-	return fmt.Errorf("%s/%s: %w", dirs[0], file, ErrNotEnabled)
-}
-
-// checkRemoved returns ErrRemoved if the group, the first of dirs, is gone.
-func checkRemoved(dirs []string) error {
-	if len(dirs) > 0 && !isDir(dirs[0]) {
-		return fmt.Errorf("%s: %w", dirs[0], ErrRemoved)
-	}
-	return nil
-}
-
-// openOwn opens a file of the group, the first of dirs. It returns ErrRemoved if the
-// group is gone, and nil without an error if it does not have the file.
-func openOwn(o *held.Opener, dirs []string, file string) (*held.File, error) {
-	if len(dirs) == 0 {
-		return nil, nil
-	}
-	f, err := openOptional(o, dirs[0]+"/"+file)
-	if f == nil && err == nil {
-		err = checkRemoved(dirs)
-	}
-	return f, err
-}
-
-// openOptional opens path, and returns nil without an error where there is no
-// such file: the controller is not enabled there, or the kernel is older.
-func openOptional(o *held.Opener, path string) (*held.File, error) {
-	return openOptionalAt(o, 0, path)
-}
-
-// openOptionalAt is openOptional with openAt.
-func openOptionalAt(o *held.Opener, level int, path string) (*held.File, error) {
-	f, err := openAt(o, level, path)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
-	}
-	return f, err
-}
-
-// openAt opens a file of the group that is so many levels above the container's
-// own. Other containers are in that group too, and share the file.
-func openAt(o *held.Opener, level int, path string) (*held.File, error) {
-	if level == 0 {
-		return o.Open(path)
-	}
-	return o.OpenShared(path)
-}
-
-// readUint reads a file of one number.
-func readUint(f *held.File, v *uint64, buf []byte) ([]byte, error) {
-	b, err := f.Read(buf)
-	if err != nil {
-		return buf, err
-	}
-	n := 0
-	if *v, n = scan.Uint(b); n == 0 {
-		return b, fmt.Errorf("%s: not a number: %q", f.Path(), b[:min(len(b), 40)])
-	}
-	return b, nil
-}
-
-// readMin lowers v to the limit in the file, if it is open. "max" is none.
-func readMin(f *held.File, v *uint64, buf []byte) ([]byte, error) {
-	if f == nil {
-		return buf, nil
-	}
-	b, err := f.Read(buf)
-	if err != nil {
-		return buf, err
-	}
-	if bytes.HasPrefix(b, []byte("max")) {
-		return b, nil
-	}
-	limit, n := scan.Uint(b)
-	if n == 0 {
-		return b, fmt.Errorf("%s: neither a number nor max: %q", f.Path(), b[:min(len(b), 40)])
-	}
-	*v = min(*v, v1Limit(limit))
-	return b, nil
-}
