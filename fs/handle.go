@@ -14,8 +14,8 @@ const (
 	// handles of this journal from those of another one that served the same
 	// connection before, the generation those that used one index in turn. A
 	// generation is never 0, so a file handle is not either.
-	indexBits = 16 // 65,536 open handles, 8 MiB
-	genBits   = 24
+	indexBits = 17 // 131,072 open handles, 16 MiB
+	genBits   = 23
 	genShift  = indexBits
 	epochBase = indexBits + genBits
 
@@ -97,7 +97,7 @@ const (
 // the connection may take it.
 //
 // Memory is never given back, but bounded: by the most handles that were ever open
-// at once (10,000 of them with uptime's content: 1.3 MiB; 65,536: 8 MiB) and by
+// at once (10,000 of them with uptime's content: 1.3 MiB; 131,072: 16 MiB) and by
 // arenaSize for the texts of all handles together. share.go has what one owner may take
 // of both.
 type handles struct {

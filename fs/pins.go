@@ -226,6 +226,8 @@ func (s *Server) Pin() error {
 // needs no handle.
 func pinReply(t *Turn) (int, error) {
 	out, size := place[fuse.OpenOut](t.out)
-	out.Fh, out.OpenFlags = noHandle, fuse.FOPEN_DIRECT_IO
+	// NOFLUSH (Linux 5.16): the pins are in a process that starts others, and exec(2) must
+	// not wait for this server.
+	out.Fh, out.OpenFlags = noHandle, fuse.FOPEN_DIRECT_IO|fuse.FOPEN_NOFLUSH
 	return size, nil
 }
