@@ -14,11 +14,11 @@ UNITS     := $$($(GO) list ./... | grep -v '/test')
 UNMOUNTED := $$($(GO) list ./... | grep -v -e '/test' -e '/fs')
 
 # What depends on the kernel and the cgroup layout most; the same, but long here; survival and healing.
-VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile|Frozen
+VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile|Frozen|Lease|UnmountEnds|Sidecar|AnAncestors|CommitLimit|QuotaHides|TimeNamespace
 VM_LONG := NoCounter|Readers|Languages
 # The oldest kernel and the newest.
 VM_ENDS := bullseye-security:v2,trixie-backports:v2
-VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook
+VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook|AnAborted|ALivingConnection|ForcedUnmount
 
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)

@@ -96,13 +96,12 @@ func newTestJournal(t testing.TB) *journal.Journal {
 }
 
 // note notes a request as the reader does.
-func note(t testing.TB, j *journal.Journal, b []byte) journal.Request {
+func note(t testing.TB, j *journal.Journal, b []byte) {
 	t.Helper()
 	r := j.Received(copy(j.Slot(), b))
 	if !r.Note() {
 		t.Fatal("no record")
 	}
-	return r
 }
 
 // replayed returns a request that a former process has left.

@@ -203,7 +203,7 @@ func (s *Server) sendAgain(out []byte, unique uint64, errno syscall.Errno) {
 			return
 		}
 	}
-	s.sys.write(s.conn.fd, out[:putHeader(out, unique, 0, syscall.EIO)])
+	_ = s.sys.write(s.conn.fd, out[:putHeader(out, unique, 0, syscall.EIO)]) // there is no other way to answer
 }
 
 // setOut makes out, which may have moved, the reply buffer.

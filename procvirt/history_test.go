@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"vprocfs/internal/shm"
 	"vprocfs/procvirt/cgroup"
 )
 
@@ -25,7 +24,6 @@ type history struct {
 	user    uint64 // of the group
 	former  uint64 // what groups before this one used
 	visible []int  // in no order
-	table   *shm.Table
 	account *account
 
 	shown struct {

@@ -59,8 +59,10 @@ func TestRequestsAreLeftForTheNextProcess(t *testing.T) {
 		if r.Replayed() || text(r) != name {
 			t.Errorf("%q, replayed: %v", text(r), r.Replayed())
 		}
-		if !r.Note() || !r.Note() {
-			t.Fatal("no record")
+		for range 2 { // the second one changes nothing
+			if !r.Note() {
+				t.Fatal("no record")
+			}
 		}
 		if i == 2 || i == 4 {
 			r.Done()

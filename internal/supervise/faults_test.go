@@ -225,9 +225,9 @@ func TestAWorkerStartsHoldersWithAGrowingWait(t *testing.T) {
 			stopped := make(chan struct{})
 			w.run(slog.New(slog.DiscardHandler), Orders{Stop: func() { close(stopped) }})
 			<-stopped
-			want := []time.Duration{0, 50, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000}
-			for i := range want {
-				want[i] *= time.Millisecond
+			var want []time.Duration
+			for _, ms := range []int64{0, 50, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000} {
+				want = append(want, time.Duration(ms*1e6))
 			}
 			if !slices.Equal(waits, want) || f.left != 0 {
 				t.Errorf("waits %v, want %v; %d faults left", waits, want, f.left)

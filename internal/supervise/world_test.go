@@ -155,7 +155,7 @@ func (w *world) do(a action) event {
 		if p := w.proc(a.id); p != nil && !p.killed {
 			p.killed = true
 			if !p.stuck {
-				w.later(deathTakes, hungUp{a.id})
+				w.later(deathTakes, hungUp(a))
 				w.later(deathTakes, ended{a.id, exit{text: "killed", status: -1}})
 			}
 		}

@@ -39,7 +39,7 @@ func parseBootOffset(text []byte) (time.Duration, bool) {
 			continue
 		}
 		f, line = scan.Field(line)
-		sign := time.Duration(1)
+		sign := int64(1)
 		if len(f) > 0 && f[0] == '-' {
 			sign, f = -1, f[1:]
 		}
@@ -50,7 +50,7 @@ func parseBootOffset(text []byte) (time.Duration, bool) {
 		if n == 0 || m == 0 || seconds > 1<<33 || nanos >= uint64(time.Second) {
 			return 0, false
 		}
-		return sign*time.Duration(seconds)*time.Second + time.Duration(nanos), true
+		return time.Duration(sign*int64(seconds)*int64(time.Second) + int64(nanos)), true
 	}
 	return 0, false
 }
