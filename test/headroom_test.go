@@ -31,10 +31,11 @@ func TestASidecarsMemoryIsNotFree(t *testing.T) {
 	dir, _ := serve(t)
 	pod := newGroup(t)
 	pod.limitMemory(t, limit)
+	own, beside := pod.child(t, "app"), pod.child(t, "sidecar")
+	// Containers end before the groups that they are in.
 	app, sidecar := startContainer(t, "--mount", dir), startContainer(t, "--mount", dir)
-	own := pod.child(t, "app")
 	own.adopt(t, app)
-	pod.child(t, "sidecar").adopt(t, sidecar)
+	beside.adopt(t, sidecar)
 	hold(t, sidecar, 100)
 	m := meminfo(t, app.sh(t, "cat /proc/meminfo"))
 	free := limit<<10 - pod.usage(t)>>10
@@ -75,9 +76,10 @@ func TestAnAncestorsUsageIsNobodysOwn(t *testing.T) {
 	if !leaf.v2["memory"] {
 		t.Skip("every group of a v1 hierarchy has its controller")
 	}
+	beside := parent.child(t, "other", "cpu", "cpuacct", "cpuset")
 	c, other := startContainer(t, "--mount", dir), startContainer(t, "--mount", dir)
 	leaf.adopt(t, c)
-	parent.child(t, "other", "cpu", "cpuacct", "cpuset").adopt(t, other)
+	beside.adopt(t, other)
 	hold(t, other, 50)
 	limited := func() map[string]uint64 { return meminfo(t, c.sh(t, "cat /proc/meminfo")) }
 	parent.limitMemory(t, 128)
