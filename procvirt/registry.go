@@ -83,6 +83,8 @@ type Registry struct {
 	slowAfter time.Duration // defaultSlowAfter but in tests
 	// bootOffset is that of the daemon's own time namespace.
 	bootOffset time.Duration
+	// shiftsBtime is set if the kernel shifts btime and start times by such an offset.
+	shiftsBtime bool
 	// hostPace is that of reading the host's own file, by index.
 	hostPace []pace
 
@@ -129,6 +131,7 @@ func newRegistry(cfg Config, newInits func(*Registry) (inits, error)) (_ *Regist
 	if r.bootOffset, err = host.BootOffset(r.proc, "self"); err != nil {
 		return nil, err
 	}
+	r.shiftsBtime = host.ShiftsBtime()
 	r.events.log = cfg.Log
 	r.requests.New = func() any { return newContainer(r) }
 	r.counters.New = func() any { return &threadCounter{ThreadCounter: cgroup.NewThreadCounter(r.proc)} }

@@ -47,7 +47,9 @@ func (n *stat) gather(c *Container) error {
 	}
 	n.host = c.host
 	n.load, n.tracked = c.load.Peek()
-	n.offset = c.space.bootOffset
+	if c.registry.shiftsBtime {
+		n.offset = c.space.bootOffset
+	}
 	return nil
 }
 
@@ -55,7 +57,7 @@ func (n *stat) gather(c *Container) error {
 // container's, and if its load is sampled its running and blocked threads; all
 // other lines are the host's, btime too: the start times in /proc/PID/stat count
 // from the host's boot, and ps and psutil add the two. In a time namespace both are
-// shifted (timens_sub_boottime, include/linux/time_namespace.h).
+// shifted (timens_sub_boottime, include/linux/time_namespace.h; host.ShiftsBtime).
 func (n *stat) append(dst []byte) []byte {
 	dst = append(dst, "cpu "...)
 	dst = appendRow(dst, &n.total)

@@ -29,6 +29,19 @@ func BootOffset(proc, pid string) (time.Duration, error) {
 	return offset, nil
 }
 
+// ShiftsBtime reports whether the kernel shifts the btime of /proc/stat, and the start
+// times of processes, by the offset of the reader's time namespace, as it does from Linux
+// 5.11 on. Linux 5.6 to 5.10 shift /proc/uptime only.
+func ShiftsBtime() bool {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return true // it cannot fail
+	}
+	var major, minor int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	return err != nil || major > 5 || major == 5 && minor >= 11
+}
+
 // parseBootOffset finds the line "boottime SECONDS NANOSECONDS". Only the seconds
 // can be negative.
 func parseBootOffset(text []byte) (time.Duration, bool) {
