@@ -68,7 +68,7 @@ func (b *bundle) receive(flags int) ([]int, error) {
 	return unix.ParseUnixRights(&messages[0])
 }
 
-// empty closes the descriptors in the bundle, whoever else holds it.
+// empty closes the descriptors in the bundle, also if another process holds it.
 func (b *bundle) empty() error {
 	for {
 		fds, err := b.receive(0)

@@ -354,7 +354,7 @@ func (t *handles) lastOpened(pid int, id NodeID) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, r := range t.waysOf(pid) {
-		// Not for long: the number may be another thread's by and by.
+		// Only for a short time: the number may become another thread's.
 		if r.pid == pid && r.id == id && t.now()-r.at < sizedFor && t.get(r.fh) != nil {
 			return r.fh
 		}

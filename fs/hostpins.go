@@ -101,7 +101,7 @@ func (p *Pins) makeRoom(owner uint64, open func() map[NodeID]uint64) (root int, 
 	case p.mayAdd(owner):
 		return p.root, nil
 	}
-	// Under the lock: whoever is about to open a file has its pin in use.
+	// Under the lock: a file that is about to be opened has its pin in use.
 	opened := open()
 	maps.DeleteFunc(p.files, func(id NodeID, pin *pin) bool {
 		_, isOpen := opened[id]
