@@ -3,6 +3,7 @@ package procpid
 import (
 	"bytes"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,7 +102,14 @@ func TestCgroupLines(t *testing.T) {
 }
 
 func TestOwnFilesAreRead(t *testing.T) {
-	if s := State(own(t, "stat")); s != 'R' {
+	// The state in /proc/self/stat is that of the first thread, which may sleep meanwhile.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	stat, err := os.ReadFile("/proc/thread-self/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := State(stat); s != 'R' {
 		t.Errorf("state %q", s)
 	}
 	if ticks, ok := StartTime(own(t, "stat")); !ok || ticks == 0 {
