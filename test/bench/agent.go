@@ -21,6 +21,7 @@ import (
 //
 //	pin CPU                         runs on one CPU from now on
 //	cycle N PATH...                 N times open, read to the end, close each: median p99
+//	fstat N PATH...                 the same with an fstat after each open, as most programs do
 //	pread N PATH...                 N times pread at 0 of each open file: median p99
 //	load OP THREADS MILLIS PATH...  the same by many threads at once: operations a second, median, p99, max
 func agent(in io.Reader, out io.Writer) error {
@@ -50,6 +51,8 @@ func obey(f []string) ([]int64, error) {
 		return nil, pinThread(n)
 	case f[0] == "cycle" && len(f) > 2:
 		return repeat(n, func(buf []byte) error { return each(f[2:], buf, cycle) })
+	case f[0] == "fstat" && len(f) > 2:
+		return repeat(n, func(buf []byte) error { return each(f[2:], buf, cycleFstat) })
 	case f[0] == "pread" && len(f) > 2:
 		var fds []int
 		for _, path := range f[2:] {
@@ -77,6 +80,25 @@ func cycle(path string, buf []byte) error {
 	if err != nil {
 		return err
 	}
+	return readAndClose(fd, buf)
+}
+
+// cycleFstat is cycle with an fstat(2), whose answer is the exact length.
+func cycleFstat(path string, buf []byte) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	return readAndClose(fd, buf)
+}
+
+// readAndClose reads to the end.
+func readAndClose(fd int, buf []byte) error {
 	for {
 		n, err := unix.Read(fd, buf)
 		if err != nil {

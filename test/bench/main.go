@@ -25,6 +25,7 @@ import (
 // options are the command line.
 type options struct {
 	binary string
+	old    string
 	rounds int
 	each   int
 	out    string
@@ -43,6 +44,7 @@ const (
 	partNewcomer = "newcomer" // first reads of new pid namespaces
 	partStorm    = "storm"    // many containers start at once
 	partScale    = "scale"    // many containers that read all the time
+	partOld      = "old"      // against an older binary
 )
 
 func main() {
@@ -76,7 +78,8 @@ func parse(args []string) (options, error) {
 	fl := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	fl.SortFlags = false
 	fl.StringVar(&o.binary, "vprocfs", "build/vprocfs", "the binary to measure")
-	fl.StringSliceVar(&o.parts, "parts", []string{partFiles, partThreads, partCalls, partNewcomer, partStorm}, "what to measure; also: scale")
+	fl.StringVar(&o.old, "old", "", "an older binary: measured too in the parts old and scale")
+	fl.StringSliceVar(&o.parts, "parts", []string{partFiles, partThreads, partCalls, partNewcomer, partStorm}, "what to measure; also: scale, and old with --old")
 	fl.IntVar(&o.rounds, "rounds", 20, "alternating rounds of each measurement")
 	fl.IntVar(&o.each, "each", 300, "operations in a round")
 	fl.IntVar(&o.spaces, "namespaces", 1000, "pid namespaces that read for the first time, at most")
@@ -98,6 +101,15 @@ func parse(args []string) (options, error) {
 	}
 	if _, err := os.Stat(o.binary); err != nil {
 		return o, fmt.Errorf("%w: run `make build` first", err)
+	}
+	if o.old == "" {
+		return o, nil
+	}
+	if o.old, err = filepath.Abs(o.old); err != nil {
+		return o, err
+	}
+	if _, err := os.Stat(o.old); err != nil {
+		return o, err
 	}
 	return o, nil
 }
@@ -206,6 +218,7 @@ func (b *bench) all() error {
 		{partNewcomer, b.newcomers},
 		{partStorm, b.storms},
 		{partScale, b.scales},
+		{partOld, b.againstOld},
 	} {
 		for _, p := range b.parts {
 			if p == part.name {

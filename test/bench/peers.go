@@ -34,6 +34,8 @@ const (
 	walking = "vprocfs --init-pid=parents"
 	forking = "vprocfs --init-pid=fork"
 	lxcfs   = "LXCFS"
+	older   = "older vprocfs"
+	second  = "vprocfs, second daemon"
 )
 
 // path is where the peer has a file.
@@ -74,6 +76,16 @@ func (b *bench) startPeers() error {
 	}
 	for name, method := range map[string]string{walking: "parents", forking: "fork"} {
 		if err := start(name, at(method), exec.Command(b.binary, "serve", "--init-pid="+method, at(method))); err != nil {
+			return err
+		}
+	}
+	if b.old != "" {
+		if err := start(older, at("older"), exec.Command(b.old, "serve", at("older"))); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(b.parts, partOld) {
+		if err := start(second, at("second"), exec.Command(b.binary, "serve", at("second"))); err != nil {
 			return err
 		}
 	}
@@ -132,7 +144,7 @@ func (b *bench) find(name string) *peer {
 // main are the peers that serve files in the ordinary way.
 func (b *bench) main() (peers []*peer) {
 	for _, p := range b.peers {
-		if p.name != forking && p.name != walking {
+		if !slices.Contains([]string{forking, walking, older, second}, p.name) {
 			peers = append(peers, p)
 		}
 	}

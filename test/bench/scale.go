@@ -212,7 +212,7 @@ func (b *bench) scales() error {
 	}
 	t := newTable("files of", "seconds", "reads", "99th percentile", "longest", "daemon's CPU, %", "CPUs idle, %", "CPUs stolen, %")
 	for _, q := range b.peers {
-		if q.name == walking || q.name == forking {
+		if q.name == walking || q.name == forking || q.name == second {
 			continue
 		}
 		if _, err := b.paced(t, q, cs, min(b.period, peersPeriod), func() {}); err != nil {
