@@ -25,6 +25,7 @@ type Queue struct {
 
 	mu      sync.Mutex
 	lines   []byte
+	began   time.Time // when the current write began
 	dropped int
 	failed  bool          // the last write failed; the notice waits for the next line
 	idle    chan struct{} // closed when all is written; nil if nothing is
@@ -56,23 +57,24 @@ func (q *Queue) Write(p []byte) (int, error) {
 	}
 	q.lines = append(q.lines, p...)
 	if q.idle == nil {
-		q.idle = make(chan struct{})
+		q.idle, q.began = make(chan struct{}), time.Now()
 		go q.drain()
 	}
 	return len(p), nil
 }
 
-// Flush waits until all is written, but no longer than patience.
+// Flush waits until all is written, or until the reader has kept the Queue waiting for
+// patience.
 func (q *Queue) Flush(patience time.Duration) {
 	q.mu.Lock()
-	idle := q.idle
+	idle, left := q.idle, patience-time.Since(q.began)
 	q.mu.Unlock()
 	if idle == nil {
 		return
 	}
 	select {
 	case <-idle:
-	case <-time.After(patience):
+	case <-time.After(left):
 	}
 }
 
@@ -101,6 +103,7 @@ func (q *Queue) drain() {
 func (q *Queue) next() (lines []byte, dropped int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.began = time.Now()
 	switch {
 	case q.dropped > 0 && len(q.lines) == 0 && !q.failed, q.dropped > 0 && len(q.lines) > 0 && q.failed:
 		var b bytes.Buffer

@@ -113,6 +113,34 @@ func TestFlushWaitsForTheReader(t *testing.T) {
 	q.Flush(time.Hour) // nothing is left
 }
 
+// TestFlushGivesUpOnAReaderThatHasNotReadForLong: at the end of a process nobody waits
+// again.
+func TestFlushGivesUpOnAReaderThatHasNotReadForLong(t *testing.T) {
+	writing, blocked := make(chan struct{}), make(chan struct{})
+	defer close(blocked)
+	q := New(-1)
+	q.write = func(p []byte) (int, error) {
+		close(writing)
+		<-blocked
+		return len(p), nil
+	}
+	fmt.Fprintln(q, "a line")
+	<-writing
+	q.mu.Lock()
+	q.began = q.began.Add(-time.Hour)
+	q.mu.Unlock()
+	flushed := make(chan struct{})
+	go func() {
+		q.Flush(time.Hour)
+		close(flushed)
+	}()
+	select {
+	case <-flushed:
+	case <-time.After(time.Minute):
+		t.Error("it waits again")
+	}
+}
+
 // TestLinesThatCannotBeWrittenAreCounted, on a full disk for example.
 func TestLinesThatCannotBeWrittenAreCounted(t *testing.T) {
 	var got []string

@@ -29,7 +29,7 @@ type Config struct {
 	// Stop is called before the worker is told to end, on a goroutine of its own.
 	Stop func() error
 	// Renew makes a new connection after Worker.Aborted, and returns the descriptors for
-	// the next worker. An error ends the holder. It may be nil if no worker calls Aborted.
+	// the next worker. After an error it is called again. It may be nil if no worker calls Aborted.
 	Renew func() (map[string]*os.File, error)
 	// Own are descriptors that are kept over an upgrade, but not the workers'.
 	Own map[string]int

@@ -36,6 +36,8 @@ type machine struct {
 	backoff backoff // before the next worker
 	renewal backoff // before the next connection
 	renewed time.Time
+	// renewFailed is true if the last attempt at a new connection failed.
+	renewFailed bool
 
 	down time.Time // when the outage began; zero: none
 	// Deadlines; zero: none.
@@ -200,7 +202,7 @@ func (m *machine) due() {
 	}
 	if isDue(m.pingAt) {
 		m.pingAt = m.now.Add(m.pace.pingEvery)
-		if !m.down.IsZero() {
+		if !m.down.IsZero() || m.worker.id == 0 {
 			m.tell("WATCHDOG=1") // maxOutage says how long that may last, not systemd
 		}
 		m.ask()

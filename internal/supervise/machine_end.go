@@ -58,7 +58,7 @@ func (m *machine) workerEnded(p proc, how exit) {
 		}
 		return
 	case m.aborted:
-		m.scheduleRenewal()
+		m.connectionAborted()
 		return
 	case m.over:
 		m.exit(m.overErr)
@@ -81,25 +81,37 @@ func (m *machine) workerEnded(p proc, how exit) {
 	m.log(slog.LevelWarn, "the worker has ended, starting another", "pid", p.pid, "reason", p.reason(how), "after", m.scheduleStart())
 }
 
-// scheduleRenewal makes a new connection after the back-off. Nobody waits meanwhile:
-// what is aborted answers with errors.
-func (m *machine) scheduleRenewal() {
+// connectionAborted prepares a new connection. Nobody waits meanwhile: what is aborted answers
+// with errors.
+func (m *machine) connectionAborted() {
 	m.dropCandidate(errors.New("the connection was aborted"))
 	if !m.renewed.IsZero() && m.now.Sub(m.renewed) >= renewalGoodAfter {
 		m.renewal = backoff{}
 	}
-	m.renewAt = m.now.Add(m.renewal.next(minRenewal, maxRenewal))
+	m.scheduleRenewal()
 	m.over, m.aborted, m.overErr, m.overBy = false, false, nil, time.Time{}
 	m.endOutage()
 }
 
+// scheduleRenewal makes a new connection after the back-off.
+func (m *machine) scheduleRenewal() {
+	m.renewAt = m.now.Add(m.renewal.next(minRenewal, maxRenewal))
+}
+
+// renewEnded starts a worker for the new connection. If there is none, the holder tries
+// again: the mount point may come back, or memory.
 func (m *machine) renewEnded(e renewEnded) {
 	switch {
 	case !m.stopBy.IsZero():
 	case e.err != nil:
-		m.exit(e.err)
+		m.scheduleRenewal()
+		m.endUpgrade(e.err)
+		if !m.renewFailed {
+			m.renewFailed = true
+			m.log(slog.LevelError, "not mounted again after an abort, trying on", "err", e.err)
+		}
 	default:
-		m.renewed = m.now
+		m.renewed, m.renewFailed = m.now, false
 		m.beginOutage()
 		m.startWorker()
 	}

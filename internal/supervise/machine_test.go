@@ -138,14 +138,14 @@ func (w *world) key() (k worldKey) {
 	}
 	num(int64(m.upgrade.phase))
 	num(int64(w.lastPeer - m.upgrade.client))
-	flag(m.probed, m.inherited, m.toggled, m.crashed, m.over, m.overErr != nil, m.aborted, m.unmounting, m.exitErr != nil, m.done)
+	flag(m.probed, m.inherited, m.toggled, m.crashed, m.over, m.overErr != nil, m.aborted, m.renewFailed, m.unmounting, m.exitErr != nil, m.done)
 	num(int64(m.backoff.wait))
 	num(int64(m.renewal.wait))
 	at(m.renewed, renewalGoodAfter)
 	for _, t := range []time.Time{m.down, m.startAt, m.renewAt, m.pingAt, m.pongBy, m.overBy, m.stopBy} {
 		at(t, long)
 	}
-	flag(w.alive, w.over, w.blind)
+	flag(w.alive, w.over, w.abandoned, w.blind)
 	num(int64(len(w.procs)))
 	for _, p := range w.procs {
 		id(p.id)
@@ -205,7 +205,7 @@ func TestTheKeyOfAWorldIsComplete(t *testing.T) {
 	for _, c := range []struct {
 		v    any
 		want int
-	}{{machine{}, 29}, {proc{}, 8}, {upgrade{}, 2}, {backoff{}, 1}, {world{}, 17}, {simProc{}, 6}} {
+	}{{machine{}, 30}, {proc{}, 8}, {upgrade{}, 2}, {backoff{}, 1}, {world{}, 18}, {simProc{}, 6}} {
 		if got := reflect.TypeOf(c.v).NumField(); got != c.want {
 			t.Errorf("%T has %d fields, was %d: is the new one in key?", c.v, got, c.want)
 		}

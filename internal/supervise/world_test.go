@@ -18,19 +18,20 @@ type world struct {
 	alive    bool // the holder
 	procs    []simProc
 	pending  []simEvent // sorted by time
-	failures int        // how many spawns, or execs of an upgrade, fail; -1: all
+	failures int        // how many spawns, execs of an upgrade or renewals fail; -1: all
 	clients  []clientID // who has no reply yet
 	lastPeer clientID
 	asked    int // upgrades
 	tried    int // candidates
 
-	over    bool          // the connection is aborted or unmounted, or has no descriptor left: nobody waits
-	unhappy time.Duration // since when no worker works; -1: one does
-	blind   bool          // what ended that was a hang, which has to be found out
-	none    time.Duration // since when there is no worker process, and none was tried to start; -1: not so
-	spawns  []time.Duration
-	stops   []time.Duration
-	broken  string // the promise that was broken first
+	abandoned bool          // the outage was too long
+	over      bool          // the connection is aborted or unmounted, or has no descriptor left: nobody waits
+	unhappy   time.Duration // since when no worker works; -1: one does
+	blind     bool          // what ended that was a hang, which has to be found out
+	none      time.Duration // since when there is no worker process, and none was tried to start; -1: not so
+	spawns    []time.Duration
+	stops     []time.Duration
+	broken    string // the promise that was broken first
 }
 
 // simProc is a process of the world.
@@ -177,10 +178,14 @@ func (w *world) do(a action) event {
 		w.over = true
 		w.later(time.Millisecond, unmounted{})
 	case renew:
+		if w.failures != 0 {
+			w.failures = max(w.failures-1, -1)
+			return renewEnded{errors.New("EBUSY")}
+		}
 		w.over = false
 		return renewEnded{}
 	case abandon:
-		w.over = true
+		w.over, w.abandoned = true, true
 	case exitWith:
 		w.exited()
 	}
@@ -259,6 +264,9 @@ func (w *world) keepOnly(worker procID) {
 
 // exited checks what a holder leaves behind.
 func (w *world) exited() {
+	if w.m.probed && len(w.stops) == 0 && !w.abandoned {
+		w.fail("the holder ends, and nobody asked for it")
+	}
 	w.alive, w.over = false, true
 	for _, p := range w.procs {
 		if !p.killed {
