@@ -66,6 +66,7 @@ type numbers interface {
 func table() []File {
 	files := []File{
 		uptimeFile(), meminfoFile(), statFile(), cpuinfoFile(), swapsFile(), diskstatsFile(), slabinfoFile(), loadavgFile(),
+		cgroupsFile(),
 		onlineFile(), presentFile(), possibleFile(), offlineFile(),
 		cpuPressureFile(), memoryPressureFile(), ioPressureFile(),
 	}

@@ -1,9 +1,6 @@
 package procvirt
 
-import (
-	"vprocfs/procvirt/cgroup"
-	"vprocfs/procvirt/host"
-)
+import "vprocfs/procvirt/host"
 
 func slabinfoFile() File {
 	return File{
@@ -19,19 +16,8 @@ type slabinfo struct{}
 
 func (*slabinfo) reset() {}
 
-// gather only finds out whether there is a container at all. The memory controller
-// says so, or if the host has none, the one that counts CPU time, which every v2
-// group has.
-func (*slabinfo) gather(c *Container) error {
-	_, err := c.place(cgroup.Memory)
-	if err == nil || err == RootCgroup {
-		return err
-	}
-	if _, e := c.place(cgroup.CPUAcct); e == nil || e == RootCgroup {
-		return e
-	}
-	return err
-}
+// gather only finds out whether there is a container at all.
+func (*slabinfo) gather(c *Container) error { return c.inGroup() }
 
 // slabinfoHeader is the head of /proc/slabinfo (print_slabinfo_header,
 // mm/slab_common.c; the same since Linux 2.6.10).

@@ -282,6 +282,20 @@ func (s *state) place(ctl cgroup.Controller) (cgroup.Place, error) {
 	return p, nil
 }
 
+// inGroup returns nil if the container has a group of its own, for files that need no
+// number of it. The memory controller says so, or if the host has none, the one that counts
+// CPU time, which every v2 group has.
+func (s *state) inGroup() error {
+	_, err := s.place(cgroup.Memory)
+	if err == nil || err == RootCgroup {
+		return err
+	}
+	if _, e := s.place(cgroup.CPUAcct); e == nil || e == RootCgroup {
+		return e
+	}
+	return err
+}
+
 func (s *state) openMemory() error {
 	p, err := s.place(cgroup.Memory)
 	if err != nil {

@@ -78,6 +78,8 @@ type Mounts struct {
 	v1 [NumControllers]*hierarchy
 	// inV2 says which controllers the v2 tree has.
 	inV2 [NumControllers]bool
+	// v2Names is what AppendV2Controllers appends.
+	v2Names []byte
 }
 
 // Discover reads proc/self/mountinfo below root ("/" but in tests). It fails
@@ -115,13 +117,30 @@ func (m *Mounts) readV2() error {
 	}
 	m.inV2[CPUAcct] = true
 	m.inV2[Pressure] = true
+	var names []string
 	for _, name := range strings.Fields(string(text)) {
 		for c := range m.inV2 {
 			m.inV2[c] = m.inV2[c] || Controller(c).NameV2() == name
 		}
+		if name == BlkIO.NameV2() {
+			name = BlkIO.String()
+		}
+		names = append(names, name)
 	}
+	if m.inV2[CPU] {
+		// JVMs look for both.
+		names = append(names, CPUAcct.String())
+	}
+	m.v2Names = []byte(strings.Join(names, " "))
 	return nil
 }
+
+// HasV2 reports whether a v2 tree is mounted.
+func (m *Mounts) HasV2() bool { return m.v2 != nil }
+
+// AppendV2Controllers appends the names, separated by blanks, that /proc/cgroups has for
+// the controllers of the v2 tree. There are none if no v2 tree is mounted.
+func (m *Mounts) AppendV2Controllers(dst []byte) []byte { return append(dst, m.v2Names...) }
 
 // newMounts picks the cgroup mounts out of list.
 func newMounts(list []mountinfo.Mount, root string, initNS bool) *Mounts {
