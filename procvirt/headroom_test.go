@@ -45,8 +45,15 @@ func newHierarchy(t *testing.T, rng *rand.Rand, v2 bool, text []byte) *hierarchy
 		t.Fatal(err)
 	}
 	h.host.parse(text)
-	t.Cleanup(func() { h.files.Close() })
+	t.Cleanup(h.close)
 	return h
+}
+
+func (h *hierarchy) close() {
+	if h.files != nil {
+		h.files.Close()
+		h.files = nil
+	}
 }
 
 // change makes other limits and usages. What a group uses, and of that what it can
@@ -61,8 +68,7 @@ func (h *hierarchy) change() {
 	}
 	if h.rng.IntN(6) == 0 {
 		h.counted = !h.v2 || !h.counted || len(h.levels) == 1
-		h.files.Close()
-		h.files = nil
+		h.close()
 	}
 	const most = 1 << 16 // 256 MiB in pages
 	below := level{}

@@ -125,6 +125,7 @@ type state struct {
 	cpu    *cgroup.CPUFiles
 	io     *cgroup.IOFiles
 	stalls cgroup.PressureFiles
+	opened []interface{ Close() } // memory to io, if they are not nil
 	// load is the container among those that are sampled. It stays when that has
 	// ended, for what was shown last.
 	load *loadavg.Tracked
@@ -302,12 +303,12 @@ func (s *state) openMemory() error {
 		return err
 	}
 	// There is no place for hugetlb if the host has no such controller.
-	o := &s.space.owner.opener
-	huge, err := cgroup.OpenHugeTLB(o, s.places[cgroup.HugeTLB], filepath.Join(s.registry.cfg.Root, "sys"))
+	o, sys := &s.space.owner.opener, filepath.Join(s.registry.cfg.Root, "sys")
+	huge, err := cgroup.OpenHugeTLB(o, s.places[cgroup.HugeTLB], sys)
 	if err != nil {
 		return err
 	}
-	nodes, err := cgroup.OpenNodes(o, s.places[cgroup.CPUSet], filepath.Join(s.registry.cfg.Root, "sys"))
+	nodes, err := cgroup.OpenNodes(o, s.places[cgroup.CPUSet], sys)
 	if err != nil {
 		huge.Close()
 		return err
@@ -319,6 +320,7 @@ func (s *state) openMemory() error {
 		return err
 	}
 	s.memory, s.huge, s.nodes = memory, huge, nodes
+	s.opened = append(s.opened, memory, huge, nodes)
 	return nil
 }
 
@@ -330,6 +332,9 @@ func (s *state) openCPU() (err error) {
 	s.cpu, err = cgroup.OpenCPU(&s.space.owner.opener, cgroup.CPUPlaces{
 		CPU: s.places[cgroup.CPU], CPUAcct: p, CPUSet: s.places[cgroup.CPUSet],
 	})
+	if err == nil {
+		s.opened = append(s.opened, s.cpu)
+	}
 	return err
 }
 
@@ -338,7 +343,9 @@ func (s *state) openIO() error {
 	if err != nil {
 		return err
 	}
-	s.io, err = cgroup.OpenIO(&s.space.owner.opener, p)
+	if s.io, err = cgroup.OpenIO(&s.space.owner.opener, p); err == nil {
+		s.opened = append(s.opened, s.io)
+	}
 	return err
 }
 
@@ -352,11 +359,10 @@ func (s *state) tryClose() {
 
 // closeLocked is tryClose. The caller holds mu for writing.
 func (s *state) closeLocked() {
-	s.memory.Close()
-	s.cpu.Close()
-	s.huge.Close()
-	s.nodes.Close()
-	s.io.Close()
+	for _, f := range s.opened {
+		f.Close()
+	}
+	s.opened = nil
 	s.stalls.Close()
 	s.memory, s.cpu, s.huge, s.nodes, s.io = nil, nil, nil, nil, nil
 	s.not, s.unsettled = [numSources]error{}, false

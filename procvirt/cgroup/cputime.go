@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 
 	"vprocfs/procvirt/internal/scan"
 )
@@ -26,9 +27,9 @@ func (t *CPUTime) Total() uint64 { return t.User + t.Nice + t.System }
 // around after 584 years of CPU time.
 func (c *CPUFiles) Usage(near uint64, buf []byte) (uint64, []byte, error) {
 	if c.stat == nil {
-		var ns uint64
-		buf, err := readUint(c.usage, &ns, buf)
-		return unwrap(ns, near), buf, err
+		r := reader{buf: buf}
+		ns := r.number(c.usage)
+		return unwrap(ns, near), r.buf, r.err
 	}
 	var t CPUTime
 	buf, err := c.Time(&t, near, buf)
@@ -59,43 +60,26 @@ func unwrap(ns, near uint64) uint64 {
 func (c *CPUFiles) Time(t *CPUTime, near uint64, buf []byte) ([]byte, error) {
 	t.User, t.Nice, t.System = 0, 0, 0
 	t.PerCPU = t.PerCPU[:0]
+	r := reader{buf: buf}
 	if c.stat != nil {
-		b, err := c.stat.Read(buf)
-		if err != nil {
-			return buf, err
-		}
-		if usage := t.parse(b); usage <= math.MaxUint64/1000 {
+		if usage := t.parse(r.text(c.stat)); usage <= math.MaxUint64/1000 {
 			t.raise(unwrap(usage*1000, near))
 		}
-		return b, nil
+		return r.buf, r.err
 	}
-	b, err := c.all.Read(buf)
+	user, system, err := t.parseAll(r.text(c.all))
 	if err != nil {
-		return buf, err
+		return r.buf, fmt.Errorf("%s: %w", c.all.Path(), err)
 	}
-	buf = b
-	user, system, err := t.parseAll(b)
-	if err != nil {
-		return buf, fmt.Errorf("%s: %w", c.all.Path(), err)
-	}
-	if b, err = c.percpu.Read(buf); err != nil {
-		return buf, err
-	}
-	t.parsePerCPU(b, user, system)
-	return b, nil
+	t.parsePerCPU(r.text(c.percpu), user, system)
+	return r.buf, r.err
 }
 
 // parse reads cpu.stat (cgroup_base_stat_cputime_show, kernel/cgroup/rstat.c):
 // user_usec holds the nice time too, nice_usec (6.13) is that part alone. It
 // returns usage_usec, which is their sum until it wraps around.
 func (t *CPUTime) parse(text []byte) (usage uint64) {
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		key, v, ok := scan.KeyValue(line)
-		if !ok {
-			continue
-		}
+	for key, v := range scan.KeyValues(text) {
 		v = min(v, maxTime)
 		switch string(key) {
 		case "usage_usec":
@@ -142,19 +126,17 @@ const maxOneCPU = 1 << 60
 // in microseconds, and leaves the CPU numbers in t.PerCPU for parsePerCPU.
 func (t *CPUTime) parseAll(text []byte) (user, system uint64, err error) {
 	_, text = scan.Line(text)
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		f, rest := scan.Field(line)
-		cpu, n := scan.Uint(f)
+	for line := range scan.Lines(text) {
+		first, rest := scan.Field(line)
+		cpu, n := scan.Uint(first)
+		f, _ := scan.Field(rest)
+		u, k := scan.Uint(f)
 		_, s, ok := scan.KeyValue(rest)
-		u, _ := scan.Field(rest)
-		un, k := scan.Uint(u)
 		if n == 0 || k == 0 || !ok || cpu >= MaxCPUs || len(t.PerCPU) == MaxCPUs {
 			return 0, 0, fmt.Errorf("not a line of three numbers: %q", line[:min(len(line), 80)])
 		}
 		t.PerCPU = append(t.PerCPU, cpu)
-		user += min(un, maxOneCPU) / 1000
+		user += min(u, maxOneCPU) / 1000
 		system += min(s, maxOneCPU) / 1000
 	}
 	return user, system, nil
@@ -164,37 +146,38 @@ func (t *CPUTime) parseAll(text []byte) (user, system uint64, err error) {
 // possible CPU in the order of usage_all, and divides their sum in the proportion
 // user : system.
 func (t *CPUTime) parsePerCPU(text []byte, user, system uint64) {
-	numbers := t.PerCPU
-	top := 0
-	for _, cpu := range numbers {
+	n, top := len(t.PerCPU), 0
+	for _, cpu := range t.PerCPU {
 		top = max(top, int(cpu)+1)
 	}
-	// The possible CPUs need not be contiguous, so the amounts go behind the
-	// numbers first and to their places then.
-	n := len(numbers)
+	// The possible CPUs need not be contiguous: the amounts are put in their places
+	// behind the numbers first.
+	t.PerCPU = slices.Grow(t.PerCPU, top)[:n+top]
+	amounts := t.PerCPU[n:]
+	clear(amounts)
 	var sum, nanos uint64
-	for range n {
+	for _, cpu := range t.PerCPU[:n] {
 		var f []byte
 		f, text = scan.Field(text)
-		v, _ := scan.Uint(f)
-		v = min(v, maxOneCPU)
-		t.PerCPU = append(t.PerCPU, v/1000)
-		sum += v / 1000
-		nanos += v % 1000
+		ns, _ := scan.Uint(f)
+		ns = min(ns, maxOneCPU)
+		amounts[cpu] = ns / 1000
+		sum += ns / 1000
+		nanos += ns % 1000
 	}
-	for len(t.PerCPU) < 2*n+top {
-		t.PerCPU = append(t.PerCPU, 0)
-	}
-	amounts := t.PerCPU[2*n:]
-	for i := range n {
-		amounts[t.PerCPU[i]] = t.PerCPU[n+i]
-	}
-	copy(t.PerCPU, amounts)
-	t.PerCPU = t.PerCPU[:top]
+	t.PerCPU = slices.Delete(t.PerCPU, 0, n)
 	total := sum + nanos/1000
 	t.User = total
 	if user+system > 0 {
 		t.User = MulDiv(total, user, user+system)
 	}
 	t.System = total - t.User
+}
+
+// MulDiv returns a*b/c, rounded down, without overflow in between. It wants
+// b <= c and c > 0, so that the result is at most a.
+func MulDiv(a, b, c uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	q, _ := bits.Div64(hi, lo, c)
+	return q
 }

@@ -23,6 +23,7 @@ type HugeUsage struct {
 // HugeFiles keeps open the hugetlb controller's files of a container, for every
 // page size of the host. Read is safe for concurrent use, Close is not.
 type HugeFiles struct {
+	files
 	sizes []hugeSize
 }
 
@@ -41,48 +42,35 @@ func OpenHugeTLB(o *held.Opener, p Place, sys string) (*HugeFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &HugeFiles{}
+	h := &HugeFiles{files: files{opener: o}}
 	for _, dir := range dirs {
 		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(dir), "hugepages-"), "kB")
 		kb, err := strconv.ParseUint(name, 10, 54)
 		if err != nil {
-			return nil, fmt.Errorf("%s: not a page size", dir)
+			h.err = fmt.Errorf("%s: not a page size", dir)
+			break
 		}
-		if err := h.open(o, p, kb<<10, dir); err != nil {
-			h.Close()
-			return nil, err
-		}
+		h.openSize(p, kb<<10, dir)
 	}
-	return h, nil
+	return opened(h, &h.files)
 }
 
-func (h *HugeFiles) open(o *held.Opener, p Place, bytes uint64, dir string) (err error) {
+func (h *HugeFiles) openSize(p Place, bytes uint64, dir string) {
 	limit, usage := ".limit_in_bytes", ".usage_in_bytes"
 	if p.V2 {
 		limit, usage = ".max", ".current"
 	}
-	prefix := "hugetlb." + sizeName(bytes)
-	h.sizes = append(h.sizes, hugeSize{bytes: bytes})
-	s := &h.sizes[len(h.sizes)-1]
+	s := hugeSize{bytes: bytes}
 	for i, group := range p.Dirs {
-		var l hugeLevel
-		if l.limit, err = openOptionalAt(o, i, group+"/"+prefix+limit); err != nil {
-			return err
-		}
-		if l.limit == nil {
-			continue
-		}
-		s.levels = append(s.levels, l)
-		if s.levels[len(s.levels)-1].usage, err = openAt(o, i, group+"/"+prefix+usage); err != nil {
-			return err
+		prefix := group + "/hugetlb." + sizeName(bytes)
+		if f := h.optional(i, prefix+limit); f != nil {
+			s.levels = append(s.levels, hugeLevel{f, h.must(i, prefix+usage)})
 		}
 	}
-	if len(s.levels) == 0 {
-		h.sizes = h.sizes[:len(h.sizes)-1]
-		return nil
+	if len(s.levels) > 0 {
+		s.pages = h.must(0, dir+"/nr_hugepages")
+		h.sizes = append(h.sizes, s)
 	}
-	s.pages, err = o.Open(dir + "/nr_hugepages")
-	return err
 }
 
 // sizeName is how the controller writes a page size (mem_fmt,
@@ -97,42 +85,19 @@ func sizeName(bytes uint64) string {
 	return strconv.FormatUint(bytes>>10, 10) + "KB"
 }
 
-// Close closes the files.
-func (h *HugeFiles) Close() {
-	if h == nil {
-		return
-	}
-	for _, s := range h.sizes {
-		for _, l := range s.levels {
-			l.limit.Close()
-			l.usage.Close()
-		}
-		s.pages.Close()
-	}
-}
-
 // Read appends what the controller says of each size to u. It returns the
-// buffer it worked in as well, grown where it had to be.
+// buffer it worked in as well, grown if it had to be.
 func (h *HugeFiles) Read(u []HugeUsage, buf []byte) ([]HugeUsage, []byte, error) {
+	r := reader{buf: buf}
 	for _, s := range h.sizes {
 		x := HugeUsage{PageSize: s.bytes, Limit: NoLimit, Free: NoLimit}
-		var pages uint64
-		var err error
 		for _, l := range s.levels {
-			limit, usage := uint64(NoLimit), uint64(0)
-			if buf, err = readMin(l.limit, &limit, buf); err == nil && limit != NoLimit {
-				buf, err = readUint(l.usage, &usage, buf)
+			if limit := r.limit(l.limit); limit != NoLimit {
+				x.Limit, x.Free = min(x.Limit, limit), min(x.Free, limit-min(r.number(l.usage), limit))
 			}
-			if err != nil {
-				return u, buf, err
-			}
-			x.Limit, x.Free = min(x.Limit, limit), min(x.Free, limit-min(usage, limit))
 		}
-		if buf, err = readUint(s.pages, &pages, buf); err != nil {
-			return u, buf, err
-		}
-		x.HostTotal = min(pages, NoLimit/s.bytes) * s.bytes
+		x.HostTotal = min(r.number(s.pages), NoLimit/s.bytes) * s.bytes
 		u = append(u, x)
 	}
-	return u, buf, nil
+	return u, r.buf, r.err
 }

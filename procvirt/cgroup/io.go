@@ -32,20 +32,15 @@ func (d *DiskIO) Compare(e *DiskIO) int {
 }
 
 func (d *DiskIO) add(e *DiskIO) {
-	for _, n := range [...]struct {
-		to   *uint64
-		more uint64
-	}{
-		{&d.Reads, e.Reads}, {&d.Writes, e.Writes}, {&d.Discards, e.Discards},
-		{&d.ReadBytes, e.ReadBytes}, {&d.WriteBytes, e.WriteBytes}, {&d.DiscardBytes, e.DiscardBytes},
-	} {
-		*n.to += min(n.more, math.MaxUint64-*n.to)
-	}
+	d.Reads, d.ReadBytes = saturated(d.Reads, e.Reads), saturated(d.ReadBytes, e.ReadBytes)
+	d.Writes, d.WriteBytes = saturated(d.Writes, e.Writes), saturated(d.WriteBytes, e.WriteBytes)
+	d.Discards, d.DiscardBytes = saturated(d.Discards, e.Discards), saturated(d.DiscardBytes, e.DiscardBytes)
 }
 
 // IOFiles keeps open the files that report a container's I/O. Read is safe for
 // concurrent use, Close is not.
 type IOFiles struct {
+	files
 	stat            *held.File // v2
 	bytes, serviced *held.File // v1
 	// Incomplete says that the group does not have the controller, so that there is
@@ -58,75 +53,39 @@ type IOFiles struct {
 // or v1's counters of the throttling policy (blkio-controller.rst), which count the
 // descendants only in the files named _recursive, since Linux 4.20.
 func OpenIO(o *held.Opener, p Place) (*IOFiles, error) {
-	f := &IOFiles{}
-	if err := f.open(o, p); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-func (f *IOFiles) open(o *held.Opener, p Place) (err error) {
+	f := &IOFiles{files: files{opener: o}}
+	first := "io.stat"
 	if p.V2 {
-		f.notEnabled = notEnabled(p.Dirs, "io.stat")
-		f.stat, err = openOwn(o, p.Dirs, "io.stat")
-		f.Incomplete = f.stat == nil
-		return err
+		f.stat = f.own(p.Dirs, first)
+	} else {
+		first = "blkio.throttle.io_service_bytes"
+		const serviced = "blkio.throttle.io_serviced"
+		if f.bytes = f.own(p.Dirs, first+"_recursive"); f.bytes != nil {
+			f.serviced = f.counted(p.Dirs, serviced+"_recursive")
+		} else if f.bytes = f.own(p.Dirs, first); f.bytes != nil {
+			f.serviced = f.counted(p.Dirs, serviced)
+		}
 	}
-	const bytes, serviced = "blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"
-	f.notEnabled = notEnabled(p.Dirs, bytes)
-	which := "_recursive"
-	if f.bytes, err = openOwn(o, p.Dirs, bytes+which); err != nil {
-		return err
-	}
-	if f.bytes == nil {
-		which = ""
-		f.bytes, err = openOwn(o, p.Dirs, bytes)
-	}
-	if f.Incomplete = f.bytes == nil; f.Incomplete || err != nil {
-		return err
-	}
-	f.serviced, err = openCounted(o, p.Dirs, serviced+which)
-	return err
-}
-
-// Close closes the files.
-func (f *IOFiles) Close() {
-	if f == nil {
-		return
-	}
-	f.stat.Close()
-	f.bytes.Close()
-	f.serviced.Close()
+	f.Incomplete, f.notEnabled = f.stat == nil && f.bytes == nil, notEnabled(p.Dirs, first)
+	return opened(f, &f.files)
 }
 
 // Read appends the devices to d, one entry each, by ascending number. It returns
-// the buffer it worked in as well, grown where it had to be. ErrNotEnabled says that
+// the buffer it worked in as well, grown if it had to be. ErrNotEnabled says that
 // nobody counts the group's I/O.
 func (f *IOFiles) Read(d []DiskIO, buf []byte) ([]DiskIO, []byte, error) {
 	if f.Incomplete {
 		return d, buf, f.notEnabled
 	}
 	start := len(d)
+	r := reader{buf: buf}
 	if f.stat != nil {
-		b, err := f.stat.Read(buf)
-		if err != nil {
-			return d, buf, err
-		}
-		d = parseIOStat(d, b)
-		return d[:start+merge(d[start:])], b, nil
+		d = parseIOStat(d, r.text(f.stat))
+	} else {
+		d = parseV1IO(d, r.text(f.bytes), true)
+		d = parseV1IO(d, r.text(f.serviced), false)
 	}
-	b, err := f.bytes.Read(buf)
-	if err != nil {
-		return d, buf, err
-	}
-	d = parseV1IO(d, b, true)
-	b, err = f.serviced.Read(b)
-	if err != nil {
-		return d[:start], buf, err
-	}
-	d = parseV1IO(d, b, false)
-	return d[:start+merge(d[start:])], b, nil
+	return d[:start+merge(d[start:])], r.buf, r.err
 }
 
 // merge makes one entry of all that are of one device, and returns how many are
@@ -150,11 +109,9 @@ func merge(d []DiskIO) (n int) {
 // the next one follows in it, or the end of the text (blkcg_print_stat,
 // block/blk-cgroup.c). A device can be "(unknown)": a path of a multipath disk.
 func parseIOStat(d []DiskIO, text []byte) []DiskIO {
-	for len(text) > 0 {
-		var line, f []byte
-		line, text = scan.Line(text)
+	for line := range scan.Lines(text) {
 		known := false // which device the keys are of
-		for f, line = scan.Field(line); len(f) > 0; f, line = scan.Field(line) {
+		for f, rest := scan.Field(line); len(f) > 0; f, rest = scan.Field(rest) {
 			key, value, ok := bytes.Cut(f, []byte("="))
 			if !ok {
 				var dev DiskIO
@@ -189,9 +146,7 @@ func parseIOStat(d []DiskIO, text []byte) []DiskIO {
 // parseV1IO appends what a counter of v1 says: lines of a device, an operation
 // and a number, and the sum over all devices at the end, which has no device.
 func parseV1IO(d []DiskIO, text []byte, inBytes bool) []DiskIO {
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
+	for line := range scan.Lines(text) {
 		f, rest := scan.Field(line)
 		var dev DiskIO
 		if op, v, ok := scan.KeyValue(rest); ok && dev.parseDevice(f) && dev.set(op, inBytes, v) {

@@ -42,15 +42,11 @@ func (p *Policy) Set(s string) error {
 // Type makes Policy a pflag.Value.
 func (*Policy) Type() string { return "auto|init|caller" }
 
-// AppendPath appends the name of a file of process pid below proc, with the NUL
-// byte that held.ReadAt wants.
-func AppendPath(dst []byte, proc string, pid int, file string) []byte {
-	dst = append(dst, proc...)
-	dst = append(dst, '/')
-	dst = strconv.AppendInt(dst, int64(pid), 10)
-	dst = append(dst, '/')
-	dst = append(dst, file...)
-	return append(dst, 0)
+// appendPID appends PROC/PID/FILE, with the NUL byte that held.ReadAt wants.
+func appendPID(dst []byte, proc string, pid int, file string) []byte {
+	dst = append(append(dst, proc...), '/')
+	dst = append(strconv.AppendInt(dst, int64(pid), 10), '/')
+	return append(append(dst, file...), 0)
 }
 
 // ReadMembership reads PROC/PID/cgroup into buf: three system calls, and no
@@ -58,7 +54,7 @@ func AppendPath(dst []byte, proc string, pid int, file string) []byte {
 // is gone.
 func ReadMembership(proc string, pid int, buf []byte) ([]byte, error) {
 	var path [128]byte
-	return held.ReadAt(AppendPath(path[:0], proc, pid, "cgroup"), buf)
+	return held.ReadAt(appendPID(path[:0], proc, pid, "cgroup"), buf)
 }
 
 // OpenInitMembership opens the /proc/PID/cgroup of the init of a pid namespace.
@@ -86,11 +82,8 @@ func OpenInitMembership(o *held.Opener, proc string, pid int) (*held.File, error
 func exiting(proc string, tid int) bool {
 	var path [128]byte
 	var buf [1024]byte
-	b, err := held.ReadAt(AppendPath(path[:0], proc, tid, "stat"), buf[:0])
-	if err != nil {
-		return true
-	}
-	switch procpid.State(b) {
+	stat, _ := held.ReadAt(appendPID(path[:0], proc, tid, "stat"), buf[:0])
+	switch procpid.State(stat) {
 	case 0, 'Z', 'X':
 		return true
 	}

@@ -47,6 +47,7 @@ type MemoryUsage struct {
 // MemoryFiles keeps open the memory controller's files of a container. Read is
 // safe for concurrent use, Close is not.
 type MemoryFiles struct {
+	files
 	v2         bool
 	own        memoryLevel
 	above      []memoryLevel // the ancestors that have the controller, nearest first
@@ -67,94 +68,76 @@ type memoryLevel struct {
 
 // OpenMemory opens what Read needs at p.
 func OpenMemory(o *held.Opener, p Place) (*MemoryFiles, error) {
-	m := &MemoryFiles{v2: p.V2}
-	if err := m.open(o, p); err != nil {
-		m.Close()
-		return nil, err
-	}
-	return m, nil
-}
-
-func (m *MemoryFiles) open(o *held.Opener, p Place) error {
+	m := &MemoryFiles{files: files{opener: o}, v2: p.V2, notEnabled: notEnabled(p.Dirs, "memory.stat")}
 	for i, dir := range p.Dirs {
-		var l memoryLevel
-		err := l.open(o, i, dir, p.V2)
+		l := m.openLevel(i, dir)
 		switch {
 		case i == 0:
 			m.own = l
 		case l.usage != nil:
 			m.above = append(m.above, l)
 		}
-		if err != nil {
-			return err
-		}
 	}
-	var err error
-	m.notEnabled = notEnabled(p.Dirs, "memory.stat")
-	if m.Incomplete = m.own.usage == nil; m.Incomplete {
-		return checkRemoved(p.Dirs)
+	m.Incomplete = m.own.usage == nil
+	switch {
+	case m.err != nil:
+	case m.Incomplete:
+		m.err = checkRemoved(p.Dirs)
+	case !p.V2:
+		m.swappiness = m.optional(0, p.Dirs[0]+"/memory.swappiness")
 	}
-	if !p.V2 {
-		m.swappiness, err = openOptional(o, p.Dirs[0]+"/memory.swappiness")
-	}
-	return err
+	return opened(m, &m.files)
 }
 
-// open opens the files of the group so many levels above the container's. None is
-// open if the group does not have the controller.
-func (l *memoryLevel) open(o *held.Opener, level int, dir string, v2 bool) (err error) {
-	names := [...]string{"memory.current", "memory.stat", "memory.max", "memory.high", "memory.swap.max", "memory.swap.current"}
-	if !v2 {
-		names = [...]string{"memory.usage_in_bytes", "memory.stat", "memory.limit_in_bytes", "", "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"}
-		if level == 0 {
-			names[2], names[4] = "", ""
-		}
+// openLevel opens the files of the group so many levels above the container's: none
+// if it does not have the controller.
+func (m *MemoryFiles) openLevel(level int, dir string) (l memoryLevel) {
+	open := func(name string) *held.File { return m.optional(level, dir+"/"+name) }
+	usage, limit, swapMax, swapUsage := "memory.current", "memory.max", "memory.swap.max", "memory.swap.current"
+	if !m.v2 {
+		usage, limit, swapMax, swapUsage = "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"
 	}
-	for i, to := range [...]**held.File{&l.usage, &l.stat, &l.limit, &l.high, &l.swapMax, &l.swapUsage} {
-		if names[i] == "" {
-			continue
-		}
-		if *to, err = openOptionalAt(o, level, dir+"/"+names[i]); err != nil || *to == nil && i == 0 {
-			return err
-		}
+	if l.usage = open(usage); l.usage == nil {
+		return l
 	}
-	if l.stat == nil {
-		return fmt.Errorf("%s/memory.stat: %w", dir, unix.ENODEV) // removed just now
+	if l.stat = open("memory.stat"); l.stat == nil && m.err == nil {
+		m.err = fmt.Errorf("%s/memory.stat: %w", dir, unix.ENODEV) // removed just now
 	}
-	return nil
-}
-
-func (l *memoryLevel) close() {
-	for _, f := range [...]*held.File{l.limit, l.high, l.usage, l.stat, l.swapMax, l.swapUsage} {
-		f.Close()
+	if m.v2 || level > 0 {
+		l.limit, l.swapMax = open(limit), open(swapMax)
 	}
-}
-
-// Close closes the files.
-func (m *MemoryFiles) Close() {
-	if m == nil {
-		return
+	if m.v2 {
+		l.high = open("memory.high")
 	}
-	m.own.close()
-	for i := range m.above {
-		m.above[i].close()
-	}
-	m.swappiness.Close()
+	l.swapUsage = open(swapUsage)
+	return l
 }
 
 // Read fills u. total and swap are the memory and the swap of the host: a limit of
 // total or more is none, and without swap none is read. It returns the buffer it
-// worked in, grown where it had to be.
+// worked in, grown if it had to be.
 //
 // ErrNotEnabled says that the group does not have the controller, and no limit of
 // its ancestors holds: nothing is known.
 func (m *MemoryFiles) Read(u *MemoryUsage, total, swap uint64, buf []byte) ([]byte, error) {
 	*u = MemoryUsage{Limit: NoLimit, Free: NoLimit, Available: NoLimit, SwapLimit: NoLimit, SwapFree: NoLimit}
-	buf, err := m.read(u, total, swap, buf)
-	if err == nil && m.Incomplete && u.Free == NoLimit && u.SwapFree == NoLimit {
-		err = m.notEnabled
+	r := reader{buf: buf}
+	v1 := v1Limits{NoLimit, NoLimit}
+	if m.own.usage != nil {
+		u.Usage = r.number(m.own.usage)
+		v1 = m.readStat(&u.Stat, &m.own, &r)
+		u.Limit = v1.memory
 	}
-	return buf, err
+	var room [maxLevels]headroom
+	m.readFree(u, &room, min(total, NoLimit-1), v1.memory, &r)
+	m.readAvailable(u, &room, &r)
+	if swap != 0 {
+		m.readSwap(u, v1, &r)
+	}
+	if r.err == nil && m.Incomplete && u.Free == NoLimit && u.SwapFree == NoLimit {
+		r.err = m.notEnabled
+	}
+	return r.buf, r.err
 }
 
 // level returns the files of the group so many levels above the container's, of
@@ -166,30 +149,14 @@ func (m *MemoryFiles) level(i int) *memoryLevel {
 	return &m.above[i-1]
 }
 
-func (m *MemoryFiles) read(u *MemoryUsage, total, swap uint64, buf []byte) (_ []byte, err error) {
-	v1 := v1Limits{NoLimit, NoLimit}
-	if m.own.usage != nil {
-		if buf, err = readUint(m.own.usage, &u.Usage, buf); err != nil {
-			return buf, err
-		}
-		if buf, err = m.own.stat.Read(buf); err != nil {
-			return buf, err
-		}
-		if m.v2 {
-			u.Stat.parse(buf)
-		} else {
-			v1 = u.Stat.parseV1(buf)
-			u.Limit = v1.memory
-		}
+// readStat reads the memory.stat of a level, and the limits that it has on v1.
+func (m *MemoryFiles) readStat(s *MemoryStat, l *memoryLevel, r *reader) v1Limits {
+	text := r.text(l.stat)
+	if m.v2 {
+		s.parse(text)
+		return v1Limits{NoLimit, NoLimit}
 	}
-	var room [maxLevels]headroom
-	if buf, err = m.readFree(u, &room, min(total, NoLimit-1), v1.memory, buf); err != nil {
-		return buf, err
-	}
-	if buf, err = m.readAvailable(u, &room, buf); err != nil || swap == 0 {
-		return buf, err
-	}
-	return m.readSwap(u, v1, buf)
+	return s.parseV1(text)
 }
 
 // headroom is what one level has left.
@@ -207,7 +174,7 @@ func (h *headroom) available(s *MemoryStat) uint64 {
 // not count: one of no smaller limit than total or an ancestor's has more headroom than
 // that. On v1 smallest is the smallest limit of all levels; a level with a smaller one
 // does not hold (use_hierarchy is 0).
-func (m *MemoryFiles) readFree(u *MemoryUsage, room *[maxLevels]headroom, total, smallest uint64, buf []byte) (_ []byte, err error) {
+func (m *MemoryFiles) readFree(u *MemoryUsage, room *[maxLevels]headroom, total, smallest uint64, r *reader) {
 	for i := len(m.above); i >= 0; i-- {
 		room[i].limit = NoLimit
 		l := m.level(i)
@@ -216,42 +183,31 @@ func (m *MemoryFiles) readFree(u *MemoryUsage, room *[maxLevels]headroom, total,
 		}
 		limit := smallest // that of the own group on v1, or more
 		if l.limit != nil {
-			limit = NoLimit
-			if buf, err = readMin(l.limit, &limit, buf); err != nil {
-				return buf, err
-			}
+			limit = r.limit(l.limit)
 		}
 		if m.v2 {
 			u.Limit = min(u.Limit, limit)
-			if buf, err = readMin(l.high, &limit, buf); err != nil {
-				return buf, err
-			}
-		} else if limit < smallest {
-			continue
+			limit = min(limit, r.limit(l.high))
 		}
-		if limit >= total {
+		if limit >= total || !m.v2 && limit < smallest {
 			continue
 		}
 		total = limit
-		usage := u.Usage
+		room[i] = headroom{limit, u.Usage}
 		if i > 0 {
-			if buf, err = readUint(l.usage, &usage, buf); err != nil {
-				return buf, err
-			}
+			room[i].usage = r.number(l.usage)
 		}
-		room[i] = headroom{limit, usage}
 		u.Free = min(u.Free, room[i].free())
 	}
-	return buf, nil
 }
 
 // readAvailable sets Available, from the room of each level. A group can reclaim at
 // least what those below it can. So of those that have the smallest headroom, and of
 // those below them, only one counts whose headroom is smaller than what is available at
 // another.
-func (m *MemoryFiles) readAvailable(u *MemoryUsage, room *[maxLevels]headroom, buf []byte) (_ []byte, err error) {
+func (m *MemoryFiles) readAvailable(u *MemoryUsage, room *[maxLevels]headroom, r *reader) {
 	if u.Free == NoLimit {
-		return buf, nil
+		return
 	}
 	if room[0].limit != NoLimit {
 		u.Available = room[0].available(&u.Stat)
@@ -261,26 +217,16 @@ func (m *MemoryFiles) readAvailable(u *MemoryUsage, room *[maxLevels]headroom, b
 		top--
 	}
 	for i := top; i > 0; i-- {
-		l := m.level(i)
-		if room[i].free() >= u.Available || l.stat == nil {
-			continue
+		if l := m.level(i); room[i].free() < u.Available {
+			var s MemoryStat
+			m.readStat(&s, l, r)
+			u.Available = min(u.Available, room[i].available(&s))
 		}
-		if buf, err = l.stat.Read(buf); err != nil {
-			return buf, err
-		}
-		var s MemoryStat
-		if m.v2 {
-			s.parse(buf)
-		} else {
-			s.parseV1(buf)
-		}
-		u.Available = min(u.Available, room[i].available(&s))
 	}
-	return buf, nil
 }
 
 // readSwap sets the fields of swap, as readFree those of memory.
-func (m *MemoryFiles) readSwap(u *MemoryUsage, v1 v1Limits, buf []byte) (_ []byte, err error) {
+func (m *MemoryFiles) readSwap(u *MemoryUsage, v1 v1Limits, r *reader) {
 	tightest := uint64(NoLimit)
 	for i := len(m.above); i >= 0; i-- {
 		l := m.level(i)
@@ -290,17 +236,14 @@ func (m *MemoryFiles) readSwap(u *MemoryUsage, v1 v1Limits, buf []byte) (_ []byt
 		u.SwapAccounted = true
 		limit := v1.memsw
 		if l.swapMax != nil && (m.v2 || limit != NoLimit) {
-			limit = NoLimit
-			if buf, err = readMin(l.swapMax, &limit, buf); err != nil {
-				return buf, err
-			}
+			limit = r.limit(l.swapMax)
 		}
 		if i > 0 && (limit >= tightest || !m.v2 && limit < v1.memsw) {
 			continue
 		}
-		var usage uint64
-		if buf, err = m.readSwapUsage(l, &usage, buf); err != nil {
-			return buf, err
+		usage := r.number(l.swapUsage)
+		if !m.v2 { // of memory and swap together
+			usage -= min(r.number(l.usage), usage)
 		}
 		if i == 0 {
 			u.SwapUsage = usage
@@ -312,30 +255,14 @@ func (m *MemoryFiles) readSwap(u *MemoryUsage, v1 v1Limits, buf []byte) (_ []byt
 	}
 	u.SwapLimit = tightest
 	if m.v2 || !u.SwapAccounted {
-		return buf, nil
+		return
 	}
 	if v1.memsw != NoLimit && v1.memory != NoLimit {
 		u.SwapLimit = max(v1.memsw, v1.memory)
 	}
-	if m.swappiness == nil {
-		return buf, nil
-	}
-	var swappiness uint64
-	if buf, err = readUint(m.swappiness, &swappiness, buf); err == nil && swappiness == 0 {
+	if m.swappiness != nil && r.number(m.swappiness) == 0 {
 		u.SwapLimit = u.SwapUsage
 	}
-	return buf, err
-}
-
-func (m *MemoryFiles) readSwapUsage(l *memoryLevel, usage *uint64, buf []byte) ([]byte, error) {
-	buf, err := readUint(l.swapUsage, usage, buf)
-	if err != nil || m.v2 {
-		return buf, err
-	}
-	var memory uint64
-	buf, err = readUint(l.usage, &memory, buf)
-	*usage -= min(memory, *usage)
-	return buf, err
 }
 
 // saturated is a + b, at most NoLimit.

@@ -3,8 +3,7 @@ package cgroup
 import "vprocfs/procvirt/internal/scan"
 
 // MemoryStat holds keys of memory.stat under their v2 names (cgroup-v2.rst), in
-// bytes. A key that the kernel does not have is 0. On v1 the total_ keys fill
-// them, so that descendants count as they do on v2.
+// bytes. A key that the kernel does not have is 0. On v1 they are the total_ keys, so that descendants count as they do on v2.
 type MemoryStat struct {
 	Anon, File, Shmem                      uint64
 	KernelStack, Pagetables, SecPagetables uint64
@@ -24,13 +23,7 @@ func (s *MemoryStat) reclaimable() uint64 {
 }
 
 func (s *MemoryStat) parse(text []byte) {
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		key, v, ok := scan.KeyValue(line)
-		if !ok {
-			continue
-		}
+	for key, v := range scan.KeyValues(text) {
 		switch string(key) {
 		case "anon":
 			s.Anon = v
@@ -88,13 +81,7 @@ func (s *MemoryStat) parse(text []byte) {
 // (memcg1_stat_format, mm/memcontrol-v1.c).
 func (s *MemoryStat) parseV1(text []byte) v1Limits {
 	limits := v1Limits{NoLimit, NoLimit}
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		key, v, ok := scan.KeyValue(line)
-		if !ok {
-			continue
-		}
+	for key, v := range scan.KeyValues(text) {
 		switch string(key) {
 		case "hierarchical_memory_limit":
 			limits.memory = v1Limit(v)

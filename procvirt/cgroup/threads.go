@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -24,7 +25,7 @@ type Threads struct {
 	Looks int
 }
 
-// ThreadCounter counts threads. It is its memory, and for one goroutine at a time.
+// ThreadCounter counts threads, reusing its buffers. Not safe for concurrent use.
 //
 // Each thread costs the reading of one file. There is a cheaper way on v1, the
 // CGROUPSTATS_CMD_GET of taskstats(netlink), which counts a group's threads by
@@ -70,18 +71,15 @@ func (t *ThreadCounter) Usage(p Place) (uint64, error) {
 		return 0, removed(p.Dirs[0]+name, err)
 	}
 	line, _ := scan.Line(text)
+	unit, number := uint64(1), line
 	if p.V2 {
-		key, us, ok := scan.KeyValue(line)
-		if !ok || string(key) != "usage_usec" {
-			return 0, fmt.Errorf("%s%s: no usage_usec in %q", p.Dirs[0], name, line[:min(len(line), 40)])
-		}
-		return us * 1000, nil
+		unit, number = 1000, bytes.TrimPrefix(line, []byte("usage_usec "))
 	}
-	ns, n := scan.Uint(line)
+	v, n := scan.Uint(number)
 	if n == 0 {
-		return 0, fmt.Errorf("%s%s: not a number: %q", p.Dirs[0], name, line[:min(len(line), 40)])
+		return 0, fmt.Errorf("%s%s: no CPU time in %q", p.Dirs[0], name, line[:min(len(line), 40)])
 	}
-	return ns, nil
+	return v * unit, nil
 }
 
 // removed gives what the kernel says of a removed group its name.
@@ -123,12 +121,15 @@ func (t *ThreadCounter) group(dir string, v2 bool, last, limit int, n *Threads) 
 		return removed(dir+name, err)
 	}
 	t.list = list
-	for len(list) > 0 && n.Looks < limit {
-		var line []byte
-		line, list = scan.Line(list)
+	for line := range scan.Lines(list) {
+		if n.Looks >= limit {
+			break
+		}
 		if tid, k := scan.Uint(line); k > 0 && k == len(line) && tid > 0 && tid < 1<<31 {
 			n.Looks++
-			n.add(t.state(int(tid)), int(tid), last)
+			// The file right below PROC/TID sums up the times of all threads of the
+			// process first (do_task_stat, fs/proc/array.c).
+			n.add(procpid.State(t.read(int(tid), "stat")), int(tid), last)
 		}
 	}
 	t.below(dir)
@@ -160,18 +161,6 @@ func Newer(a, b, last int) bool {
 	return a > b
 }
 
-// state returns the state of a thread as in /proc/PID/task/TID/stat, 0 for one that
-// is gone. The file right below /proc/TID would do, but sums up the times of all
-// threads of the process first (do_task_stat, fs/proc/array.c), for each of them.
-func (t *ThreadCounter) state(tid int) byte {
-	t.path = appendTask(t.path[:0], t.proc, tid, "stat")
-	text, err := held.ReadAt(t.path, t.stat)
-	if err != nil {
-		return 0
-	}
-	return procpid.State(text)
-}
-
 // below queues the groups below dir. Their number is the number of links of the
 // directory, less its own two (kernfs_refresh_inode, fs/kernfs/inode.c): most
 // groups have none and need not be read.
@@ -201,7 +190,7 @@ func (t *ThreadCounter) below(dir string) {
 // PID returns the id of a thread in the pid namespace level levels below the
 // daemon's. It returns 0 if the thread is not in it, or is gone.
 func (t *ThreadCounter) PID(tid, level int) int {
-	for id := range procpid.StatusIDs(t.status(tid), "NSpid") {
+	for id := range procpid.StatusIDs(t.read(tid, "status"), "NSpid") {
 		if level == 0 {
 			return id
 		}
@@ -214,15 +203,19 @@ func (t *ThreadCounter) PID(tid, level int) int {
 // thread is. It returns -1 if the thread is gone, or before Linux 4.1.
 func (t *ThreadCounter) Level(tid int) int {
 	level := -1
-	for range procpid.StatusIDs(t.status(tid), "NSpid") {
+	for range procpid.StatusIDs(t.read(tid, "status"), "NSpid") {
 		level++
 	}
 	return level
 }
 
-// status returns the text of /proc/TID/task/TID/status, or nil.
-func (t *ThreadCounter) status(tid int) []byte {
-	t.path = appendTask(t.path[:0], t.proc, tid, "status")
+// read returns the text of PROC/TID/task/TID/NAME, nil if the thread is gone.
+func (t *ThreadCounter) read(tid int, name string) []byte {
+	t.path = append(t.path[:0], t.proc...)
+	for _, dir := range [...]string{"/", "/task/"} {
+		t.path = strconv.AppendInt(append(t.path, dir...), int64(tid), 10)
+	}
+	t.path = append(append(append(t.path, '/'), name...), 0)
 	text, err := held.ReadAt(t.path, t.stat)
 	if err != nil {
 		return nil
@@ -232,18 +225,6 @@ func (t *ThreadCounter) status(tid int) []byte {
 
 func appendPath(dst []byte, dir, name string) []byte {
 	dst = append(dst, dir...)
-	dst = append(dst, name...)
-	return append(dst, 0)
-}
-
-// appendTask appends PROC/TID/task/TID/NAME.
-func appendTask(dst []byte, proc string, tid int, name string) []byte {
-	dst = append(dst, proc...)
-	dst = append(dst, '/')
-	dst = strconv.AppendInt(dst, int64(tid), 10)
-	dst = append(dst, "/task/"...)
-	dst = strconv.AppendInt(dst, int64(tid), 10)
-	dst = append(dst, '/')
 	dst = append(dst, name...)
 	return append(dst, 0)
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"vprocfs/internal/procpid"
 )
 
 // tree is a made up machine: groups and threads in a directory.
@@ -175,7 +177,7 @@ func TestThreadIDsInNamespaces(t *testing.T) {
 // TestOwnThreadsAreSeen takes the kernel's own files.
 func TestOwnThreadsAreSeen(t *testing.T) {
 	c := NewThreadCounter("/proc")
-	if s := c.state(os.Getpid()); s == 0 || !strings.ContainsRune("RSD", rune(s)) {
+	if s := procpid.State(c.read(os.Getpid(), "stat")); s == 0 || !strings.ContainsRune("RSD", rune(s)) {
 		t.Errorf("state %q", s)
 	}
 	if c.Level(os.Getpid()) < 0 || c.PID(os.Getpid(), 0) != os.Getpid() {

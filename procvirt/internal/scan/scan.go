@@ -7,11 +7,12 @@ package scan
 
 import (
 	"bytes"
+	"iter"
 	"math"
 )
 
 // Uint reads the decimal number that b begins with. It returns the number and
-// how many bytes it took: 0 where b does not begin with a digit.
+// how many bytes it took: 0 if b does not begin with a digit.
 func Uint(b []byte) (v uint64, n int) {
 	for n < len(b) {
 		d := uint64(b[n]) - '0'
@@ -40,8 +41,31 @@ func Line(b []byte) (line, rest []byte) {
 	return b, nil
 }
 
+// Lines returns the lines of text, without their newlines.
+func Lines(text []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for len(text) > 0 {
+			var line []byte
+			if line, text = Line(text); !yield(line) {
+				return
+			}
+		}
+	}
+}
+
+// KeyValues returns the lines of a flat keyed file, leaving out any other.
+func KeyValues(text []byte) iter.Seq2[[]byte, uint64] {
+	return func(yield func([]byte, uint64) bool) {
+		for line := range Lines(text) {
+			if key, value, ok := KeyValue(line); ok && !yield(key, value) {
+				return
+			}
+		}
+	}
+}
+
 // Field cuts the first run of bytes that are neither blank nor tab from b,
-// skipping blanks before it. The field is empty where there is none.
+// skipping blanks before it. The field is empty if there is none.
 func Field(b []byte) (field, rest []byte) {
 	i := 0
 	for i < len(b) && (b[i] == ' ' || b[i] == '\t') {
@@ -55,7 +79,7 @@ func Field(b []byte) (field, rest []byte) {
 }
 
 // KeyValue takes one line of a flat keyed file, `key value` (the format of
-// memory.stat and cpu.stat, cgroup-v2.rst "Flat keyed"). It answers false for
+// memory.stat and cpu.stat, cgroup-v2.rst "Flat keyed"). It returns false for
 // any other line.
 func KeyValue(line []byte) (key []byte, value uint64, ok bool) {
 	key, rest := Field(line)
