@@ -101,7 +101,7 @@ func hold(o Options, dir string) (err error) {
 			return m.files, nil
 		},
 		Own: own,
-	}, m.files, supervise.Signals{Stop: signals.stop, Upgrade: signals.upgrade, Toggle: signals.toggle})
+	}, m.files, signals)
 	m.listen(h)
 	defer h.Unlisten()
 	err = h.Run(adopted)

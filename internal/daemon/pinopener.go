@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/fs"
+	"vprocfs/internal/fdconn"
 )
 
 // PinVerb is the hidden verb that runs OpenPins in a process of its own.
@@ -29,12 +30,12 @@ const openerIdle = 2 * time.Second
 // the next worker, who would answer, is not started before.
 type opener struct {
 	mu   sync.Mutex
-	fd   int // a socket to the process, -1 if there is none
+	conn *fdconn.Conn // to the process; nil if there is none
 	idle *time.Timer
 }
 
 func newOpener() *opener {
-	o := &opener{fd: -1}
+	o := &opener{}
 	o.idle = time.AfterFunc(openerIdle, o.end)
 	return o
 }
@@ -45,15 +46,15 @@ func (o *opener) open(root int, path string, announce func(thread int)) (int, er
 	defer o.mu.Unlock()
 	o.idle.Stop()
 	defer o.idle.Reset(openerIdle)
-	if o.fd < 0 {
+	if o.conn == nil {
 		if err := o.start(); err != nil {
 			return -1, fmt.Errorf("start %s: %w", PinVerb, err)
 		}
 	}
 	fd, err := o.ask(root, path, announce)
 	if _, isAnswer := err.(unix.Errno); err != nil && !isAnswer {
-		unix.Close(o.fd)
-		o.fd = -1
+		_ = o.conn.Close() // the process ends by it
+		o.conn = nil
 		err = fmt.Errorf("%s: %w", PinVerb, err)
 	}
 	return fd, err
@@ -62,30 +63,28 @@ func (o *opener) open(root int, path string, announce func(thread int)) (int, er
 func (o *opener) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.fd >= 0 {
-		unix.Close(o.fd) // the process ends by it
-		o.fd = -1
+	if o.conn != nil {
+		_ = o.conn.Close() // the process ends by it
+		o.conn = nil
 	}
 }
 
 // start starts the process.
 func (o *opener) start() error {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := fdconn.Pair()
 	if err != nil {
 		return err
 	}
-	theirs := os.NewFile(uintptr(fds[1]), PinVerb)
 	defer theirs.Close()
 	cmd := exec.Command("/proc/self/exe", PinVerb, strconv.Itoa(openerFD))
 	cmd.Args[0] = "vprocfs"
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	cmd.ExtraFiles = []*os.File{theirs}
 	if err := cmd.Start(); err != nil {
-		unix.Close(fds[0])
-		return err
+		return errors.Join(err, ours.Close())
 	}
 	go func() { _ = cmd.Wait() }() // no zombie
-	o.fd = fds[0]
+	o.conn = ours
 	return nil
 }
 
@@ -108,10 +107,10 @@ func (o *opener) ask(root int, path string, announce func(thread int)) (fd int, 
 // roundTrip sends a text, with a descriptor if it is not negative, and returns the number
 // that comes back.
 func (o *opener) roundTrip(text string, send int) (number, fd int, err error) {
-	if err := sendFD(o.fd, text, send); err != nil {
+	if err := o.conn.Send(text, send); err != nil {
 		return 0, -1, fmt.Errorf("send: %w", err)
 	}
-	answer, fd, err := receiveFD(o.fd)
+	answer, fd, err := o.conn.Receive()
 	if err != nil {
 		return 0, -1, fmt.Errorf("receive: %w", err)
 	}
@@ -125,18 +124,22 @@ const openerFD = 3
 // OpenPins is the process of an opener. It ends with its socket.
 func OpenPins(string) error {
 	runtime.LockOSThread()
+	conn, err := fdconn.New(os.NewFile(openerFD, PinVerb))
+	if err != nil {
+		return err
+	}
 	for {
-		path, root, err := receiveFD(openerFD)
+		path, root, err := conn.Receive()
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil || root < 0 {
 			return errors.Join(err, errors.New("no mount to open a file of"))
 		}
-		if err := sendFD(openerFD, strconv.Itoa(unix.Gettid()), -1); err != nil {
+		if err := conn.Send(strconv.Itoa(unix.Gettid()), -1); err != nil {
 			return err
 		}
-		if _, _, err := receiveFD(openerFD); err != nil {
+		if _, _, err := conn.Receive(); err != nil {
 			return err
 		}
 		fd, err := fs.OpenPin(root, path)
@@ -145,7 +148,7 @@ func OpenPins(string) error {
 		if err != nil && !errors.As(err, &errno) {
 			errno = unix.EIO
 		}
-		err = sendFD(openerFD, strconv.Itoa(int(errno)), fd)
+		err = conn.Send(strconv.Itoa(int(errno)), fd)
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -153,43 +156,4 @@ func OpenPins(string) error {
 			return err
 		}
 	}
-}
-
-// sendFD sends a text with a descriptor, or without one if fd is negative.
-func sendFD(socket int, text string, fd int) error {
-	var rights []byte
-	if fd >= 0 {
-		rights = unix.UnixRights(fd)
-	}
-	for {
-		err := unix.Sendmsg(socket, []byte(text), rights, nil, unix.MSG_NOSIGNAL)
-		if err != unix.EINTR {
-			return err
-		}
-	}
-}
-
-// receiveFD returns a text and the descriptor that has come with it, -1 for none. It
-// returns io.EOF if the other end is closed.
-func receiveFD(socket int) (text string, fd int, err error) {
-	b, oob := make([]byte, unix.PathMax), make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := unix.Recvmsg(socket, b, oob, unix.MSG_CMSG_CLOEXEC)
-	for err == unix.EINTR {
-		n, oobn, _, _, err = unix.Recvmsg(socket, b, oob, unix.MSG_CMSG_CLOEXEC)
-	}
-	if err == nil && n == 0 || err == unix.ECONNRESET {
-		err = io.EOF
-	}
-	if err != nil {
-		return "", -1, err
-	}
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(messages) == 0 {
-		return string(b[:n]), -1, err
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
-		return string(b[:n]), -1, err
-	}
-	return string(b[:n]), fds[0], nil
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/fdconn"
 )
 
 // holderState is the state that a new holder gets in its environment.
@@ -49,7 +51,7 @@ func (h *Holder) become(a become) (err error) {
 	for _, fd := range h.cfg.Own {
 		pass(fd)
 	}
-	control, err := worker.control.conn.File()
+	control, err := worker.control.File()
 	if err != nil {
 		return err
 	}
@@ -87,7 +89,7 @@ type Adopted struct {
 	Own map[string]int
 
 	worker   int
-	control  *control // nil: there is no worker
+	control  *fdconn.Conn // nil: there is no worker
 	reply    *replyTo
 	upgraded bool
 	toggled  bool
@@ -140,7 +142,7 @@ func Adopt() (*Adopted, error) {
 		// Whoever asked may be gone, which is no reason not to go on.
 		a.reply, _ = newReplyTo(os.NewFile(uintptr(s.Reply), "reply"))
 	}
-	if a.control, err = newControl(os.NewFile(uintptr(s.Control), "control")); err != nil {
+	if a.control, err = fdconn.New(os.NewFile(uintptr(s.Control), "control")); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -167,24 +169,18 @@ func (a *Adopted) wait() exit {
 			}
 		}
 	}
-	var ws unix.WaitStatus
-	for err = unix.EINTR; err == unix.EINTR; {
-		_, err = unix.Wait4(a.worker, &ws, 0, nil)
-	}
+	p, _ := os.FindProcess(a.worker) // on Unix it always succeeds
+	state, err := p.Wait()
 	if err != nil {
 		return exit{text: "it ended, and was not our child", status: -1}
 	}
-	e := exit{status: ws.ExitStatus(), crashed: true, text: fmt.Sprintf("exit status %d", ws.ExitStatus())}
-	if ws.Signaled() {
-		e.text, e.crashed = "signal: "+ws.Signal().String(), ws.Signal() != unix.SIGKILL
-	}
-	return e
+	return exitOf(state)
 }
 
 func newReplyTo(f *os.File) (*replyTo, error) {
-	c, err := newControl(f)
+	c, err := fdconn.New(f)
 	if err != nil {
 		return nil, err
 	}
-	return &replyTo{conn: c.conn, verb: verbUpgrade}, nil
+	return &replyTo{conn: c.UnixConn, verb: verbUpgrade}, nil
 }

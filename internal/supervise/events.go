@@ -12,10 +12,10 @@ type (
 	clientID int
 )
 
-// An event is something that has happened.
-type event interface{ isEvent() }
+// An event is something that has happened: one of the following. A machine's first event
+// is started or adopted.
+type event any
 
-// A machine's first event is started or adopted.
 type (
 	// started: this process begins, and there is no worker.
 	started struct {
@@ -28,24 +28,18 @@ type (
 		upgraded bool     // by an exec of this process, which a client may wait for
 		client   clientID // 0: none
 	}
-)
-
-type (
 	// due: the machine's deadline has come.
 	due struct{}
-	// spawned and spawnFailed answer a spawn action.
+	// spawned answers a spawn action.
 	spawned struct {
 		id  procID
 		pid int
-	}
-	spawnFailed struct {
-		id  procID
 		err error
 	}
-	// received: the process has sent a message.
+	// received: the process has sent a message. Its file is the shell's business.
 	received struct {
-		id         procID
-		word, rest string
+		id procID
+		message
 	}
 	// hungUp: the process has closed its control socket, most likely because it died.
 	hungUp struct{ id procID }
@@ -73,17 +67,17 @@ type (
 	renewEnded struct{ err error }
 )
 
-// An action is something to be done.
-type action interface{ isAction() }
+// An action is something to be done: one of the following.
+type action any
 
 type (
 	// spawn starts a worker, or a candidate of the new program.
 	spawn struct {
-		id                          procID
-		candidate, crashed, toggled bool
+		id        procID
+		candidate bool
 	}
-	// send sends a message to a process.
-	send struct {
+	// order sends a message to a process.
+	order struct {
 		id         procID
 		word, rest string
 	}
@@ -130,34 +124,3 @@ type (
 	// exitWith ends Run. It is the last action of a machine.
 	exitWith struct{ err error }
 )
-
-func (started) isEvent()      {}
-func (adopted) isEvent()      {}
-func (due) isEvent()          {}
-func (spawned) isEvent()      {}
-func (spawnFailed) isEvent()  {}
-func (received) isEvent()     {}
-func (hungUp) isEvent()       {}
-func (ended) isEvent()        {}
-func (probeEnded) isEvent()   {}
-func (upgradeAsked) isEvent() {}
-func (execFailed) isEvent()   {}
-func (toggleAsked) isEvent()  {}
-func (stopAsked) isEvent()    {}
-func (unmounted) isEvent()    {}
-func (renewEnded) isEvent()   {}
-
-func (spawn) isAction()    {}
-func (send) isAction()     {}
-func (handFile) isAction() {}
-func (kill) isAction()     {}
-func (probe) isAction()    {}
-func (become) isAction()   {}
-func (notify) isAction()   {}
-func (serving) isAction()  {}
-func (reply) isAction()    {}
-func (logged) isAction()   {}
-func (unmount) isAction()  {}
-func (renew) isAction()    {}
-func (abandon) isAction()  {}
-func (exitWith) isAction() {}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/fdconn"
 )
 
 // TestMain makes this binary a worker where a Holder of a test starts it as one.
@@ -74,11 +76,11 @@ func faultyCalls(call string, err error, times int) (system, *faults) {
 	real := sys
 	switch call {
 	case "socketpair":
-		sys.socketpair = func() (fds [2]int, err error) {
+		sys.pair = func() (*fdconn.Conn, *os.File, error) {
 			if err := f.fail(); err != nil {
-				return fds, err
+				return nil, nil, err
 			}
-			return real.socketpair()
+			return real.pair()
 		}
 	case "dup":
 		sys.dup = func(fd int) (int, error) {
@@ -194,9 +196,9 @@ func TestAWorkerStartsHoldersWithAGrowingWait(t *testing.T) {
 		t.Run(fmt.Sprintf("%s %v", c.call, c.err), func(t *testing.T) {
 			before := openFiles(t)
 			sys, f := faultyCalls(c.call, c.err, 5)
-			holder, theirs, err := controlPair(&sys)
+			holder, theirs, err := sys.pair()
 			for err != nil {
-				holder, theirs, err = controlPair(&sys)
+				holder, theirs, err = sys.pair()
 			}
 			f.left = 5
 			clock := time.Unix(1e9, 0)
@@ -216,12 +218,12 @@ func TestAWorkerStartsHoldersWithAGrowingWait(t *testing.T) {
 				return real(cmd)
 			}
 			w.sys = sys
-			own, err := newControl(theirs)
+			own, err := fdconn.New(theirs)
 			if err != nil {
 				t.Fatal(err)
 			}
 			w.control.Store(own)
-			holder.conn.Close() // the holder dies
+			holder.Close() // the holder dies
 			stopped := make(chan struct{})
 			w.run(slog.New(slog.DiscardHandler), Orders{Stop: func() { close(stopped) }})
 			<-stopped
@@ -232,7 +234,7 @@ func TestAWorkerStartsHoldersWithAGrowingWait(t *testing.T) {
 			if !slices.Equal(waits, want) || f.left != 0 {
 				t.Errorf("waits %v, want %v; %d faults left", waits, want, f.left)
 			}
-			w.control.Load().conn.Close()
+			w.control.Load().Close()
 			wantOpenFiles(t, before)
 		})
 	}

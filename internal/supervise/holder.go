@@ -56,8 +56,8 @@ type Holder struct {
 	clients map[clientID]*replyTo
 	client  clientID // the last one
 
-	events chan any // from other goroutines: an event, or arrived
-	queued []event  // from actions
+	events chan event // from other goroutines
+	queued []event    // from actions
 	done   bool
 	err    error
 
@@ -68,7 +68,7 @@ type Holder struct {
 // NewHolder makes a holder of files, which are handed to each worker.
 func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h := &Holder{
-		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan any), requests: make(chan *replyTo),
+		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan event), requests: make(chan *replyTo),
 		systemd: newNotifier(cfg.Log),
 		procs:   make(map[procID]*process), clients: make(map[clientID]*replyTo),
 	}
@@ -111,11 +111,10 @@ func (h *Holder) Run(a *Adopted) error {
 		case s := <-h.signals.Stop:
 			h.step(stopAsked{s.String()})
 		case e := <-h.events:
-			if m, ok := e.(arrived); ok {
-				h.arrived(m)
-			} else {
-				h.step(e.(event))
+			if m, ok := e.(received); ok {
+				h.takeFile(m.message)
 			}
+			h.step(e)
 		}
 	}
 	return h.err
@@ -160,14 +159,15 @@ func (h *Holder) later(f func() event) {
 func (h *Holder) do(a action) {
 	switch a := a.(type) {
 	case spawn:
-		h.answer(h.spawn(a))
-	case send:
+		pid, err := h.spawn(a)
+		h.answer(spawned{a.id, pid, err})
+	case order:
 		if p := h.procs[a.id]; p != nil {
-			_ = p.control.send(a.word, a.rest) // gone: an event will tell
+			_ = send(p.control, a.word, a.rest) // gone: an event will tell
 		}
 	case handFile:
-		if p := h.procs[a.id]; p != nil {
-			_ = p.control.sendFile(msgKeep, a.name, int(h.files[a.name].Fd())) // gone: an event will tell
+		if p, f := h.procs[a.id], h.files[a.name]; p != nil && f != nil {
+			_ = sendFile(p.control, msgKeep, a.name, int(f.Fd())) // gone: an event will tell
 		}
 	case kill:
 		h.kill(a.id)
@@ -222,24 +222,17 @@ func (h *Holder) adopt(a *Adopted) event {
 	return e
 }
 
-// arrived is a message of a process, with the descriptor that came with it, or nil.
-type arrived struct {
-	received
-	file *os.File
-}
-
-func (h *Holder) arrived(m arrived) {
+// takeFile takes over the descriptor that a worker has sent.
+func (h *Holder) takeFile(m message) {
 	switch {
 	case m.word == msgPong:
 		h.copyStderr()
-	case m.word == msgKeep && m.file == nil:
-		return
+	case m.file == nil:
 	case m.word == msgKeep:
 		h.keep(m.rest, m.file)
-	case m.file != nil:
+	default:
 		m.file.Close()
 	}
-	h.step(m.received)
 }
 
 // keep takes over a descriptor that a worker has sent.

@@ -3,6 +3,7 @@ package supervise
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -61,7 +62,6 @@ type proc struct {
 	serving time.Time // zero: it does not serve yet
 	settled bool      // it has been asked goodAfter later whether it works
 	ready   bool      // a candidate that waits for its turn
-	toggled bool      // what it was told of machine.toggled
 	killed  string    // why it was killed; empty: it was not
 }
 
@@ -84,8 +84,6 @@ func (m *machine) handle(e event) {
 		m.due()
 	case spawned:
 		m.spawned(e)
-	case spawnFailed:
-		m.spawnFailed(e)
 	case received:
 		if p := m.find(e.id); p != nil {
 			m.receive(p, e)
@@ -102,8 +100,8 @@ func (m *machine) handle(e event) {
 		m.endUpgrade(fmt.Errorf("the new worker works, but this process could not become the new program: %w", e.err))
 	case toggleAsked:
 		m.toggled = !m.toggled
-		if m.worker.id != 0 && !m.worker.begun.IsZero() {
-			m.syncToggle(&m.worker)
+		if !m.worker.begun.IsZero() { // one that has not begun hears it with msgGo
+			m.do(order{m.worker.id, msgToggle, ""})
 		}
 	case stopAsked:
 		m.stopAsked(e)
@@ -111,33 +109,56 @@ func (m *machine) handle(e event) {
 		m.unmounted(e)
 	case renewEnded:
 		m.renewEnded(e)
+	default:
+		panic(fmt.Sprintf("%T is no event", e))
+	}
+}
+
+// A timer is something to do at a time; the zero time is never.
+type timer struct {
+	at time.Time
+	do func(*machine)
+}
+
+// timers returns all timers, in the order in which due handles them.
+func (m *machine) timers() [9]timer {
+	switch {
+	case m.done:
+		return [9]timer{}
+	case !m.stopBy.IsZero():
+		return [9]timer{{m.stopBy, (*machine).stopTimedOut}}
+	}
+	return [9]timer{
+		{m.outageEnd(), (*machine).giveUp},
+		{m.overBy, (*machine).overTimedOut},
+		{m.startAt, (*machine).startWorker},
+		{m.renewAt, (*machine).renew},
+		{m.pongBy, (*machine).pongTimedOut},
+		{m.beginBy(&m.worker), (*machine).startTimedOut},
+		{m.beginBy(&m.next), (*machine).candidateTimedOut},
+		{m.settleAt(&m.worker), (*machine).settle},
+		{m.pingAt, (*machine).heartbeat},
 	}
 }
 
 // deadline returns when step wants to see a due event. It is zero for never.
 func (m *machine) deadline() (t time.Time) {
-	sooner := func(d time.Time) {
-		if !d.IsZero() && (t.IsZero() || d.Before(t)) {
-			t = d
+	for _, next := range m.timers() {
+		if !next.at.IsZero() && (t.IsZero() || next.at.Before(t)) {
+			t = next.at
 		}
 	}
-	if m.done {
-		return t
-	}
-	if !m.stopBy.IsZero() {
-		return m.stopBy
-	}
-	sooner(m.startAt)
-	sooner(m.renewAt)
-	sooner(m.pingAt)
-	sooner(m.pongBy)
-	sooner(m.overBy)
-	sooner(m.outageEnd())
-	for _, p := range []*proc{&m.worker, &m.next} {
-		sooner(m.beginBy(p))
-		sooner(m.settleAt(p))
-	}
 	return t
+}
+
+// due does what is due now.
+func (m *machine) due() {
+	for i := range m.timers() {
+		// They are taken anew each time: what is due may change those after it.
+		if t := m.timers()[i]; !t.at.IsZero() && !m.now.Before(t.at) {
+			t.do(m)
+		}
+	}
 }
 
 func (m *machine) outageEnd() time.Time {
@@ -163,52 +184,6 @@ func (m *machine) settleAt(p *proc) (t time.Time) {
 	return p.serving.Add(goodAfter)
 }
 
-// due does what is due now.
-func (m *machine) due() {
-	isDue := func(t time.Time) bool { return !m.done && !t.IsZero() && !m.now.Before(t) }
-	if !m.stopBy.IsZero() {
-		if isDue(m.stopBy) {
-			m.stopTimedOut()
-		}
-		return
-	}
-	if isDue(m.outageEnd()) {
-		m.giveUp()
-	}
-	if isDue(m.overBy) {
-		m.kill(&m.worker, "nothing left to do")
-		m.exit(m.overErr)
-	}
-	if isDue(m.startAt) {
-		m.startAt = time.Time{}
-		m.startWorker()
-	}
-	if isDue(m.renewAt) {
-		m.renewAt = time.Time{}
-		m.do(renew{})
-	}
-	if isDue(m.pongBy) {
-		m.kill(&m.worker, fmt.Sprintf("no answer for %s", pingTimeout))
-	}
-	if isDue(m.beginBy(&m.worker)) {
-		m.kill(&m.worker, fmt.Sprintf("not at work after %s", startTimeout))
-	}
-	if isDue(m.beginBy(&m.next)) {
-		m.dropCandidate(fmt.Errorf("the new worker was not at work after %s", startTimeout))
-	}
-	if isDue(m.settleAt(&m.worker)) {
-		m.worker.settled = true
-		m.ask()
-	}
-	if isDue(m.pingAt) {
-		m.pingAt = m.now.Add(m.pace.pingEvery)
-		if !m.down.IsZero() || m.worker.id == 0 {
-			m.tell("WATCHDOG=1") // maxOutage says how long that may last, not systemd
-		}
-		m.ask()
-	}
-}
-
 // start begins without a worker.
 func (m *machine) start(e started) {
 	m.inherited = e.inherited
@@ -223,7 +198,7 @@ func (m *machine) start(e started) {
 func (m *machine) adopt(e adopted) {
 	m.inherited = true
 	m.toggled = e.toggled
-	m.worker = proc{id: m.newID(), pid: e.pid, begun: m.now, serving: m.now, settled: true, toggled: e.toggled}
+	m.worker = proc{id: m.newID(), pid: e.pid, begun: m.now, serving: m.now, settled: true}
 	m.pingAt = m.now.Add(m.pace.pingEvery)
 	if !e.upgraded {
 		m.do(probe{m.worker.id, probeTimeout})
@@ -265,47 +240,38 @@ func (m *machine) find(id procID) *proc {
 
 // startWorker starts a worker of the program that this process runs.
 func (m *machine) startWorker() {
-	m.worker = proc{id: m.newID(), toggled: m.toggled}
-	m.do(spawn{id: m.worker.id, crashed: m.crashed, toggled: m.toggled})
+	m.startAt = time.Time{}
+	m.worker = proc{id: m.newID()}
+	m.do(spawn{id: m.worker.id})
 }
 
 func (m *machine) spawned(e spawned) {
-	p := m.find(e.id)
-	if p == nil {
-		return
-	}
-	p.pid, p.begun = e.pid, m.now
-	if p == &m.worker && m.stopBy.IsZero() {
-		m.begin(p)
-	}
-}
-
-func (m *machine) spawnFailed(e spawnFailed) {
-	switch {
-	case e.id == m.next.id:
+	switch p := m.find(e.id); {
+	case p == nil:
+	case e.err != nil && p == &m.next:
 		m.next = proc{}
 		m.endUpgrade(e.err)
-	case e.id == m.worker.id:
+	case e.err != nil:
 		m.worker = proc{}
 		m.log(slog.LevelError, "worker not started", "err", e.err, "again", m.scheduleStart())
+	default:
+		p.pid, p.begun = e.pid, m.now
+		if p == &m.worker && m.stopBy.IsZero() {
+			m.begin(p)
+		}
 	}
 }
 
-// begin tells p to work. A candidate hears what has changed since it was started.
+// begin tells p to work.
 func (m *machine) begin(p *proc) {
-	m.syncToggle(p)
-	rest := ""
+	var text []string
 	if m.crashed {
-		rest = crashed
+		text = append(text, crashed)
 	}
-	m.do(send{p.id, msgGo, rest})
-}
-
-func (m *machine) syncToggle(p *proc) {
-	if p.toggled != m.toggled {
-		p.toggled = m.toggled
-		m.do(send{p.id, msgToggle, ""})
+	if m.toggled {
+		text = append(text, toggled)
 	}
+	m.do(order{p.id, msgGo, strings.Join(text, " ")})
 }
 
 // scheduleStart starts a worker after the back-off, which it returns.

@@ -98,6 +98,11 @@ func (m *machine) scheduleRenewal() {
 	m.renewAt = m.now.Add(m.renewal.next(minRenewal, maxRenewal))
 }
 
+func (m *machine) renew() {
+	m.renewAt = time.Time{}
+	m.do(renew{})
+}
+
 // renewEnded starts a worker for the new connection. If there is none, the holder tries
 // again: the mount point may come back, or memory.
 func (m *machine) renewEnded(e renewEnded) {
@@ -115,6 +120,12 @@ func (m *machine) renewEnded(e renewEnded) {
 		m.beginOutage()
 		m.startWorker()
 	}
+}
+
+// overTimedOut ends a worker that has nothing left to do and does not end.
+func (m *machine) overTimedOut() {
+	m.kill(&m.worker, "nothing left to do")
+	m.exit(m.overErr)
 }
 
 // stopAsked ends the work; the second time at once.
@@ -141,13 +152,13 @@ func (m *machine) unmounted(e unmounted) {
 	m.unmounting = false
 	m.exitErr = errors.Join(m.exitErr, e.err)
 	if m.next.id != 0 {
-		m.do(send{m.next.id, msgStop, ""})
+		m.do(order{m.next.id, msgStop, ""})
 	}
 	if m.worker.id == 0 {
 		m.exit(m.exitErr)
 		return
 	}
-	m.do(send{m.worker.id, msgStop, ""})
+	m.do(order{m.worker.id, msgStop, ""})
 }
 
 func (m *machine) stopTimedOut() {

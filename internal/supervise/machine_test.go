@@ -134,7 +134,7 @@ func (w *world) key() (k worldKey) {
 		id(p.id)
 		at(p.begun, startTimeout+1)
 		at(p.serving, goodAfter)
-		flag(p.settled, p.ready, p.toggled, p.killed != "", p.killed == replaced)
+		flag(p.settled, p.ready, p.killed != "", p.killed == replaced)
 	}
 	num(int64(m.upgrade.phase))
 	num(int64(w.lastPeer - m.upgrade.client))
@@ -205,7 +205,7 @@ func TestTheKeyOfAWorldIsComplete(t *testing.T) {
 	for _, c := range []struct {
 		v    any
 		want int
-	}{{machine{}, 30}, {proc{}, 8}, {upgrade{}, 2}, {backoff{}, 1}, {world{}, 18}, {simProc{}, 6}} {
+	}{{machine{}, 30}, {proc{}, 7}, {upgrade{}, 2}, {backoff{}, 1}, {world{}, 18}, {simProc{}, 6}} {
 		if got := reflect.TypeOf(c.v).NumField(); got != c.want {
 			t.Errorf("%T has %d fields, was %d: is the new one in key?", c.v, got, c.want)
 		}

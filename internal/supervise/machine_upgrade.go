@@ -60,9 +60,8 @@ func (m *machine) beginWaitingUpgrade() {
 	}
 	m.log(slog.LevelInfo, "upgrading", "program", m.program)
 	m.upgrade.phase = preparing
-	m.next = proc{id: m.newID(), toggled: m.toggled}
-	// A candidate hears of a crash when it begins.
-	m.do(spawn{id: m.next.id, candidate: true, toggled: m.toggled})
+	m.next = proc{id: m.newID()}
+	m.do(spawn{id: m.next.id, candidate: true})
 }
 
 // replaceWorker ends the worker; the candidate is ready.
@@ -93,6 +92,10 @@ func (m *machine) upgradeProbed(err error) {
 	}
 	m.upgrade.phase = becoming
 	m.do(become{m.worker.id, m.upgrade.client, m.toggled})
+}
+
+func (m *machine) candidateTimedOut() {
+	m.dropCandidate(fmt.Errorf("the new worker was not at work after %s", startTimeout))
 }
 
 // dropCandidate ends an upgrade whose candidate is no good. It has not begun to work,

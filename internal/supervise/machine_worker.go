@@ -14,7 +14,31 @@ func (m *machine) ask() {
 		return
 	}
 	m.pongBy = m.now.Add(pingTimeout)
-	m.do(send{p.id, msgPing, ""})
+	m.do(order{p.id, msgPing, ""})
+}
+
+// heartbeat asks the worker from time to time, and tells systemd of an outage:
+// maxOutage says how long that may last, not systemd.
+func (m *machine) heartbeat() {
+	m.pingAt = m.now.Add(m.pace.pingEvery)
+	if !m.down.IsZero() || m.worker.id == 0 {
+		m.tell("WATCHDOG=1")
+	}
+	m.ask()
+}
+
+// settle asks a worker that has served for goodAfter.
+func (m *machine) settle() {
+	m.worker.settled = true
+	m.ask()
+}
+
+func (m *machine) pongTimedOut() {
+	m.kill(&m.worker, fmt.Sprintf("no answer for %s", pingTimeout))
+}
+
+func (m *machine) startTimedOut() {
+	m.kill(&m.worker, fmt.Sprintf("not at work after %s", startTimeout))
 }
 
 func (m *machine) beginOutage() {

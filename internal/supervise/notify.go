@@ -5,7 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -18,27 +18,27 @@ const maxNotices = 64
 
 // A notifier sends notices to systemd in their order, from a goroutine of its own: to
 // send may block for as long as systemd does not read. Notices that do not fit are
-// dropped, and the log says how many. Without systemd it does nothing.
+// dropped, and the log says how many.
 type notifier struct {
 	log     *slog.Logger
-	enabled bool
-	send    func(notice) error
-
-	mu      sync.Mutex
-	waiting []notice
-	dropped int
-	idle    chan struct{} // closed when all is sent; nil if nothing is
+	notices chan notice // nil: there is no systemd
+	dropped atomic.Int64
 }
 
 // notice is a state for sd_notify(3), or a descriptor for systemd's store.
 type notice struct {
 	state string
 	name  string
-	fd    int // -1: none
+	fd    int           // -1: none
+	done  chan struct{} // closed in its turn, and nothing is sent; nil: a notice
 }
 
 func newNotifier(log *slog.Logger) *notifier {
-	return &notifier{log: log, enabled: os.Getenv(notifyEnv) != "", send: sendNotice}
+	n := &notifier{log: log}
+	if os.Getenv(notifyEnv) != "" {
+		n.start(sendNotice)
+	}
+	return n
 }
 
 func sendNotice(n notice) error {
@@ -54,7 +54,7 @@ func (n *notifier) tell(state string) { n.add(notice{state: state, fd: -1}) }
 
 // store has systemd keep fd under the name.
 func (n *notifier) store(name string, fd int) error {
-	if !n.enabled {
+	if n.notices == nil {
 		return nil
 	}
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) // fd may be closed before it is sent
@@ -66,22 +66,16 @@ func (n *notifier) store(name string, fd int) error {
 }
 
 func (n *notifier) add(what notice) {
-	if !n.enabled {
+	if n.notices == nil {
 		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.waiting) >= maxNotices {
-		if n.dropped++; n.dropped == 1 {
+	select {
+	case n.notices <- what:
+	default:
+		if n.dropped.Add(1) == 1 {
 			n.log.Warn("systemd does not read: it is not told any more")
 		}
 		what.close()
-		return
-	}
-	n.waiting = append(n.waiting, what)
-	if n.idle == nil {
-		n.idle = make(chan struct{})
-		go n.sendAll()
 	}
 }
 
@@ -91,40 +85,38 @@ func (n notice) close() {
 	}
 }
 
-// sendAll sends until nothing is left.
-func (n *notifier) sendAll() {
-	for {
-		n.mu.Lock()
-		if len(n.waiting) == 0 {
-			if n.dropped > 0 {
-				n.log.Warn("systemd reads again", "not told", n.dropped)
-				n.dropped = 0
+func (n *notifier) start(send func(notice) error) {
+	n.notices = make(chan notice, maxNotices)
+	go func() {
+		for what := range n.notices {
+			if what.done != nil {
+				close(what.done)
+				continue
 			}
-			close(n.idle)
-			n.idle = nil
-			n.mu.Unlock()
-			return
+			if err := send(what); err != nil {
+				n.log.Warn("systemd not told", "state", strings.ReplaceAll(what.state+what.name, "\n", " "), "err", err)
+			}
+			what.close()
+			if dropped := n.dropped.Swap(0); dropped > 0 {
+				n.log.Warn("systemd reads again", "not told", dropped)
+			}
 		}
-		what := n.waiting[0]
-		n.waiting = n.waiting[1:]
-		n.mu.Unlock()
-		if err := n.send(what); err != nil {
-			n.log.Warn("systemd not told", "state", strings.ReplaceAll(what.state+what.name, "\n", " "), "err", err)
-		}
-		what.close()
-	}
+	}()
 }
 
 // flush waits until all is sent, but no longer than patience.
 func (n *notifier) flush(patience time.Duration) {
-	n.mu.Lock()
-	idle := n.idle
-	n.mu.Unlock()
-	if idle == nil {
+	if n.notices == nil {
+		return
+	}
+	end, done := time.After(patience), make(chan struct{})
+	select {
+	case n.notices <- notice{done: done}:
+	case <-end:
 		return
 	}
 	select {
-	case <-idle:
-	case <-time.After(patience):
+	case <-done:
+	case <-end:
 	}
 }

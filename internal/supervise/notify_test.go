@@ -17,13 +17,12 @@ func TestNobodyWaitsForSystemd(t *testing.T) {
 	before := openFiles(t)
 	var log bytes.Buffer
 	n := newNotifier(slog.New(slog.NewTextHandler(&log, nil)))
-	n.enabled = true
 	reads, sent := make(chan struct{}), []string{}
-	n.send = func(what notice) error {
+	n.start(func(what notice) error {
 		<-reads
 		sent = append(sent, what.state+what.name)
 		return nil
-	}
+	})
 	f, err := os.Open("/dev/null")
 	if err != nil {
 		t.Fatal(err)

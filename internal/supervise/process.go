@@ -7,13 +7,15 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/fdconn"
 )
 
 // process is a worker or a candidate.
 type process struct {
 	pid     int
 	handle  *os.Process
-	control *control
+	control *fdconn.Conn
 }
 
 // exit is how a process ended.
@@ -23,24 +25,16 @@ type exit struct {
 	crashed bool // not by a SIGKILL
 }
 
-// spawn starts a process, and returns the event that says how that went.
-func (h *Holder) spawn(a spawn) event {
-	pid, err := h.startProcess(a)
-	if err != nil {
-		return spawnFailed{a.id, err}
-	}
-	return spawned{a.id, pid}
-}
-
-func (h *Holder) startProcess(a spawn) (pid int, err error) {
-	ours, theirs, err := controlPair(&h.sys)
+// spawn starts a process.
+func (h *Holder) spawn(a spawn) (pid int, err error) {
+	ours, theirs, err := h.sys.pair()
 	if err != nil {
 		return 0, err
 	}
 	defer theirs.Close()
 	s := workerState{
 		Version: formatVersion, Files: make(map[string]int), Control: 3,
-		Crashed: a.crashed, Candidate: a.candidate, Toggled: a.toggled, Unmanaged: !isService(),
+		Candidate: a.candidate, Unmanaged: !isService(),
 	}
 	files := []*os.File{theirs, os.Stderr}
 	s.Log = 4
@@ -57,9 +51,14 @@ func (h *Holder) startProcess(a spawn) (pid int, err error) {
 		err = h.sys.start(cmd)
 	}
 	if err != nil {
-		return 0, errors.Join(fmt.Errorf("start %s: %w", path, err), ours.conn.Close())
+		return 0, errors.Join(fmt.Errorf("start %s: %w", path, err), ours.Close())
 	}
-	h.watch(a.id, &process{cmd.Process.Pid, cmd.Process, ours}, func() exit { return exitOf(cmd.Wait(), cmd.ProcessState) })
+	h.watch(a.id, &process{cmd.Process.Pid, cmd.Process, ours}, func() exit {
+		if err := cmd.Wait(); cmd.ProcessState == nil {
+			return exit{text: err.Error(), status: -1}
+		}
+		return exitOf(cmd.ProcessState)
+	})
 	return cmd.Process.Pid, nil
 }
 
@@ -70,12 +69,12 @@ func (h *Holder) watch(id procID, p *process, wait func() exit) {
 	go func() {
 		defer close(listened)
 		for {
-			m, err := p.control.receive()
+			m, err := receive(p.control)
 			if err != nil {
 				h.events <- hungUp{id}
 				return
 			}
-			h.events <- arrived{received{id, m.word, m.rest}, m.file}
+			h.events <- received{id, m}
 		}
 	}()
 	go func() {
@@ -92,19 +91,13 @@ func (h *Holder) forget(id procID) {
 		return
 	}
 	delete(h.procs, id)
-	_ = p.control.conn.Close()
+	_ = p.control.Close()
 	_ = p.handle.Release()
 }
 
-func exitOf(err error, s *os.ProcessState) exit {
-	if s == nil {
-		return exit{text: fmt.Sprint(err), status: -1}
-	}
-	e := exit{text: s.String(), status: s.ExitCode(), crashed: true}
-	if ws, ok := s.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == unix.SIGKILL {
-		e.crashed = false
-	}
-	return e
+func exitOf(s *os.ProcessState) exit {
+	ws := s.Sys().(syscall.WaitStatus)
+	return exit{text: s.String(), status: s.ExitCode(), crashed: !ws.Signaled() || ws.Signal() != unix.SIGKILL}
 }
 
 // kill sends SIGKILL to a process. Its end is an event, if it comes.

@@ -13,13 +13,11 @@ package supervise
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"vprocfs/internal/fdconn"
 )
 
 // The environment variables with the state of a new worker and of a new holder. They are
@@ -34,7 +32,9 @@ const formatVersion = 2
 
 // The messages of the holder. A message is a word, and a text after a blank.
 const (
-	msgGo   = "go"   // begin to work: nobody else does. The text is crashed if the last worker crashed
+	// msgGo: begin to work, nobody else does. The text has the words crashed, if the last
+	// worker crashed or hung, and toggled.
+	msgGo   = "go"
 	msgStop = "stop" // end
 	msgPing = "ping" // answer with msgPong
 	// msgToggle switches something that only the worker knows.
@@ -53,94 +53,35 @@ const (
 	msgAborted = "aborted" // the connection was aborted; the text is an error, or empty
 )
 
-// crashed is the text of msgGo.
-const crashed = "crashed"
+// The words of the text of msgGo.
+const (
+	crashed = "crashed"
+	toggled = "toggled" // msgToggle was sent to workers an odd number of times
+)
 
-// maxMessage bounds a message, in bytes.
-const maxMessage = 4096
-
-// control is one end of the pair of sockets.
-type control struct{ conn *net.UnixConn }
-
-// newControl takes f over.
-func newControl(f *os.File) (*control, error) {
-	defer f.Close()
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return nil, errors.Join(errors.New("control socket: not a Unix socket"), c.Close())
-	}
-	return &control{u}, nil
-}
-
-// controlPair returns this process's end, and the other's as a file.
-func controlPair(sys *system) (*control, *os.File, error) {
-	fds, err := sys.socketpair()
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	theirs := os.NewFile(uintptr(fds[1]), "control")
-	c, err := newControl(os.NewFile(uintptr(fds[0]), "control"))
-	if err != nil {
-		return nil, nil, errors.Join(err, theirs.Close())
-	}
-	return c, theirs, nil
-}
-
-// send sends a message. It never waits. An error says that the other side is gone, or
-// that it reads nothing: pings find that out.
-func (c *control) send(word, rest string) error {
-	return c.write([]byte(strings.TrimSuffix(word+" "+rest, " ")), nil)
-}
-
-// sendFile sends a message with a descriptor.
-func (c *control) sendFile(word, rest string, fd int) error {
-	return c.write([]byte(word+" "+rest), unix.UnixRights(fd))
-}
-
-func (c *control) write(b, oob []byte) error {
-	raw, err := c.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var sendErr error
-	err = raw.Write(func(fd uintptr) bool {
-		sendErr = unix.Sendmsg(int(fd), b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		return true
-	})
-	return errors.Join(err, sendErr)
-}
-
-// message is a message that was received.
+// A message is what holder and worker send each other.
 type message struct {
 	word, rest string
 	file       *os.File // nil without one
 }
 
+// send sends a message. It never waits. An error says that the other side is gone, or
+// that it reads nothing: pings find that out.
+func send(c *fdconn.Conn, word, rest string) error { return sendFile(c, word, rest, -1) }
+
+// sendFile sends a message with a descriptor, unless fd is negative.
+func sendFile(c *fdconn.Conn, word, rest string, fd int) error {
+	return c.Send(strings.TrimSuffix(word+" "+rest, " "), fd)
+}
+
 // receive waits for a message. An error says that the other side is gone.
-func (c *control) receive() (message, error) {
-	b, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := c.conn.ReadMsgUnix(b, oob)
-	if err == nil && n == 0 {
-		err = net.ErrClosed
+func receive(c *fdconn.Conn) (m message, err error) {
+	text, fd, err := c.Receive()
+	m.word, m.rest, _ = strings.Cut(text, " ")
+	if fd >= 0 {
+		m.file = os.NewFile(uintptr(fd), m.rest)
 	}
-	if err != nil {
-		return message{}, err
-	}
-	var m message
-	m.word, m.rest, _ = strings.Cut(string(b[:n]), " ")
-	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(msgs) == 0 {
-		return m, nil
-	}
-	if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) > 0 {
-		unix.CloseOnExec(fds[0])
-		m.file = os.NewFile(uintptr(fds[0]), m.rest)
-	}
-	return m, nil
+	return m, err
 }
 
 // takeEnv removes an environment variable and decodes its JSON into v. It returns false

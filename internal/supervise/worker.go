@@ -8,11 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/fdconn"
 )
 
 // Worker is the worker's side. Its methods are safe for concurrent use.
@@ -34,7 +37,7 @@ type Worker struct {
 	Toggled bool
 
 	keeping   sync.Mutex // held while Files is used after Serving
-	control   atomic.Pointer[control]
+	control   atomic.Pointer[fdconn.Conn]
 	stopping  atomic.Bool
 	unmanaged bool
 	sys       system
@@ -46,9 +49,7 @@ type workerState struct {
 	Files     map[string]int `json:"files"`
 	Control   int            `json:"control"`
 	Log       int            `json:"log"`
-	Crashed   bool           `json:"crashed"`
 	Candidate bool           `json:"candidate"`
-	Toggled   bool           `json:"toggled"`
 	// Unmanaged is true if systemd does not start another holder.
 	Unmanaged bool `json:"unmanaged"`
 }
@@ -77,13 +78,13 @@ func NewWorker() (*Worker, error) {
 		unix.CloseOnExec(fd)
 	}
 	unix.CloseOnExec(s.Log)
-	c, err := newControl(os.NewFile(uintptr(s.Control), "control"))
+	c, err := fdconn.New(os.NewFile(uintptr(s.Control), "control"))
 	if err != nil {
 		return nil, err
 	}
 	// These are the holder's business, and whoever reads the log may go away.
 	signal.Ignore(unix.SIGPIPE, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
-	w := &Worker{Files: s.Files, Log: s.Log, Crashed: s.Crashed, Candidate: s.Candidate, Toggled: s.Toggled, unmanaged: s.Unmanaged, sys: realSystem()}
+	w := &Worker{Files: s.Files, Log: s.Log, Candidate: s.Candidate, unmanaged: s.Unmanaged, sys: realSystem()}
 	w.control.Store(c)
 	return w, nil
 }
@@ -106,25 +107,23 @@ var errHolderGone = errors.New("the holder is gone")
 
 func (w *Worker) ready() error {
 	c := w.control.Load()
-	if err := c.send(msgReady, ""); err != nil {
+	if err := send(c, msgReady, ""); err != nil {
 		return fmt.Errorf("%w: %w", errHolderGone, err)
 	}
 	for {
-		switch m, err := c.receive(); {
+		switch m, err := receive(c); {
 		case err != nil:
 			return fmt.Errorf("%w: %w", errHolderGone, err)
 		case m.word == msgKeep && m.file != nil:
 			if err := w.replaceFile(m.rest, m.file); err != nil {
 				return err
 			}
-		case m.word == msgToggle:
-			w.Toggled = !w.Toggled
 		case m.word == msgStop:
 			return errors.New("told to end before it began")
 		case m.word != msgGo:
 			return fmt.Errorf("the holder says %q instead of %q", m.word, msgGo)
 		default:
-			w.Crashed = w.Crashed || m.rest == crashed
+			w.Crashed, w.Toggled = strings.Contains(m.rest, crashed), strings.Contains(m.rest, toggled)
 			return nil
 		}
 	}
@@ -148,7 +147,7 @@ func (w *Worker) replaceFile(name string, f *os.File) error {
 // on. If the holder is gone this process goes on working, and starts another holder,
 // unless it was told to stop or systemd does that.
 func (w *Worker) Serving(log *slog.Logger, o Orders) {
-	_ = w.control.Load().send(msgServing, "") // the loop finds out
+	_ = send(w.control.Load(), msgServing, "") // the loop finds out
 	go w.run(log, o)
 }
 
@@ -185,7 +184,7 @@ func (w *Worker) run(log *slog.Logger, o Orders) {
 func (w *Worker) follow(o Orders) {
 	c := w.control.Load()
 	for {
-		m, err := c.receive()
+		m, err := receive(c)
 		if err != nil {
 			return
 		}
@@ -195,7 +194,7 @@ func (w *Worker) follow(o Orders) {
 			return
 		case msgPing:
 			if o.Ping() == nil {
-				_ = c.send(msgPong, "")
+				_ = send(c, msgPong, "")
 			}
 		case msgToggle:
 			w.Toggled = !w.Toggled
@@ -209,7 +208,7 @@ func (w *Worker) follow(o Orders) {
 func (w *Worker) Keep(name string, fd int) {
 	w.keeping.Lock()
 	defer w.keeping.Unlock()
-	_ = w.control.Load().sendFile(msgKeep, name, fd) // gone: the next holder gets all Files
+	_ = sendFile(w.control.Load(), msgKeep, name, fd) // gone: the next holder gets all Files
 	w.Files[name] = fd
 }
 
@@ -227,12 +226,12 @@ func (w *Worker) end(word string, err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	_ = w.control.Load().send(word, text[:min(len(text), maxMessage-100)]) // gone: nobody to tell
+	_ = send(w.control.Load(), word, text[:min(len(text), fdconn.MaxText-100)]) // gone: nobody to tell
 }
 
 // newHolder starts a process that is the holder of this one.
 func (w *Worker) newHolder() (pid int, err error) {
-	ours, theirs, err := controlPair(&w.sys)
+	ours, theirs, err := w.sys.pair()
 	if err != nil {
 		return 0, err
 	}
@@ -243,7 +242,7 @@ func (w *Worker) newHolder() (pid int, err error) {
 			f.Close()
 		}
 		if err != nil {
-			_ = ours.conn.Close() // nobody has the other end
+			_ = ours.Close() // nobody has the other end
 		}
 	}()
 	w.keeping.Lock()
@@ -270,7 +269,7 @@ func (w *Worker) newHolder() (pid int, err error) {
 		return 0, fmt.Errorf("start a holder: %w", err)
 	}
 	old := w.control.Swap(ours)
-	_ = old.conn.Close()           // the other end is gone
+	_ = old.Close()                // the other end is gone
 	go func() { _ = cmd.Wait() }() // no zombie
 	return cmd.Process.Pid, nil
 }

@@ -3,26 +3,29 @@ package supervise
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/fdconn"
 )
 
 // TestACandidateHearsWhatHasChangedSinceItBegan: descriptors that the worker has had
 // kept meanwhile, that it was switched off, and that it has crashed.
 func TestACandidateHearsWhatHasChangedSinceItBegan(t *testing.T) {
-	for _, rest := range []string{"", crashed} {
+	for _, rest := range []string{"", crashed, toggled, crashed + " " + toggled} {
 		sys := realSystem()
-		holder, theirs, err := controlPair(&sys)
+		holder, theirs, err := sys.pair()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer holder.conn.Close()
-		c, err := newControl(theirs)
+		defer holder.Close()
+		c, err := fdconn.New(theirs)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.conn.Close()
+		defer c.Close()
 		old, err := unix.MemfdCreate("old", unix.MFD_CLOEXEC)
 		if err != nil {
 			t.Fatal(err)
@@ -38,23 +41,20 @@ func TestACandidateHearsWhatHasChangedSinceItBegan(t *testing.T) {
 			if _, err := f.WriteString(name); err != nil {
 				t.Fatal(err)
 			}
-			if err := holder.sendFile(msgKeep, name, int(f.Fd())); err != nil {
+			if err := sendFile(holder, msgKeep, name, int(f.Fd())); err != nil {
 				t.Fatal(err)
 			}
 			if err := f.Close(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := holder.send(msgToggle, ""); err != nil {
-			t.Fatal(err)
-		}
-		if err := holder.send(msgGo, rest); err != nil {
+		if err := send(holder, msgGo, rest); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.Ready(); err != nil {
 			t.Fatal(err)
 		}
-		if w.Crashed != (rest == crashed) || !w.Toggled {
+		if w.Crashed != strings.Contains(rest, crashed) || w.Toggled != strings.Contains(rest, toggled) {
 			t.Errorf("after %q: crashed is %t, toggled %t", rest, w.Crashed, w.Toggled)
 		}
 		if len(w.Files) != 2 {
@@ -70,7 +70,7 @@ func TestACandidateHearsWhatHasChangedSinceItBegan(t *testing.T) {
 			}
 			unix.Close(fd)
 		}
-		if m, err := holder.receive(); err != nil || m.word != msgReady {
+		if m, err := receive(holder); err != nil || m.word != msgReady {
 			t.Errorf("%+v, %v", m, err)
 		}
 	}

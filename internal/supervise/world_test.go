@@ -143,14 +143,14 @@ func (w *world) do(a action) event {
 		}
 		if w.failures != 0 {
 			w.failures = max(w.failures-1, -1)
-			return spawnFailed{a.id, errors.New("EAGAIN")}
+			return spawned{a.id, 0, errors.New("EAGAIN")}
 		}
 		w.procs = append(w.procs, simProc{id: a.id, candidate: a.candidate})
 		if a.candidate {
-			w.later(beginTakes, received{a.id, msgReady, ""})
+			w.later(beginTakes, received{a.id, message{word: msgReady}})
 		}
-		return spawned{a.id, int(a.id)}
-	case send:
+		return spawned{a.id, int(a.id), nil}
+	case order:
 		w.sent(a)
 	case kill:
 		if p := w.proc(a.id); p != nil && !p.killed {
@@ -205,7 +205,7 @@ func (w *world) spawned() {
 	}
 }
 
-func (w *world) sent(a send) {
+func (w *world) sent(a order) {
 	p := w.proc(a.id)
 	if p == nil {
 		w.fail("%q is sent to a process that is gone", a.word)
@@ -217,9 +217,9 @@ func (w *world) sent(a send) {
 			w.fail("two servers")
 		}
 		p.candidate = false
-		w.later(beginTakes, received{a.id, msgServing, ""})
+		w.later(beginTakes, received{a.id, message{word: msgServing}})
 	case msgPing:
-		w.later(pongTakes, received{a.id, msgPong, ""})
+		w.later(pongTakes, received{a.id, message{word: msgPong}})
 	case msgStop:
 		if !p.hung && !p.stuck && !p.killed {
 			p.killed = true
@@ -441,7 +441,7 @@ func (w *world) happen(d deed) {
 	case connectionAborted:
 		if w.works() && w.alive {
 			w.over = true
-			w.arrive(received{p.id, msgAborted, "aborted"})
+			w.arrive(received{p.id, message{word: msgAborted, rest: "aborted"}})
 			w.worker().killed = true
 			w.later(deathTakes, hungUp{p.id})
 			w.later(deathTakes, ended{p.id, exit{text: "exit status 0"}})
