@@ -53,9 +53,7 @@ func (n *cgroups) gather(c *Container) (err error) {
 // A v2 controller that is enabled only above the container is listed too: its limits hold.
 func (n *cgroups) append(dst []byte) []byte {
 	lines := len(dst)
-	for text := n.text; len(text) > 0; {
-		var line []byte
-		line, text = scan.Line(text)
+	for line := range scan.Lines(n.text) {
 		if bytes.HasPrefix(line, []byte("#")) {
 			dst = append(append(dst, line...), '\n')
 			continue
@@ -98,9 +96,7 @@ func appendController(dst, name, hierarchy []byte) []byte {
 
 // isListed reports whether one of the lines is about the controller.
 func isListed(lines, name []byte) bool {
-	for len(lines) > 0 {
-		var line []byte
-		line, lines = scan.Line(lines)
+	for line := range scan.Lines(lines) {
 		if first, _ := scan.Field(line); bytes.Equal(first, name) {
 			return true
 		}

@@ -66,7 +66,7 @@ type numbers interface {
 func table() []File {
 	files := []File{
 		uptimeFile(), meminfoFile(), statFile(), cpuinfoFile(), swapsFile(), diskstatsFile(), slabinfoFile(), loadavgFile(),
-		cgroupsFile(),
+		cgroupsFile(), vmstatFile(),
 		onlineFile(), presentFile(), possibleFile(), offlineFile(),
 		cpuPressureFile(), memoryPressureFile(), ioPressureFile(),
 	}
@@ -113,10 +113,11 @@ const (
 	sourceMemory
 	sourceIO
 	sourceLoad
+	sourceCounters
 	sourceCPUPressure
 	sourceMemoryPressure
 	sourceIOPressure
 	allSources = 1<<iota - 1
 
-	numSources = 7
+	numSources = 8
 )

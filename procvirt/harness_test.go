@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,6 +32,7 @@ func fixtureRegistry(tb testing.TB, h *fixture.Host, change func(*Config)) *Regi
 			tb.Fatal(err)
 		}
 	}
+	addEvents(tb, h)
 	addThreads(tb, h)
 	if change != nil {
 		change(&cfg)
@@ -42,6 +44,39 @@ func fixtureRegistry(tb testing.TB, h *fixture.Host, change func(*Config)) *Regi
 	r.slowAfter = time.Hour // the machine may be busy
 	tb.Cleanup(r.Close)
 	return r
+}
+
+// addEvents makes what the captures do not have of /proc/vmstat: the host's file, as Linux
+// 6.18 has it, the size of huge pages, and each group's OOM kills, of which there are 3.
+func addEvents(tb testing.TB, h *fixture.Host) {
+	tb.Helper()
+	text, err := os.ReadFile("testdata/vmstat-6.18")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	write := func(path, text string) {
+		if exists(path) {
+			return
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	write(filepath.Join(h.Root, "proc/vmstat"), string(text))
+	write(filepath.Join(h.Root, "sys/kernel/mm/transparent_hugepage/hpage_pmd_size"), "2097152\n")
+	write(filepath.Join(h.Root, "proc/devices"), "Character devices:\n  1 mem\n\nBlock devices:\n  7 loop\n252 device-mapper\n253 virtblk\n254 zram\n")
+	err = filepath.WalkDir(h.Root, func(path string, d fs.DirEntry, err error) error {
+		switch dir := filepath.Dir(path); d.Name() {
+		case "memory.current":
+			write(filepath.Join(dir, "memory.events"), "low 0\nhigh 0\nmax 9\noom 4\noom_kill 3\noom_group_kill 0\n")
+		case "memory.usage_in_bytes":
+			write(filepath.Join(dir, "memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+		}
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // fakeInits are the inits of callers that are files of a fixture.

@@ -14,8 +14,8 @@ import (
 	"vprocfs/procvirt/loadavg"
 )
 
-// What was shown of a container outlives the process that showed it: its account,
-// without which counters would go back, and its load averages. Each is a record of
+// What was shown of a container outlives the process that showed it: its account and its
+// counters, which would go back otherwise, and its load averages. Each is a record of
 // a table, named by the container, and written before anybody sees what is in it.
 
 // Versions of what the records hold. A table of another version begins anew.
@@ -25,7 +25,7 @@ const (
 )
 
 // tables are where records outlive the process. A nil table keeps nothing.
-type tables struct{ accounts, loads *shm.Table }
+type tables struct{ accounts, loads, counters *shm.Table }
 
 // accountFormat is that of the table of accounts on the host below root.
 func accountFormat(root string) shm.Format {
@@ -62,6 +62,9 @@ func (r *Registry) Persist(open func(name string, f shm.Format) (*shm.Table, err
 	if t.loads, err = open("loads", loadFormat()); err != nil {
 		return err
 	}
+	if t.counters, err = open("vmstat", vmCountersFormat()); err != nil {
+		return err
+	}
 	r.tables = t
 	alive := func(o shm.Owner) bool {
 		started, err := host.StartTime(r.proc, int(o.PID))
@@ -70,6 +73,7 @@ func (r *Registry) Persist(open func(name string, f shm.Format) (*shm.Table, err
 	go func() {
 		t.accounts.Sweep(alive, time.Millisecond)
 		t.loads.Sweep(alive, time.Millisecond)
+		t.counters.Sweep(alive, time.Millisecond)
 	}()
 	return nil
 }
@@ -88,6 +92,7 @@ func (s *state) persist() {
 	owner := shm.Owner{PID: int64(sp.init), Started: sp.started}
 	s.account.attach(t.accounts.Get(k, owner))
 	s.record = t.loads.Get(k, owner)
+	s.counters.attach(t.counters.Get(k, owner))
 }
 
 // attach makes r the record of a, and a what is in it. It returns the record that

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -63,23 +64,27 @@ type Turn interface {
 // control groups there are, which of their files are open, and what of them outlives
 // the process. It is safe for concurrent use.
 type Registry struct {
-	cfg       Config
-	proc      string
-	opener    held.Opener
-	files     []File
-	possible  *File                 // of Container.LastCPU
-	offline   *File                 // of Container.Offline
-	host      map[string]*host.File // by path
-	mounts    *cgroup.Mounts
-	inits     inits
-	callers   *cgroup.Callers
-	events    events
-	requests  sync.Pool        // of *Container
-	loads     *loadavg.Sampler // nil if the host's load is shown
-	counters  sync.Pool        // of *threadCounter
-	tables    tables
-	disabled  atomic.Bool
-	hostCPUs  int           // how many CPUs the host may have
+	cfg      Config
+	proc     string
+	opener   held.Opener
+	files    []File
+	possible *File                 // of Container.LastCPU
+	offline  *File                 // of Container.Offline
+	host     map[string]*host.File // by path
+	mounts   *cgroup.Mounts
+	inits    inits
+	callers  *cgroup.Callers
+	events   events
+	requests sync.Pool        // of *Container
+	loads    *loadavg.Sampler // nil if the host's load is shown
+	counters sync.Pool        // of *threadCounter
+	tables   tables
+	disabled atomic.Bool
+	hostCPUs int // how many CPUs the host may have
+	// hugePageSize is that of transparent huge pages, in bytes, 0 if there are none.
+	hugePageSize uint64
+	// stacked has the major numbers of the devices whose I/O other devices do.
+	stacked   map[uint32]bool
 	slowAfter time.Duration // defaultSlowAfter but in tests
 	// bootOffset is that of the daemon's own time namespace.
 	bootOffset time.Duration
@@ -132,6 +137,10 @@ func newRegistry(cfg Config, newInits func(*Registry) (inits, error)) (_ *Regist
 		return nil, err
 	}
 	r.shiftsBtime = host.ShiftsBtime()
+	r.hugePageSize = transparentHugePageSize(cfg.Root)
+	if r.stacked, err = host.StackedMajors(r.proc); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
 	r.events.log = cfg.Log
 	r.requests.New = func() any { return newContainer(r) }
 	r.counters.New = func() any { return &threadCounter{ThreadCounter: cgroup.NewThreadCounter(r.proc)} }

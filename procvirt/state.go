@@ -124,8 +124,9 @@ type state struct {
 	nodes  *cgroup.NodeFiles
 	cpu    *cgroup.CPUFiles
 	io     *cgroup.IOFiles
+	oom    *cgroup.OOMFile
 	stalls cgroup.PressureFiles
-	opened []interface{ Close() } // memory to io, if they are not nil
+	opened []interface{ Close() } // memory to oom, if they are not nil
 	// load is the container among those that are sampled. It stays when that has
 	// ended, for what was shown last.
 	load *loadavg.Tracked
@@ -144,7 +145,8 @@ type state struct {
 	// pace is that of gathering for each file, by its index.
 	pace []pace
 
-	account account
+	account  account
+	counters vmCounters
 }
 
 // lookAgain is how soon a container is looked at again, one of whose controllers is
@@ -186,6 +188,8 @@ func (s *state) has(source sources) bool {
 		return s.memory != nil
 	case sourceIO:
 		return s.io != nil
+	case sourceCounters:
+		return s.oom != nil
 	case sourceLoad:
 		_, ok := s.load.Peek()
 		return ok
@@ -262,6 +266,8 @@ func (s *state) openSource(source sources) error {
 		return s.openMemory()
 	case sourceIO:
 		return s.openIO()
+	case sourceCounters:
+		return s.openCounters()
 	case sourceLoad:
 		return s.track()
 	default:
@@ -364,7 +370,7 @@ func (s *state) closeLocked() {
 	}
 	s.opened = nil
 	s.stalls.Close()
-	s.memory, s.cpu, s.huge, s.nodes, s.io = nil, nil, nil, nil, nil
+	s.memory, s.cpu, s.huge, s.nodes, s.io, s.oom = nil, nil, nil, nil, nil, nil
 	s.not, s.unsettled = [numSources]error{}, false
 	s.look.Store(0)
 }
@@ -378,6 +384,7 @@ func (s *state) end() {
 	s.closeLocked()
 	s.load.Stop()
 	s.account.attach(nil).Free()
+	s.counters.attach(nil).Free()
 	s.record.Free()
 	s.record = nil
 }
@@ -390,6 +397,7 @@ func (s *state) move(g groups) {
 	s.closeLocked()
 	other := s.id[cgroup.CPUAcct] != g.id[cgroup.CPUAcct]
 	s.account.attach(nil).Free()
+	s.counters.attach(nil).Free()
 	s.record.Free()
 	s.groups = g
 	s.persist()

@@ -12,8 +12,8 @@ func TestNodeIDsNeverChange(t *testing.T) {
 		"": 1, "proc": 2, "proc/uptime": 16, "proc/meminfo": 17, "proc/stat": 18,
 		"proc/pressure": 7, "proc/pressure/cpu": 40, "proc/pressure/memory": 41, "proc/pressure/io": 42,
 		"proc/cpuinfo": 19, "proc/loadavg": 20, "proc/swaps": 21, "proc/diskstats": 22, "proc/slabinfo": 23,
-		"proc/cgroups": 24,
-		"sys":          3, "sys/devices": 4, "sys/devices/system": 5, "sys/devices/system/cpu": 6,
+		"proc/cgroups": 24, "proc/vmstat": 25,
+		"sys": 3, "sys/devices": 4, "sys/devices/system": 5, "sys/devices/system/cpu": 6,
 		"sys/devices/system/cpu/online": 32, "sys/devices/system/cpu/present": 33,
 		"sys/devices/system/cpu/possible": 34, "sys/devices/system/cpu/offline": 35,
 	}

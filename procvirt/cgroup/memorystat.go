@@ -15,6 +15,7 @@ type MemoryStat struct {
 	InactiveAnon, ActiveAnon               uint64
 	InactiveFile, ActiveFile, Unevictable  uint64
 	SlabReclaimable, SlabUnreclaimable     uint64
+	Hugetlb                                uint64
 }
 
 // reclaimable is what a group can free without swap.
@@ -73,6 +74,8 @@ func (s *MemoryStat) parse(text []byte) {
 			s.SlabReclaimable = v
 		case "slab_unreclaimable":
 			s.SlabUnreclaimable = v
+		case "hugetlb":
+			s.Hugetlb = v
 		}
 	}
 }

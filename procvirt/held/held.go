@@ -131,6 +131,15 @@ func open(path string) (fd int, err error) {
 // Path is the name the file was opened by.
 func (f *File) Path() string { return f.path }
 
+// Inode returns the file's inode number.
+func (f *File) Inode() (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		return 0, fmt.Errorf("fstat %s: %w", f.path, err)
+	}
+	return st.Ino, nil
+}
+
 // Close closes the file, unless others share it. Closing nil or twice does
 // nothing, but to one that is shared.
 func (f *File) Close() {
