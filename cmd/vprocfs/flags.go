@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 
 	"github.com/spf13/pflag"
 
@@ -11,7 +10,7 @@ import (
 
 // addLogFlags adds the flags of the log on stderr. Their defaults are those in o.
 func addLogFlags(fl *pflag.FlagSet, o *daemon.LogOptions) {
-	fl.Var((*logLevel)(&o.Level), "log-level", "lowest level to log: debug, info, warn or error")
+	fl.TextVar(&o.Level, "log-level", o.Level, "lowest `LEVEL` to log: debug, info, warn or error")
 	fl.Var(&choice{words: [2]string{"text", "json"}, second: &o.JSON}, "log-format", "format of log lines: text or json")
 }
 
@@ -61,30 +60,3 @@ func (c *choice) Set(s string) error {
 	*c.second = s == c.words[1]
 	return nil
 }
-
-// logLevel is a slog.Level as a flag.
-type logLevel slog.Level
-
-func (l logLevel) String() string {
-	switch slog.Level(l) {
-	case slog.LevelDebug:
-		return "debug"
-	case slog.LevelWarn:
-		return "warn"
-	case slog.LevelError:
-		return "error"
-	}
-	return "info"
-}
-
-func (l *logLevel) Set(s string) error {
-	for _, v := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
-		if logLevel(v).String() == s {
-			*l = logLevel(v)
-			return nil
-		}
-	}
-	return fmt.Errorf("must be debug, info, warn or error")
-}
-
-func (logLevel) Type() string { return "level" }

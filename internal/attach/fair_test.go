@@ -6,12 +6,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"vprocfs/internal/mountinfo"
 )
 
 // crowdOf returns n suspects of an owner, with process ids from 1 up.
 func crowdOf(owner uint64, n int) (all []*suspect) {
 	for i := range n {
-		all = append(all, &suspect{owner: owner, pids: []int{i + 1}})
+		all = append(all, &suspect{owner: owner, View: mountinfo.View{PIDs: []int{i + 1}}})
 	}
 	return all
 }
@@ -100,8 +102,8 @@ func TestWorkIsDoneAgainAfterTheOthersOfItsOwner(t *testing.T) {
 	if left := fair(all, func(s *suspect) bool {
 		mu.Lock()
 		defer mu.Unlock()
-		again := s.pids[0] == 1 && !slices.Contains(order, 1)
-		order = append(order, s.pids[0])
+		again := s.PIDs[0] == 1 && !slices.Contains(order, 1)
+		order = append(order, s.PIDs[0])
 		return again
 	}); len(left) != 0 {
 		t.Errorf("%d left", len(left))

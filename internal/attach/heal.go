@@ -82,7 +82,7 @@ func Heal(ctx context.Context, o HealOptions, each func(Namespace)) error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		each(Namespace{ID: s.ns, PID: s.pids[0], Results: s.results, Err: s.err})
+		each(Namespace{ID: s.NS, PID: s.PIDs[0], Results: s.results, Err: s.err})
 	}
 	left = fair(found, func(s *suspect) bool {
 		again := s.heal(ctx, o)
@@ -133,7 +133,7 @@ func (s *suspect) heal(ctx context.Context, o HealOptions) (again bool) {
 	if len(s.items) == 0 || ctx.Err() != nil {
 		return false
 	}
-	results, err := run(ctx, job{PID: s.pids[0], NS: s.ns, Dir: o.Dir, DryRun: o.DryRun, Items: s.items}, healPatience)
+	results, err := run(ctx, job{PID: s.PIDs[0], NS: s.NS, Dir: o.Dir, DryRun: o.DryRun, Items: s.items}, healPatience)
 	done := len(results)
 	s.results = append(s.results, slices.DeleteFunc(results, func(r Result) bool { return r.State == Gone })...)
 	switch {

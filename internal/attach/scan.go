@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 
 	"vprocfs/internal/mountinfo"
@@ -18,8 +16,7 @@ const maxItems = 256
 
 // suspect is a view (mountinfo.View) that may have dead mounts.
 type suspect struct {
-	ns    uint64 // inode of the mount namespace
-	pids  []int  // processes that have the view
+	mountinfo.View
 	owner uint64 // outermost pid namespace; 0 if unknown
 	items []item // mounts of our types that may be dead
 	// results and err are those of the helpers so far.
@@ -52,7 +49,7 @@ func suspects(proc string, owner func(pid int) (uint64, error)) ([]*suspect, err
 		if v.NS == self || v.NS == init {
 			continue
 		}
-		s := &suspect{ns: v.NS, pids: v.PIDs}
+		s := &suspect{View: v}
 		if o, err := owner(v.PIDs[0]); err == nil {
 			s.owner = o
 		}
@@ -61,24 +58,16 @@ func suspects(proc string, owner func(pid int) (uint64, error)) ([]*suspect, err
 	return found, nil
 }
 
-// look finds the items of s. One mountinfo may have 64 MiB, so mu lets one look at
-// a time read its own.
+// look makes items of the mounts of our types in s. One mountinfo may have 64 MiB, so mu
+// lets one look at a time read its own.
 func (s *suspect) look(proc string, mu *sync.Mutex) {
 	mu.Lock()
 	defer mu.Unlock()
-	for len(s.pids) > 0 {
-		err := s.readMounts(filepath.Join(proc, strconv.Itoa(s.pids[0]), "mountinfo"))
-		if gone(err) != errGone {
-			s.err = err
-			return
-		}
-		s.pids = s.pids[1:]
-	}
+	s.err = s.readMounts(proc)
 }
 
-// readMounts makes items of the mounts of our types in a mountinfo.
-func (s *suspect) readMounts(path string) error {
-	text, err := mountinfo.Read(path)
+func (s *suspect) readMounts(proc string) error {
+	text, err := s.Read(proc)
 	if err != nil || !mentions(text) {
 		return err
 	}

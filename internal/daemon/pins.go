@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -91,7 +88,8 @@ func (p *pinner) start() {
 // keep the file system alive. If nobody else does, the server ends then. The next look
 // is due when mounts change, and in the returned number of milliseconds, -1 for never.
 func (p *pinner) look() (wait int) {
-	here, _ := mountedIn("/proc/self/mountinfo", p.dev)
+	text, err := mountinfo.Read("/proc/self/mountinfo")
+	here := err != nil || mentions(text, p.dev)
 	if !here && !mountedInAny("/proc", p.dev) {
 		// It may be closed, and the file system live on: somebody has a file open, or
 		// is about to mount it.
@@ -178,42 +176,24 @@ func isMounted(path string, dev uint64) bool {
 	}
 }
 
-// mountedIn reports whether the file system dev is mounted in the mountinfo at path. It
-// returns true if that cannot be read, and os.ErrNotExist if the process has ended.
-func mountedIn(path string, dev uint64) (bool, error) {
-	text, err := mountinfo.Read(path)
-	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL): // EINVAL: a zombie
-		return false, os.ErrNotExist
-	case err != nil:
-		return true, nil
-	}
+// mentions reports whether the text of a mountinfo has the file system dev. It returns
+// true if it cannot be parsed.
+func mentions(text []byte, dev uint64) bool {
 	// Few have it, so the others need not be parsed.
 	number := fmt.Sprintf(" %d:%d ", unix.Major(dev), unix.Minor(dev))
 	if !bytes.Contains(text, []byte(number)) {
-		return false, nil
+		return false
 	}
 	mounts, err := mountinfo.Parse(text)
-	return err != nil || slices.ContainsFunc(mounts, func(m mountinfo.Mount) bool { return m.Dev == dev }), nil
+	return err != nil || slices.ContainsFunc(mounts, func(m mountinfo.Mount) bool { return m.Dev == dev })
 }
 
 // mountedInAny reports whether the file system dev is mounted in any mount namespace that
 // has a process. It returns true if that cannot be found out.
 func mountedInAny(proc string, dev uint64) bool {
 	views, err := mountinfo.Views(proc)
-	if err != nil {
-		return true
-	}
-	for _, v := range views {
-		for _, pid := range v.PIDs {
-			mounted, err := mountedIn(filepath.Join(proc, strconv.Itoa(pid), "mountinfo"), dev)
-			if mounted {
-				return true
-			}
-			if err == nil {
-				break
-			}
-		}
-	}
-	return false
+	return err != nil || slices.ContainsFunc(views, func(v mountinfo.View) bool {
+		text, err := v.Read(proc)
+		return err != nil || mentions(text, dev)
+	})
 }

@@ -2,7 +2,7 @@ package daemon
 
 import (
 	"runtime/debug"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,27 +19,18 @@ const (
 // would do so late: a process that makes no garbage collects only every two minutes.
 // It is safe for concurrent use.
 type memoryReleaser struct {
-	mu      sync.Mutex
-	ended   int
-	pending bool
-	release func() // debug.FreeOSMemory, except in tests
+	ended   atomic.Int64 // since the last release
+	release func()       // debug.FreeOSMemory, except in tests
 }
 
 func newMemoryReleaser() *memoryReleaser { return &memoryReleaser{release: debug.FreeOSMemory} }
 
 // containerEnded counts a container that has ended.
 func (m *memoryReleaser) containerEnded() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.ended++; m.ended >= releaseCount && !m.pending {
-		m.pending = true
-		time.AfterFunc(releaseDelay, m.run)
+	if m.ended.Add(1) == releaseCount {
+		time.AfterFunc(releaseDelay, func() {
+			m.ended.Store(0)
+			m.release()
+		})
 	}
-}
-
-func (m *memoryReleaser) run() {
-	m.mu.Lock()
-	m.ended, m.pending = 0, false
-	m.mu.Unlock()
-	m.release()
 }

@@ -1,11 +1,14 @@
 package mountinfo
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxPIDs is how many processes of a View are returned, in case some end.
@@ -16,6 +19,19 @@ const maxPIDs = 4
 type View struct {
 	NS   uint64 // inode of the mount namespace
 	PIDs []int  // some processes that have this namespace and root, at least one
+}
+
+// Read returns the text of the mountinfo of the view. It drops processes that have ended
+// from PIDs, and returns nil if none is left.
+func (v *View) Read(proc string) ([]byte, error) {
+	for ; len(v.PIDs) > 0; v.PIDs = v.PIDs[1:] {
+		text, err := Read(filepath.Join(proc, strconv.Itoa(v.PIDs[0]), "mountinfo"))
+		// EINVAL is for a zombie, which has no namespaces.
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EINVAL) {
+			return text, err
+		}
+	}
+	return nil, nil
 }
 
 // Views returns all views that processes have. It never waits for a file system. The

@@ -138,18 +138,16 @@ func removeTree(dir string) error {
 // sweep removes the cgroups that killed runs have left below parent. A cgroup with a
 // process in it stays: rmdir(2) returns EBUSY.
 func sweep(parent string) {
-	left, err := filepath.Glob(filepath.Join(escapeGlob(parent), cgroupPrefix+"*"))
+	entries, err := os.ReadDir(parent)
 	if err != nil {
-		return // cannot happen: the pattern is well formed
+		return // Mkdir says why
 	}
-	for _, dir := range left {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), cgroupPrefix))
-		if err != nil {
-			continue
-		}
+	for _, e := range entries {
+		text, ok := strings.CutPrefix(e.Name(), cgroupPrefix)
+		pid, err := strconv.Atoi(text)
 		// A cgroup with our pid is of a process that had the pid before.
-		if pid == os.Getpid() || ended(pid) {
-			_ = removeTree(dir) // a busy one is for a later run
+		if ok && err == nil && (pid == os.Getpid() || ended(pid)) {
+			_ = removeTree(filepath.Join(parent, e.Name())) // a busy one is for a later run
 		}
 	}
 }
@@ -164,11 +162,6 @@ func ended(pid int) bool {
 	defer unix.Close(fd)
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	return err == nil && n == 1
-}
-
-// escapeGlob returns a pattern that matches path only.
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // wanted returns the v2 controllers that a container should have. The first needed

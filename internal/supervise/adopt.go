@@ -33,7 +33,7 @@ func (h *Holder) become(a become) (err error) {
 	}
 	s := holderState{
 		Version: formatVersion, Files: make(map[string]int), Own: h.cfg.Own,
-		Worker: worker.pid, Upgrade: true, Toggled: a.toggled,
+		Worker: worker.handle.Pid, Upgrade: true, Toggled: a.toggled,
 	}
 	var passed []int
 	defer func() {

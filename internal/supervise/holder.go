@@ -218,7 +218,7 @@ func (h *Holder) adopt(a *Adopted) event {
 	}
 	handle, _ := os.FindProcess(a.worker) // on Unix it always succeeds
 	// The machine's first process.
-	h.watch(1, &process{pid: a.worker, handle: handle, control: a.control}, a.wait)
+	h.watch(1, &process{handle, a.control}, a.wait)
 	return e
 }
 

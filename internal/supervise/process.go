@@ -13,7 +13,6 @@ import (
 
 // process is a worker or a candidate.
 type process struct {
-	pid     int
 	handle  *os.Process
 	control *fdconn.Conn
 }
@@ -53,7 +52,7 @@ func (h *Holder) spawn(a spawn) (pid int, err error) {
 	if err != nil {
 		return 0, errors.Join(fmt.Errorf("start %s: %w", path, err), ours.Close())
 	}
-	h.watch(a.id, &process{cmd.Process.Pid, cmd.Process, ours}, func() exit {
+	h.watch(a.id, &process{cmd.Process, ours}, func() exit {
 		if err := cmd.Wait(); cmd.ProcessState == nil {
 			return exit{text: err.Error(), status: -1}
 		}
@@ -107,6 +106,6 @@ func (h *Holder) kill(id procID) {
 		return // it could not be started
 	}
 	if err := p.handle.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		h.cfg.Log.Error("worker not killed", "pid", p.pid, "err", err)
+		h.cfg.Log.Error("worker not killed", "pid", p.handle.Pid, "err", err)
 	}
 }
