@@ -26,26 +26,6 @@ var (
 	ErrAborted = errors.New("cache fill did not return")
 )
 
-// Reason says why an outcome left the cache.
-type Reason uint8
-
-const (
-	Expired  Reason = iota // it expired and no fill renewed it
-	Replaced               // a later fill of its key returned another value
-	Room                   // the cache, or its owner's share, was full
-	Deleted                // Delete was called
-	Closed                 // Close was called
-)
-
-var reasonNames = [...]string{"expired", "replaced", "room", "deleted", "closed"}
-
-func (r Reason) String() string {
-	if int(r) < len(reasonNames) {
-		return reasonNames[r]
-	}
-	return "unknown"
-}
-
 // Config is the configuration of a Cache.
 //
 // V is comparable because Do compares the value that a fill returns with the
@@ -74,7 +54,7 @@ type Config[K, V comparable] struct {
 	// Evicted, if not nil, is called exactly once for each outcome that leaves
 	// the cache, with the value and the error that its fill returned. It may
 	// call the cache: no lock is held. Calls for several outcomes may overlap.
-	Evicted func(k K, v V, err error, why Reason)
+	Evicted func(k K, v V, err error)
 }
 
 // Cache is a bounded cache of outcomes; New makes one. All methods are safe for
@@ -119,12 +99,6 @@ type flight[V any] struct {
 	err  error
 }
 
-// leaver is an outcome that was removed. Evicted is to be called for it.
-type leaver[K, V comparable] struct {
-	it  *item[K, V]
-	why Reason
-}
-
 // New makes an empty cache.
 func New[K, V comparable](conf Config[K, V]) *Cache[K, V] {
 	if conf.Now == nil {
@@ -160,8 +134,7 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool, err error) {
 //
 // fill is given the value of k that is no longer fresh, if there is one. The cache
 // does not evict that value while fill runs. If fill returns the same value, it is
-// renewed and Evicted is not called. If not, the value leaves the cache: as
-// Replaced, or as Expired if fill failed.
+// renewed and Evicted is not called. If not, it leaves the cache.
 //
 // A fill that fails may return a value too. The value is kept with the failure and
 // given to Evicted with it.
@@ -198,7 +171,7 @@ func (c *Cache[K, V]) Do(k K, fill func(stale V, ok bool) (V, error)) (V, error)
 }
 
 // run calls fill and stores its outcome, also if fill panics.
-func (c *Cache[K, V]) run(k K, f *flight[V], stale *item[K, V], out []leaver[K, V], fill func(V, bool) (V, error)) {
+func (c *Cache[K, V]) run(k K, f *flight[V], stale *item[K, V], out []*item[K, V], fill func(V, bool) (V, error)) {
 	it := &item[K, V]{k: k}
 	returned := false
 	defer func() {
@@ -216,37 +189,29 @@ func (c *Cache[K, V]) run(k K, f *flight[V], stale *item[K, V], out []leaver[K, 
 }
 
 // finish ends flight f with the outcome it, and returns the outcomes to evict.
-func (c *Cache[K, V]) finish(f *flight[V], it, stale *item[K, V], returned bool) (out []leaver[K, V]) {
+func (c *Cache[K, V]) finish(f *flight[V], it, stale *item[K, V], returned bool) (out []*item[K, V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.fills, it.k)
-
-	staleLeaves := Replaced
-	switch {
-	case c.closed:
-		staleLeaves = Closed
-	case !returned || it.err != nil:
-		staleLeaves = Expired
-	}
 	if stale != nil && !(returned && it.v == stale.v) {
-		out = append(out, leaver[K, V]{stale, staleLeaves})
+		out = append(out, stale)
 	}
 	if !returned {
 		return out
 	}
 	if c.closed {
 		f.err = ErrClosed
-		return append(out, leaver[K, V]{it, Closed})
+		return append(out, it)
 	}
 	f.v, f.err = it.v, it.err
 	if it.err != nil && c.conf.Transient != nil && c.conf.Transient(it.err) {
-		return append(out, leaver[K, V]{it, Expired})
+		return append(out, it)
 	}
 	return c.store(it, out)
 }
 
 // store adds it and makes room for it. c.mu is held.
-func (c *Cache[K, V]) store(it *item[K, V], out []leaver[K, V]) []leaver[K, V] {
+func (c *Cache[K, V]) store(it *item[K, V], out []*item[K, V]) []*item[K, V] {
 	it.stored = c.conf.Now()
 	c.items[it.k] = it
 	if it.err != nil {
@@ -258,7 +223,7 @@ func (c *Cache[K, V]) store(it *item[K, V], out []leaver[K, V]) []leaver[K, V] {
 	}
 	if victim := c.victim(it); victim != nil {
 		c.unlink(victim)
-		out = append(out, leaver[K, V]{victim, Room})
+		out = append(out, victim)
 	}
 	return out
 }
@@ -317,7 +282,7 @@ func (c *Cache[K, V]) Delete(k K, v V) bool {
 	}
 	c.unlink(it)
 	c.mu.Unlock()
-	c.tell([]leaver[K, V]{{it, Deleted}})
+	c.tell([]*item[K, V]{it})
 	return true
 }
 
@@ -333,10 +298,10 @@ func (c *Cache[K, V]) Len() int {
 func (c *Cache[K, V]) Close() {
 	c.mu.Lock()
 	c.closed = true
-	var out []leaver[K, V]
+	var out []*item[K, V]
 	for _, it := range c.items {
 		c.unlink(it)
-		out = append(out, leaver[K, V]{it, Closed})
+		out = append(out, it)
 	}
 	c.mu.Unlock()
 	c.tell(out)
@@ -365,10 +330,10 @@ func (c *Cache[K, V]) expired(it *item[K, V]) bool {
 
 // sweep removes all expired failures. Expired values stay: each is the stale value
 // of the next fill of its key. c.mu is held.
-func (c *Cache[K, V]) sweep(out []leaver[K, V]) []leaver[K, V] {
+func (c *Cache[K, V]) sweep(out []*item[K, V]) []*item[K, V] {
 	for it := c.front(&c.failures); it != nil && c.expired(it); it = c.front(&c.failures) {
 		c.unlink(it)
-		out = append(out, leaver[K, V]{it, Expired})
+		out = append(out, it)
 	}
 	return out
 }
@@ -387,12 +352,12 @@ func (c *Cache[K, V]) unlink(it *item[K, V]) {
 	}
 }
 
-// tell calls Evicted for each leaver. c.mu is not held.
-func (c *Cache[K, V]) tell(out []leaver[K, V]) {
+// tell calls Evicted for each outcome that has left. c.mu is not held.
+func (c *Cache[K, V]) tell(out []*item[K, V]) {
 	if c.conf.Evicted == nil {
 		return
 	}
-	for _, l := range out {
-		c.conf.Evicted(l.it.k, l.it.v, l.it.err, l.why)
+	for _, it := range out {
+		c.conf.Evicted(it.k, it.v, it.err)
 	}
 }

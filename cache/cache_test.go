@@ -23,7 +23,6 @@ type harness struct {
 type departure struct {
 	K, V   int
 	Failed bool
-	Why    Reason
 }
 
 // testOwner is the owner of a value in the tests: its last digit.
@@ -36,8 +35,8 @@ func newSharedHarness(maxLen, share int) *harness {
 	h.Cache = New(Config[int, int]{
 		TTL: 10, ErrorTTL: 3, Max: maxLen, Share: share, Owner: testOwner,
 		Now: func() time.Duration { return h.now },
-		Evicted: func(k, v int, err error, why Reason) {
-			h.left = append(h.left, departure{k, v, err != nil, why})
+		Evicted: func(k, v int, err error) {
+			h.left = append(h.left, departure{k, v, err != nil})
 		},
 	})
 	return h
@@ -85,7 +84,7 @@ func TestFailureIsFreshUntilErrorTTL(t *testing.T) {
 	h.now = 3
 	h.wantGet(t, 1, 0, false, nil)
 	h.put(t, 1, 12, nil)
-	h.wantLeft(t, departure{1, 11, true, Expired})
+	h.wantLeft(t, departure{1, 11, true})
 }
 
 func TestATransientFailureIsNotKept(t *testing.T) {
@@ -93,7 +92,7 @@ func TestATransientFailureIsNotKept(t *testing.T) {
 	h.conf.Transient = func(err error) bool { return err == errFill }
 	h.put(t, 1, 11, errFill)
 	h.wantGet(t, 1, 0, false, nil)
-	h.wantLeft(t, departure{1, 11, true, Expired})
+	h.wantLeft(t, departure{1, 11, true})
 	h.put(t, 1, 12, nil)
 	h.wantGet(t, 1, 12, true, nil)
 }
@@ -105,7 +104,7 @@ func TestExpiredFailuresLeaveAtNextFillOfAnyKey(t *testing.T) {
 	h.put(t, 2, 12, errFill)
 	h.now = 3
 	h.put(t, 3, 13, nil)
-	h.wantLeft(t, departure{1, 11, true, Expired})
+	h.wantLeft(t, departure{1, 11, true})
 	h.wantGet(t, 2, 12, true, errFill)
 }
 
@@ -135,10 +134,10 @@ func TestStaleValueLeavesWhenReplacedOrWhenRefillFails(t *testing.T) {
 	h.put(t, 1, 11, nil)
 	h.now = 10
 	h.put(t, 1, 12, nil)
-	h.wantLeft(t, departure{1, 11, false, Replaced})
+	h.wantLeft(t, departure{1, 11, false})
 	h.now = 20
 	h.put(t, 1, 0, errFill)
-	h.wantLeft(t, departure{1, 12, false, Expired})
+	h.wantLeft(t, departure{1, 12, false})
 	h.wantGet(t, 1, 0, true, errFill)
 }
 
@@ -148,7 +147,7 @@ func TestLeastRecentlyUsedValueMakesRoom(t *testing.T) {
 	h.put(t, 2, 12, nil)
 	h.wantGet(t, 1, 11, true, nil)
 	h.put(t, 3, 13, nil)
-	h.wantLeft(t, departure{2, 12, false, Room})
+	h.wantLeft(t, departure{2, 12, false})
 	h.wantGet(t, 1, 11, true, nil)
 }
 
@@ -173,7 +172,7 @@ func TestOwnerBeyondItsShareLosesItsOwnValues(t *testing.T) {
 	h.put(t, 2, 22, nil)
 	h.put(t, 3, 32, nil)
 	h.put(t, 4, 42, nil)
-	h.wantLeft(t, departure{2, 22, false, Room})
+	h.wantLeft(t, departure{2, 22, false})
 	h.wantGet(t, 1, 11, true, nil)
 }
 
@@ -185,10 +184,10 @@ func TestOwnerThatFillsTheCacheLosesItsOwnValues(t *testing.T) {
 	h.put(t, 2, 22, nil)
 	h.put(t, 3, 32, nil)
 	h.put(t, 4, 42, nil)
-	h.wantLeft(t, departure{2, 22, false, Room})
+	h.wantLeft(t, departure{2, 22, false})
 	// An owner without values takes the place of the owner that was used least recently.
 	h.put(t, 5, 53, nil)
-	h.wantLeft(t, departure{1, 11, false, Room})
+	h.wantLeft(t, departure{1, 11, false})
 }
 
 func TestFailuresHaveAShareToo(t *testing.T) {
@@ -196,7 +195,7 @@ func TestFailuresHaveAShareToo(t *testing.T) {
 	for k := range 3 {
 		h.put(t, k, k, errFill)
 	}
-	h.wantLeft(t, departure{0, 0, true, Room})
+	h.wantLeft(t, departure{0, 0, true})
 }
 
 func TestDeleteOnlyDropsTheValueItNames(t *testing.T) {
@@ -209,7 +208,7 @@ func TestDeleteOnlyDropsTheValueItNames(t *testing.T) {
 	if !h.Delete(1, 11) || h.Delete(1, 11) {
 		t.Error("Delete must drop the value once")
 	}
-	h.wantLeft(t, departure{1, 11, false, Deleted})
+	h.wantLeft(t, departure{1, 11, false})
 }
 
 func TestPanickingFillWakesItsWaiters(t *testing.T) {
@@ -259,7 +258,7 @@ func TestCloseOvertakingAFillEvictsBothValues(t *testing.T) {
 	if err != ErrClosed {
 		t.Errorf("Do = %v, want ErrClosed", err)
 	}
-	h.wantLeft(t, departure{2, 12, false, Closed}, departure{1, 11, false, Closed}, departure{1, 13, false, Closed})
+	h.wantLeft(t, departure{2, 12, false}, departure{1, 11, false}, departure{1, 13, false})
 	if _, err := h.Do(1, func(int, bool) (int, error) { return 1, nil }); err != ErrClosed {
 		t.Errorf("Do after Close = %v, want ErrClosed", err)
 	}
@@ -296,7 +295,7 @@ func TestEveryValueLeavesExactlyOnce(t *testing.T) {
 	var all []*value
 	c := New(Config[int, *value]{
 		TTL: 50 * time.Microsecond, ErrorTTL: 50 * time.Microsecond, Max: 8,
-		Evicted: func(_ int, v *value, _ error, _ Reason) { v.left.Add(1) },
+		Evicted: func(_ int, v *value, _ error) { v.left.Add(1) },
 	})
 	var wg sync.WaitGroup
 	for range 8 {

@@ -33,9 +33,9 @@ func (it modelItem) expired(now time.Duration) bool {
 	return now-it.stored >= 10
 }
 
-func (m *model) leave(i int, why Reason) {
+func (m *model) leave(i int) {
 	it := m.kept[i]
-	m.left = append(m.left, departure{it.k, it.v, it.failed, why})
+	m.left = append(m.left, departure{it.k, it.v, it.failed})
 	m.drop(i)
 }
 
@@ -76,16 +76,16 @@ func (m *model) makeRoom() {
 	own := slices.IndexFunc(others, it.owned)
 	switch {
 	case it.failed && m.count(modelItem.isFailure) > m.share:
-		m.leave(failure, Room)
+		m.leave(failure)
 	case !it.failed && m.count(it.owned) > m.share:
-		m.leave(own, Room)
+		m.leave(own)
 	case len(m.kept) <= m.max:
 	case failure >= 0:
-		m.leave(failure, Room)
+		m.leave(failure)
 	case !it.failed && own >= 0:
-		m.leave(own, Room)
+		m.leave(own)
 	default:
-		m.leave(slices.IndexFunc(m.kept, func(it modelItem) bool { return it.owner() == m.owners[0] }), Room)
+		m.leave(slices.IndexFunc(m.kept, func(it modelItem) bool { return it.owner() == m.owners[0] }))
 	}
 }
 
@@ -112,17 +112,14 @@ func (m *model) do(k, v int, failed, renew bool, now time.Duration) modelItem {
 		if i < 0 {
 			break
 		}
-		m.leave(i, Expired)
+		m.leave(i)
 	}
 	if i := m.find(k); i >= 0 {
-		switch {
-		case renew:
+		if renew {
 			v = m.kept[i].v
 			m.drop(i)
-		case failed:
-			m.leave(i, Expired)
-		default:
-			m.leave(i, Replaced)
+		} else {
+			m.leave(i)
 		}
 	}
 	it := modelItem{k, v, failed, now}
@@ -159,7 +156,7 @@ func runModel(t *testing.T, maxLen, share int, ops []byte) {
 			if !h.Delete(k, m.kept[i].v) {
 				t.Fatalf("op %d: Delete(%d) found nothing, model has %+v", n, k, m.kept[i])
 			}
-			m.leave(i, Deleted)
+			m.leave(i)
 		default:
 			failed, renew := op&7 == 3, op&7 == 4
 			want := m.do(k, v, failed, renew, h.now)

@@ -15,7 +15,7 @@ func cold(tb testing.TB, r *Resolver, c *container, n int) time.Duration {
 		start := time.Now()
 		init, err := r.Resolve(c.pid)
 		times[i] = time.Since(start)
-		if err != nil || init.By != r.Method() {
+		if err != nil || init.By != r.by {
 			tb.Fatalf("Resolve = %+v, %v; want a cold answer", init, err)
 		}
 		for _, e := range r.entries() {

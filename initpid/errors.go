@@ -3,8 +3,6 @@ package initpid
 import (
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 )
 
 // Errors of the Resolver, for errors.Is. Those that a system call returned wrap its
@@ -20,8 +18,7 @@ var (
 	// our own pid namespace. The kernel gives such a caller pid 0.
 	ErrNotVisible = errors.New("not visible in this pid namespace")
 
-	// ErrHelper is returned if the fork helper did not start, died, or failed. A
-	// *StepError has the step that failed.
+	// ErrHelper is returned if the fork helper did not start, died, or failed.
 	ErrHelper = errors.New("fork helper failed")
 
 	// ErrTimeout is returned if the fork helper was too slow.
@@ -33,25 +30,7 @@ var (
 	// ErrUnsupported is returned if the kernel lacks something. The text has the
 	// oldest kernel that has it.
 	ErrUnsupported = errors.New("not supported by this kernel")
+
+	// errChildKilled is an ErrHelper: a signal killed the helper's child.
+	errChildKilled = fmt.Errorf("%w: its child was killed", ErrHelper)
 )
-
-// StepError is a failure inside the fork helper. It is an ErrHelper.
-type StepError struct {
-	Step   string      // the step: setns, clone, ...
-	Errno  unix.Errno  // 0 if there is none
-	Signal unix.Signal // the signal that killed the helper's child, or 0
-}
-
-func (e *StepError) Error() string {
-	if e.Signal != 0 {
-		return fmt.Sprintf("%v: %s: killed by signal %d (%v)", ErrHelper, e.Step, int(e.Signal), e.Signal)
-	}
-	return fmt.Sprintf("%v: %s: %v", ErrHelper, e.Step, e.Errno)
-}
-
-func (e *StepError) Unwrap() []error {
-	if e.Signal != 0 {
-		return []error{ErrHelper}
-	}
-	return []error{ErrHelper, e.Errno}
-}

@@ -200,9 +200,9 @@ func parseAnswer(msg []byte, cred *unix.Ucred) (int, error) {
 	}
 	num := binary.LittleEndian.Uint32(msg[1:])
 	if at == stepKilled {
-		return 0, &StepError{Step: stepNames[at], Signal: unix.Signal(num)}
+		return 0, fmt.Errorf("%w by signal %d (%v)", errChildKilled, num, unix.Signal(num))
 	}
-	err := &StepError{Step: stepNames[at], Errno: unix.Errno(num)}
+	err := fmt.Errorf("%w: %s: %w", ErrHelper, stepNames[at], unix.Errno(num))
 	switch {
 	case at == stepClone && errors.Is(err, unix.ENOMEM),
 		at == stepSend && errors.Is(err, unix.ESRCH):

@@ -111,8 +111,7 @@ func TestForkAnswersAtOnceWhenChildIsKilled(t *testing.T) {
 	b.drain(t)
 	_, err := b.answer(start.Add(patience))
 	soon(t, start)
-	var step *StepError
-	if !errors.As(err, &step) || step.Signal != unix.SIGKILL || !errors.Is(err, ErrHelper) {
+	if !errors.Is(err, errChildKilled) || !errors.Is(err, ErrHelper) {
 		t.Errorf("answer: %v, want that the child was killed", err)
 	}
 	b.end()
@@ -212,8 +211,7 @@ func TestForkSaysWhichStepFailed(t *testing.T) {
 	must(err)
 	defer null.Close()
 	_, err = f.find(int(null.Fd()), patience)
-	var step *StepError
-	if !errors.As(err, &step) || step.Step != "setns" || !errors.Is(err, ErrHelper) && !errors.Is(err, ErrNotVisible) {
+	if !errors.Is(err, ErrHelper) || err == nil || !strings.Contains(err.Error(), ": setns: ") {
 		t.Errorf("find on /dev/null: %v, want a failed setns", err)
 	}
 }

@@ -10,7 +10,7 @@ func TestProbeAgreesWithKernelRelease(t *testing.T) {
 	if hasIoctl(t) {
 		want = Ioctl
 	}
-	if m := newResolver(t, Config{}).Method(); m != want {
+	if m := newResolver(t, Config{}).by; m != want {
 		t.Errorf("auto is %v on this kernel, want %v", m, want)
 	}
 	// Some other file answers the ioctl as an old kernel does.

@@ -59,7 +59,7 @@ type Resolver struct {
 	host     Init // the answer for every caller in our own namespace
 	hostfd   int  // our own namespace; it keeps the inode number ours
 	find     finder
-	by       Method
+	by       Method // Ioctl, Parents or Fork
 	forks    *forker
 	cache    *cache.Cache[uint64, *entry]
 	ancestry *ancestry
@@ -82,13 +82,10 @@ func New(conf Config) (_ *Resolver, err error) {
 	if conf.Proc == "" {
 		conf.Proc = "/proc"
 	}
-	r := &Resolver{log: conf.Log, gone: conf.Gone, idle: conf.Idle, timeout: helperTimeout}
-	var undo []func()
+	r := &Resolver{hostfd: -1, log: conf.Log, gone: conf.Gone, idle: conf.Idle, timeout: helperTimeout}
 	defer func() {
 		if err != nil {
-			for i := len(undo) - 1; i >= 0; i-- {
-				undo[i]()
-			}
+			r.closeFDs()
 			err = fmt.Errorf("init pid resolver: %w", err)
 		}
 	}()
@@ -96,7 +93,6 @@ func New(conf Config) (_ *Resolver, err error) {
 	if r.proc, err = openProcfs(conf.Proc); err != nil {
 		return nil, err
 	}
-	undo = append(undo, r.proc.close)
 	if err = probePidfd(os.Getpid()); err != nil {
 		return nil, err
 	}
@@ -104,14 +100,12 @@ func New(conf Config) (_ *Resolver, err error) {
 	if r.hostfd, ns, err = r.proc.open(os.Getpid()); err != nil {
 		return nil, err
 	}
-	undo = append(undo, func() { unix.Close(r.hostfd) })
 	r.host = Init{PID: 1, NS: ns, ID: namespaceID(r.hostfd), Owner: ns, By: Host, Host: true}
 	r.ancestry = newAncestry(r.host)
 
 	if r.forks, err = newForker(withDefault(conf.MaxForks, defaultForks)); err != nil {
 		return nil, err
 	}
-	undo = append(undo, r.forks.close)
 	if err = r.choose(conf.Method); err != nil {
 		return nil, err
 	}
@@ -172,9 +166,6 @@ func (r *Resolver) room(n int) int {
 	}
 	return n
 }
-
-// Method returns the method in use: Ioctl, Parents or Fork.
-func (r *Resolver) Method() Method { return r.by }
 
 // Lookup returns the init of pid's namespace if it is cached. If it is not, ok is
 // false and err is nil: Resolve finds it. A failure that is cached, or of Lookup
@@ -332,15 +323,15 @@ func (r *Resolver) died(e *entry) {
 }
 
 // evicted closes an entry that has left the cache. The cache calls it.
-func (r *Resolver) evicted(ns uint64, e *entry, err error, why cache.Reason) {
+func (r *Resolver) evicted(ns uint64, e *entry, err error) {
 	if e == nil { // the fill panicked
 		return
 	}
 	if e.pidfd >= 0 {
 		r.watch.remove(e)
 	}
-	if err == nil && why != cache.Closed {
-		r.log.Debug("pid namespace dropped", "ns", ns, "init", e.init.PID, "why", why)
+	if err == nil && !r.closed.Load() {
+		r.log.Debug("pid namespace dropped", "ns", ns, "init", e.init.PID)
 		tell := r.idle
 		if dead, _ := exited(e.pidfd); dead || e.dead.Load() {
 			tell = r.gone
@@ -361,7 +352,18 @@ func (r *Resolver) Close() {
 	r.watch.stop()
 	r.cache.Close()
 	r.watch.closeFds()
-	r.forks.close()
-	unix.Close(r.hostfd)
-	r.proc.close()
+	r.closeFDs()
+}
+
+// closeFDs closes what New has opened so far.
+func (r *Resolver) closeFDs() {
+	if r.forks != nil {
+		r.forks.close()
+	}
+	if r.hostfd >= 0 {
+		unix.Close(r.hostfd)
+	}
+	if r.proc != nil {
+		r.proc.close()
+	}
 }

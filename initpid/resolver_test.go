@@ -53,8 +53,8 @@ func TestInitIsFoundThenCached(t *testing.T) {
 		c := startContainer(t, "init", newPIDNS)
 		wantCold(t, r, c.pid)
 		found := resolve(t, r, c.pid, c.pid)
-		if found.By != m || r.Method() != m {
-			t.Errorf("found by %v, resolver says %v, want %v", found.By, r.Method(), m)
+		if found.By != m || r.by != m {
+			t.Errorf("found by %v, resolver says %v, want %v", found.By, r.by, m)
 		}
 		hit, ok, err := r.Lookup(c.pid)
 		found.By = Cache
