@@ -10,24 +10,20 @@ import (
 // Clock reads CLOCK_BOOTTIME, the clock of /proc/uptime: the time since the host
 // booted, suspension included. No step of the calendar clock moves it.
 //
-// Go reaches only CLOCK_REALTIME and CLOCK_MONOTONIC without a system call. The
-// monotonic clock runs as the boot clock does, but stands still while the host
-// is suspended. So Now adds a difference that it measures anew whenever the
-// calendar clock moved against the monotonic one: that happens at every resume,
-// and besides only when the calendar clock is set.
+// Go reads only CLOCK_REALTIME and CLOCK_MONOTONIC without a system call (0.2 us
+// against 3.6 us in a guest). The monotonic clock stands still while the host is
+// suspended. So Now adds a difference that it measures anew whenever the calendar
+// clock moved against the monotonic one: at every resume, and when it is set.
 //
 // It is safe for concurrent use.
 type Clock struct {
 	read func() (mono, wall int64) // since any fixed moment, and since 1970
 	boot func() int64
-	last atomic.Pointer[sync]
+	last atomic.Pointer[offsets]
 }
 
-// sync is one measurement, all in nanoseconds.
-type sync struct {
-	boot int64 // the boot clock less the monotonic one
-	wall int64 // the calendar clock less the monotonic one
-}
+// offsets are how far clocks are ahead of the monotonic one, in nanoseconds.
+type offsets struct{ boot, wall int64 }
 
 // slack is how far the calendar clock may move against the monotonic one before
 // the difference is measured anew. The two are read one after the other, so a
@@ -52,7 +48,7 @@ func (c *Clock) Now() int64 {
 	wall -= mono
 	s := c.last.Load()
 	if s == nil || apart(s.wall, wall) {
-		fresh := &sync{boot: c.boot() - mono, wall: wall}
+		fresh := &offsets{boot: c.boot() - mono, wall: wall}
 		if s != nil && !apart(s.boot, fresh.boot) {
 			fresh.boot = s.boot // not suspended: only what measuring took
 		}

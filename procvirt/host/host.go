@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vprocfs/internal/procpid"
 	"vprocfs/procvirt/held"
 	"vprocfs/procvirt/internal/scan"
 )
@@ -55,10 +54,9 @@ func Open(o *held.Opener, root string, s Source) (*File, error) {
 // Read returns the text as it is now, in buf's memory if that is large enough. It
 // returns ENOENT if the host does not have the file.
 //
-// Each request reads afresh. With a thousand containers that read five files every
-// second these reads are 6.6 % of the daemon's CPU time (6.18): that is the most that
-// sharing one among the requests of some milliseconds could save, and its price would
-// be numbers from before the question.
+// Each request reads afresh: with a thousand containers that read five files every
+// second, sharing the texts for some milliseconds would save at most 6.6 % of the
+// daemon's CPU time (6.18), and show numbers from before the question.
 func (f *File) Read(buf []byte) ([]byte, error) {
 	switch {
 	case f == nil:
@@ -74,21 +72,6 @@ func (f *File) Close() {
 	if f != nil {
 		f.held.Close()
 	}
-}
-
-// StartTime returns when process pid started, in nanoseconds on CLOCK_BOOTTIME, a
-// whole number of ticks: field 22 of PROC/PID/stat.
-func StartTime(proc string, pid int) (int64, error) {
-	path := fmt.Sprintf("%s/%d/stat", proc, pid)
-	text, err := held.ReadAt([]byte(path+"\x00"), nil)
-	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", path, err)
-	}
-	ticks, ok := procpid.StartTime(text)
-	if !ok {
-		return 0, fmt.Errorf("%s: no start time in %q", path, text[:min(len(text), 200)])
-	}
-	return int64(min(ticks, 1<<62/NanosPerTick)) * NanosPerTick, nil
 }
 
 // ParseLastPID returns the last id that was given to a thread in the daemon's pid
