@@ -41,11 +41,10 @@ type Group interface {
 	// Count looks at the threads, given what it found the last time. It ends
 	// after about limit looks, and returns how many it took.
 	Count(last Counts, limit int) (c Counts, looks int, err error)
+	// Save is told the state after each sample. It must not wait, and is not called
+	// after Stop has returned.
+	Save(State)
 }
-
-// Saver is a Group that wants to know the state after each sample. Save must not
-// wait; it is not called after Stop has returned.
-type Saver interface{ Save(State) }
 
 // Sampler samples the groups that are tracked, in one goroutine that ends when
 // there are none. It is safe for concurrent use.
@@ -110,7 +109,7 @@ func (s *Sampler) Track(g Group, from State) (*Tracked, error) {
 	s.makeRoom()
 	t.due = s.place(now)
 	t.state.At = t.due - period
-	t.save() // nobody else has t yet
+	g.Save(t.state)
 	heap.Push(&s.queue, t)
 	switch {
 	case s.closed:
@@ -134,8 +133,8 @@ func (s *Sampler) place(now int64) int64 {
 	return at
 }
 
-// makeRoom stops the container that was read longest ago where there are too
-// many. The caller holds s.mu.
+// makeRoom stops the container that was read longest ago if there are too many. The
+// caller holds s.mu.
 func (s *Sampler) makeRoom() {
 	if len(s.queue) < maxTracked {
 		return
@@ -163,13 +162,6 @@ func (s *Sampler) wake() {
 	case s.kick <- struct{}{}:
 	default:
 	}
-}
-
-// Len returns how many containers are tracked.
-func (s *Sampler) Len() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.queue)
 }
 
 // Close ends all sampling, and returns when it has ended. Closing nil does nothing.
@@ -206,7 +198,7 @@ func (s *Sampler) run() {
 	}
 }
 
-// next returns when the next container is due. Where there is none the goroutine
+// next returns when the next container is due. If there is none the goroutine
 // ends.
 func (s *Sampler) next() (due int64, ok bool) {
 	s.mu.Lock()
@@ -283,15 +275,10 @@ func (t *Tracked) sample(now int64) (looks int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.state = state
-	t.save()
-	return looks, true
-}
-
-// save hands the state on. The caller holds t.mu.
-func (t *Tracked) save() {
-	if s, ok := t.group.(Saver); ok && !t.gone {
-		s.Save(t.state)
+	if !t.gone {
+		t.group.Save(state)
 	}
+	return looks, true
 }
 
 // Read returns the state as of the last sample, and keeps the group sampled. It

@@ -51,6 +51,8 @@ type fakeGroup struct {
 	reads, counted int
 }
 
+func (g *fakeGroup) Save(State) {}
+
 func (g *fakeGroup) Used() (uint64, error) {
 	g.reads++
 	return g.used, g.err
@@ -142,7 +144,7 @@ func TestTheTimeBeforeIsTheCPUTimes(t *testing.T) {
 		}
 	}
 	w.run(s, w.now+int64(16*time.Minute))
-	if _, ok := tr.Read(); ok || s.Len() != 0 {
+	if _, ok := tr.Read(); ok || len(s.queue) != 0 {
 		t.Error("sampled without a reader for 16 minutes")
 	}
 	g.used += uint64(1000 * second)
@@ -197,10 +199,10 @@ func TestAGroupThatIsGoneIsDropped(t *testing.T) {
 	tr := track(t, s, g, State{At: w.now})
 	g.err = errors.New("removed")
 	w.run(s, w.now+period)
-	if _, ok := tr.Read(); ok || s.Len() != 0 {
+	if _, ok := tr.Read(); ok || len(s.queue) != 0 {
 		t.Error("still tracked")
 	}
-	if _, err := s.Track(g, State{}); err != g.err || s.Len() != 0 {
+	if _, err := s.Track(g, State{}); err != g.err || len(s.queue) != 0 {
 		t.Errorf("tracked anew: %v", err)
 	}
 	tr.Stop()
@@ -223,8 +225,8 @@ func TestTheOneReadLongestAgoMakesRoom(t *testing.T) {
 			t.Errorf("%d: tracked %v", i, ok)
 		}
 	}
-	if _, ok := last.Peek(); !ok || s.Len() != maxTracked {
-		t.Errorf("the last: %v, %d in all", ok, s.Len())
+	if _, ok := last.Peek(); !ok || len(s.queue) != maxTracked {
+		t.Errorf("the last: %v, %d in all", ok, len(s.queue))
 	}
 }
 
@@ -340,7 +342,7 @@ func TestTheGoroutineEndsWithTheLastContainer(t *testing.T) {
 		tr.Stop()
 		s.wake()
 		s.done.Wait()
-		if s.running || s.Len() != 0 {
+		if s.running || len(s.queue) != 0 {
 			t.Fatal("it did not end")
 		}
 	}

@@ -96,7 +96,7 @@ type Table struct {
 
 	mu      sync.Mutex // guards the rest; not held during system calls that may block
 	entries map[uint64]*entry
-	owners  map[string]*owner
+	owners  map[string]owner
 	closing []*entry      // to be closed
 	open    int           // open files, also those to be closed
 	closers int           // goroutines that close files
@@ -114,7 +114,7 @@ func NewTable(most int, wake func(waiter uint64), keeper Keeper) *Table {
 		wake:    wake,
 		keeper:  keeper,
 		entries: map[uint64]*entry{},
-		owners:  map[string]*owner{},
+		owners:  map[string]owner{},
 		closed:  make(chan struct{}),
 		epoll:   -1,
 	}
@@ -191,10 +191,10 @@ func (t *Table) reserve(e *entry) error {
 			break
 		}
 		left := time.Until(end)
-		if full == nil || full.closing == 0 || full.waiting || left <= 0 {
+		if o := t.owners[full]; o.closing == 0 || o.waiting || left <= 0 {
 			return err
 		}
-		full.waiting = true
+		t.count(full, func(o *owner) { o.waiting = true })
 		closed := t.closed
 		t.mu.Unlock()
 		select {
@@ -202,50 +202,41 @@ func (t *Table) reserve(e *entry) error {
 		case <-time.After(left):
 		}
 		t.mu.Lock()
-		full.waiting = false
-		t.forget(full, e.Owners[:]...)
+		t.count(full, func(o *owner) { o.waiting = false })
 	}
 	t.entries[e.Handle] = e
 	t.open++
 	for _, name := range e.Owners {
-		if name != "" {
-			t.owner(name).live++
-		}
+		t.count(name, func(o *owner) { o.live++ })
 	}
 	return nil
 }
 
-// owner returns the counts of an owner, new ones if it has none.
-func (t *Table) owner(name string) *owner {
-	o := t.owners[name]
-	if o == nil {
-		o = &owner{}
-		t.owners[name] = o
+// count changes the counts of an owner. One whose counts are all 0 is forgotten.
+func (t *Table) count(name string, change func(*owner)) {
+	if name == "" {
+		return
 	}
-	return o
-}
-
-// forget removes o, which has one of the names, if all its counts are 0.
-func (t *Table) forget(o *owner, names ...string) {
-	for _, name := range names {
-		if t.owners[name] == o && *o == (owner{}) {
-			delete(t.owners, name)
-		}
+	o := t.owners[name]
+	change(&o)
+	t.owners[name] = o
+	if o == (owner{}) {
+		delete(t.owners, name)
 	}
 }
 
 // room returns an error if there is no room for e, and the owner that has too many,
 // if that is the reason.
-func (t *Table) room(e *entry) (*owner, error) {
+func (t *Table) room(e *entry) (full string, err error) {
 	for _, name := range e.Owners {
-		if o := t.owners[name]; o != nil && o.live+o.closing >= MaxPerOwner {
-			return o, fmt.Errorf("%d triggers of %s: %w", MaxPerOwner, name, unix.EBUSY)
+		if o := t.owners[name]; o.live+o.closing >= MaxPerOwner {
+			return name, fmt.Errorf("%d triggers of %s: %w", MaxPerOwner, name, unix.EBUSY)
 		}
 	}
 	if t.open >= t.most {
-		return nil, fmt.Errorf("%d triggers in all: %w", t.most, unix.ENOSPC)
+		return "", fmt.Errorf("%d triggers in all: %w", t.most, unix.ENOSPC)
 	}
-	return nil, nil
+	return "", nil
 }
 
 // arm opens the file of e and writes the trigger. With an error it returns the file
@@ -276,11 +267,13 @@ func (t *Table) arm(e *entry, verify func() error) (int, error) {
 func (t *Table) remove(e *entry, fd int) {
 	delete(t.entries, e.Handle)
 	t.keeper.Forget(e.Handle)
+	t.close(e, fd)
+}
+
+// close closes the file of e in another goroutine. The caller holds mu.
+func (t *Table) close(e *entry, fd int) {
 	for _, name := range e.Owners {
-		if o := t.owners[name]; o != nil {
-			o.live--
-			o.closing++
-		}
+		t.count(name, func(o *owner) { o.live--; o.closing++ })
 	}
 	e.fd = fd
 	t.closing = append(t.closing, e)
@@ -304,10 +297,7 @@ func (t *Table) closeAll() {
 		}
 		t.open--
 		for _, name := range e.Owners {
-			if o := t.owners[name]; o != nil {
-				o.closing--
-				t.forget(o, name)
-			}
+			t.count(name, func(o *owner) { o.closing-- })
 		}
 		close(t.closed)
 		t.closed = make(chan struct{})

@@ -4,6 +4,7 @@
 package psi
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 
@@ -49,9 +50,7 @@ func Parse(text []byte) (Trigger, error) {
 	}
 	text = text[4:]
 	for _, n := range [...]*uint32{&t.Threshold, &t.Window} {
-		for len(text) > 0 && isSpace(text[0]) {
-			text = text[1:]
-		}
+		text = bytes.TrimLeft(text, " \t\n\v\f\r")
 		v, digits := scan.Uint(text)
 		if digits == 0 || v > math.MaxUint32 {
 			return t, invalid("not two numbers of 32 bits")
@@ -67,8 +66,6 @@ func Parse(text []byte) (Trigger, error) {
 	}
 	return t, nil
 }
-
-func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, unix.EINVAL)...)

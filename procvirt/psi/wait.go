@@ -82,10 +82,10 @@ func (t *Table) Close() {
 	_, _ = unix.Write(t.stop, one[:]) // it cannot be full
 	<-t.stopped
 	t.mu.Lock()
-	t.keeper = noKeeper{}
 	for _, e := range t.entries {
-		t.remove(e, e.fd)
+		t.close(e, e.fd)
 	}
+	clear(t.entries)
 	for t.open > 0 {
 		closed := t.closed
 		t.mu.Unlock()
@@ -97,9 +97,3 @@ func (t *Table) Close() {
 	unix.Close(t.stop)
 	t.epoll = -1
 }
-
-// noKeeper keeps nothing.
-type noKeeper struct{}
-
-func (noKeeper) Keep(Record)   {}
-func (noKeeper) Forget(uint64) {}
