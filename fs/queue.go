@@ -33,9 +33,11 @@ type waits struct {
 	// work is the queue of most turns. hostReads is that of turns that read the
 	// host's files: one whose files do not answer takes no place from the others.
 	work, hostReads queue
-	ended           bool // the connection
-	spare           []*Turn
-	bulky           atomic.Int32 // turns that have a large reply buffer
+	// aside is that of turns of owners with many threads in a rush, one at a time.
+	aside queue
+	ended bool // the connection
+	spare []*Turn
+	bulky atomic.Int32 // turns that have a large reply buffer
 }
 
 // queue admits turns to work. Owners take turns; within an owner it is first come,
@@ -60,7 +62,12 @@ type owner struct {
 }
 
 func newWaits(workers int) *waits {
-	return &waits{pending: make(map[uint64]*Turn), work: newQueue(workers, shareOf(workers)), hostReads: newQueue(hostReaders, hostReaders/4)}
+	return &waits{
+		pending:   make(map[uint64]*Turn),
+		work:      newQueue(workers, shareOf(workers)),
+		hostReads: newQueue(hostReaders, hostReaders/4),
+		aside:     newQueue(1, 1),
+	}
 }
 
 func newQueue(limit, share int) queue {
@@ -217,7 +224,7 @@ func (t *Turn) dismiss(err error) {
 	}
 }
 
-// leave takes t off the work, and admits those that have waited for it.
+// leave ends t, which has blocked.
 func (w *waits) leave(t *Turn) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -225,6 +232,18 @@ func (w *waits) leave(t *Turn) {
 		t.bulky = false
 		w.bulky.Add(-1)
 	}
+	t.giveUp()
+}
+
+// yield is leave for a turn that is not done.
+func (w *waits) yield(t *Turn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.giveUp()
+}
+
+// giveUp takes t off the work of its queue, and admits those that have waited for it.
+func (t *Turn) giveUp() {
 	q, o := t.queue, t.holder
 	if q == nil {
 		return

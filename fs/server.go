@@ -89,6 +89,7 @@ type Server struct {
 	active  sync.WaitGroup // goroutines: the reader, blocked turns, timers
 	pings   pings
 	pulse   *pulse
+	rush    rush
 
 	sys sysCalls
 
@@ -119,6 +120,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		pins:       o.Pins,
 		triggers:   o.Triggers,
 		pulse:      newPulse(),
+		rush:       newRush(),
 		sys:        sysCalls{rawRead, rawWrite},
 		panics:     rareLog{first: 10},
 		start:      time.Now(),

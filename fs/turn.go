@@ -25,6 +25,8 @@ type Turn struct {
 	// blocked is set once another goroutine reads. blockErr is what Block returned.
 	blocked  bool
 	blockErr error
+	// aside is set from when t was put aside (rush.go) until it blocks.
+	aside bool
 	// bulky is set if the turn kept a large reply buffer when it blocked.
 	bulky bool
 
@@ -106,7 +108,7 @@ func (t *Turn) Block(owner uint64) error {
 	if t.holdsInode {
 		t.blockErr = errHoldsInode
 	}
-	if !t.blocked && t.blockErr == nil {
+	if (!t.blocked || t.aside) && t.blockErr == nil {
 		t.blockErr = t.server.block(t, owner)
 	}
 	return t.blockErr
@@ -120,14 +122,12 @@ func (s *Server) block(t *Turn, owner uint64) error {
 	if owner != 0 && s.waits.isFull(q, owner) {
 		return syscall.EAGAIN
 	}
-	if !t.entry.Note() {
+	if t.aside {
+		t.aside = false
+		s.waits.yield(t)
+	} else if !s.handOver(t) {
 		return syscall.EAGAIN
 	}
-	t.name = nil
-	t.blocked = true
-	s.waits.expect(t)
-	s.active.Add(1)
-	go s.readLoop()
 	if owner == 0 {
 		owner = s.src.Owner(t.caller)
 	}
@@ -135,10 +135,24 @@ func (s *Server) block(t *Turn, owner uint64) error {
 	return s.waits.enter(q, t)
 }
 
+// handOver lets another goroutine take over reading. It returns false if too many requests
+// are noted.
+func (s *Server) handOver(t *Turn) bool {
+	if !t.entry.Note() {
+		return false
+	}
+	t.name = nil
+	t.blocked = true
+	s.waits.expect(t)
+	s.active.Add(1)
+	go s.readLoop()
+	return true
+}
+
 // start makes t the turn of a request.
 func (t *Turn) start(entry journal.Request) {
 	t.request = request{entry: entry}
-	t.blocked, t.blockErr = false, nil
+	t.blocked, t.aside, t.blockErr = false, false, nil
 }
 
 // finish answers the request and forgets it: with n bytes of payload of t.out, or
