@@ -35,6 +35,29 @@ func TestWarmContentCostsNoAllocation(t *testing.T) {
 	}
 }
 
+// TestWarmPolicyCostsNoAllocation, whatever the policy is.
+func TestWarmPolicyCostsNoAllocation(t *testing.T) {
+	h := load(t, "bookworm-v2")
+	r := fixtureRegistry(t, h, nil)
+	s := subject(t, h, h.Roles["child"])
+	pid, turn := pidOf(t, r, s), &fakeTurn{}
+	for _, policy := range []string{"view=off", "cpu=request swap=off files=meminfo,cpu", "colour=blue"} {
+		setPolicy(t, policyDirs(t, r, s)[0], policy)
+		for _, name := range []string{"meminfo", "cpu/online", "uptime"} {
+			f := fileNamed(t, r, name)
+			dst := renderFile(t, r, f, s)
+			n := testing.AllocsPerRun(100, func() {
+				if _, err := appendFile(r, dst[:0], f, pid, turn); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if n != 0 {
+				t.Errorf("%s, %s: %v allocations", policy, name, n)
+			}
+		}
+	}
+}
+
 // manyCPUs is the stat of a host with n CPUs, all of them visible.
 func manyCPUs(n int) *stat {
 	v := &stat{}

@@ -33,10 +33,13 @@ type Container struct {
 	// which is used until the text is made. Nothing is read from them that the
 	// request has not written before.
 	groups, initGroups, buf, host, list []byte
+	// policy is the container's, and attributes the text that it was made of.
+	policy     *policy
+	attributes []byte
 }
 
 func newContainer(r *Registry) *Container {
-	c := &Container{registry: r, buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024), initGroups: make([]byte, 0, 1024)}
+	c := &Container{registry: r, policy: &r.noPolicy, buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024), initGroups: make([]byte, 0, 1024)}
 	c.still = func(pid int) (uint64, bool) {
 		init, ok, err := r.inits.Lookup(pid)
 		return init.NS, ok && err == nil
@@ -47,7 +50,7 @@ func newContainer(r *Registry) *Container {
 // Release ends the request's hold on the container.
 func (c *Container) Release() {
 	c.unbind()
-	c.turn, c.pid, c.init = nil, 0, initpid.Init{}
+	c.turn, c.pid, c.init, c.policy = nil, 0, initpid.Init{}, &c.registry.noPolicy
 	c.registry.requests.Put(c)
 }
 
@@ -250,7 +253,10 @@ func (c *Container) warmContent(dst []byte, f *File) ([]byte, error) {
 		c.mu.RLock()
 	}
 	defer c.mu.RUnlock()
-	if err := c.ready(f.needs, c.now); err != nil {
+	if err := c.checkPolicy(f); err != nil {
+		return dst, err
+	}
+	if err := c.ready(c.policy.needs(f, &c.registry.cfg), c.now); err != nil {
 		return dst, err
 	}
 	return c.timedContent(dst, f)
@@ -277,7 +283,13 @@ func (c *Container) coldContent(dst []byte, f *File, why error) (text []byte, er
 		if why != errNotOpen {
 			c.closeLocked()
 		}
-		if err := c.open(f.needs); err != nil {
+		if err := c.openPolicy(); err != nil {
+			return err
+		}
+		if err := c.checkPolicy(f); err != nil {
+			return err
+		}
+		if err := c.open(c.policy.needs(f, &r.cfg)); err != nil {
 			return err
 		}
 		text, err = c.timedContent(dst, f)

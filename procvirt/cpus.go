@@ -12,8 +12,8 @@ type cpuView struct {
 	age int64
 	// visible are the CPUs that the container sees.
 	visible cgroup.CPUs
-	// last is the highest CPU that the container may run on. A quota may leave it
-	// out of visible.
+	// last is the highest CPU that the container may run on. A quota or a request
+	// may leave it out of visible.
 	last int
 	// hostCPUs is how many CPUs the host may have.
 	hostCPUs int
@@ -24,15 +24,21 @@ func (v *cpuView) reset() {
 	*v = cpuView{visible: v.visible}
 }
 
-// gather reads the age and the CPUs. It needs sourceCPU.
+// gather reads the age and the CPUs. It needs sourceCPU, and sourceRequest if the policy
+// does.
 func (v *cpuView) gather(c *Container) error {
 	cfg := &c.registry.cfg
 	v.age = max(cfg.Now()-c.space.started, 0)
 	v.hostCPUs = c.registry.hostCPUs
-	quota := 0
+	most, rule := 0, c.policy.cpus(cfg)
 	var err error
-	if !cfg.IgnoreQuota {
-		if quota, c.buf, err = c.cpu.Quota(c.buf); err != nil {
+	if rule != cpuCPUSet {
+		if most, c.buf, err = c.cpu.Quota(c.buf); err != nil {
+			return err
+		}
+	}
+	if rule == cpuRequest && most == 0 {
+		if most, c.buf, err = c.request.Read(c.buf); err != nil {
 			return err
 		}
 	}
@@ -51,8 +57,8 @@ func (v *cpuView) gather(c *Container) error {
 		}
 	}
 	v.last = v.visible.Max()
-	if quota > 0 {
-		v.visible.Truncate(quota)
+	if most > 0 {
+		v.visible.Truncate(most)
 	}
 	return nil
 }

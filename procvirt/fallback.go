@@ -44,13 +44,15 @@ const (
 	SwitchedOff
 	// NoPressure: the group does not count its stalls.
 	NoPressure
+	// ByPolicy: the container's policy says so.
+	ByPolicy
 	numReasons
 )
 
 var reasonNames = [numReasons]string{
 	"root-cgroup", "caller-invisible", "caller-gone", "no-init", "unresolved",
 	"no-controller", "outside-cgroup", "deep-cgroup", "removed-cgroup", "unreadable",
-	"switched-off", "no-pressure",
+	"switched-off", "no-pressure", "policy",
 }
 
 func (r Reason) String() string { return reasonNames[r] }
@@ -97,12 +99,17 @@ func isNamed(err error) bool {
 type events struct {
 	fallbacks [][numReasons]atomic.Uint64 // by the file's index
 	failures  []atomic.Uint64
-	log       *slog.Logger
+	// unknownWords counts the words of policies that are not known.
+	unknownWords atomic.Uint64
+	log          *slog.Logger
 }
 
 func (e *events) init(files int) {
 	e.fallbacks, e.failures = make([][numReasons]atomic.Uint64, files), make([]atomic.Uint64, files)
 }
+
+// UnknownWords is what Stats calls a word of a policy that is not known.
+const UnknownWords = "policy/unknown-word"
 
 // OutOfResources is what Stats calls a read that failed because this process is out of
 // a resource.
@@ -127,7 +134,7 @@ func (r *Registry) fallBack(f *File, err error) error {
 		return nil
 	}
 	level := slog.LevelWarn
-	if reason == RootCgroup || reason == SwitchedOff {
+	if reason == RootCgroup || reason == SwitchedOff || reason == ByPolicy {
 		level = slog.LevelDebug // the host's own programs, and what was asked for
 	}
 	e.log.Log(context.Background(), level, "the host's file is given", "file", f.String(), "reason", reason.String(), "error", err)
@@ -135,7 +142,8 @@ func (r *Registry) fallBack(f *File, err error) error {
 }
 
 // Stats returns how often the host's file was given so far, and how often a read failed
-// for want of resources, for each file and reason that ever was, as "FILE/REASON".
+// for want of resources, for each file and reason that ever was, as "FILE/REASON"; and
+// how many unknown words policies had, as UnknownWords.
 func (r *Registry) Stats() map[string]uint64 {
 	all := map[string]uint64{}
 	count := func(f *File, reason string, n uint64) {
@@ -149,6 +157,9 @@ func (r *Registry) Stats() map[string]uint64 {
 			count(f, reason.String(), r.events.fallbacks[i][reason].Load())
 		}
 		count(f, OutOfResources, r.events.failures[i].Load())
+	}
+	if n := r.events.unknownWords.Load(); n > 0 {
+		all[UnknownWords] = n
 	}
 	return all
 }

@@ -112,12 +112,12 @@ const (
 	sourceCPU sources = 1 << iota
 	sourceMemory
 	sourceIO
+	sourceRequest
 	sourceLoad
 	sourceCounters
 	sourceCPUPressure
 	sourceMemoryPressure
 	sourceIOPressure
 	allSources = 1<<iota - 1
-
-	numSources = 8
+	numSources = iota - 1
 )

@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// addThreads makes what the captures do not have: lists of the threads of groups,
-// which here are the callers, and what is below /proc/PID/task. The ids that they
+// addThreads makes what the captures do not have: lists of the processes and threads of
+// groups, which here are the callers, and what is below /proc/PID/task. The ids that they
 // have in the container are 1, 2 and so on (host comes first, and is in none).
 func addThreads(tb testing.TB, h *fixture.Host) {
 	tb.Helper()
@@ -52,6 +52,11 @@ func addThreads(tb testing.TB, h *fixture.Host) {
 		}
 		list := map[bool]string{false: "tasks", true: "cgroup.threads"}[p.V2]
 		write(filepath.Join(p.Dirs[0], list), fmt.Sprintf("%d\n", pid))
+		for _, ctl := range cgroup.Controllers() {
+			if p, err := mounts.Locate(ctl, cgroup.Caller, h.Read(tb, fmt.Sprintf("proc/%d/cgroup", pid)), nil); err == nil {
+				write(filepath.Join(p.Dirs[0], "cgroup.procs"), fmt.Sprintf("%d\n", pid))
+			}
+		}
 		dir := filepath.Join(h.Root, fmt.Sprintf("proc/%d/task/%d", pid, pid))
 		write(filepath.Join(dir, "stat"), string(h.Read(tb, fmt.Sprintf("proc/%d/stat", pid))))
 		write(filepath.Join(dir, "status"), fmt.Sprintf("Name:\tx\nNSpid:\t%d\t%d\n", pid, slices.Index(pids, pid)))

@@ -52,9 +52,6 @@ func running(s *loadavg.State) int { return max(s.Running, 1) }
 // track has the container sampled. The caller holds mu for writing.
 func (s *state) track() error {
 	r := s.registry
-	if r.loads == nil {
-		return SwitchedOff
-	}
 	p, err := s.place(cgroup.CPUAcct)
 	if err != nil {
 		return err
@@ -71,7 +68,7 @@ func (s *state) track() error {
 			return err
 		}
 		c := newContainer(r)
-		c.state = s
+		c.state, c.policy = s, s.known.Load()
 		var up uptime
 		if err := up.gather(c); err != nil {
 			return err

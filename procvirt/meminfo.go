@@ -60,7 +60,8 @@ type memory struct {
 }
 
 func (m *memory) gather(c *Container, h *hostMemory) (err error) {
-	m.noSwap, m.noZswap = c.registry.cfg.NoSwap, c.registry.cfg.NoZswap
+	cfg := &c.registry.cfg
+	m.noSwap, m.noZswap = c.policy.is(wordSwap, isOff, cfg.NoSwap), cfg.NoZswap
 	c.buf, err = c.memory.Read(&m.MemoryUsage, h.total, h.swap, c.buf)
 	return err
 }

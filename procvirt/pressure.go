@@ -95,6 +95,10 @@ func (r *Registry) triggerPlace(q TriggerRequest) (TriggerPlace, error) {
 func (c *Container) triggerPlace(f *File) (TriggerPlace, error) {
 	r := c.registry
 	at := TriggerPlace{File: filepath.Join(r.cfg.Root, f.Path)}
+	hosts, err := c.hostsFile(f)
+	if err != nil {
+		return at, err
+	}
 	if !c.init.Host {
 		at.Owner = c.init.Owner
 	}
@@ -111,10 +115,38 @@ func (c *Container) triggerPlace(f *File) (TriggerPlace, error) {
 		return at, err
 	}
 	at.Group, at.Inode = p.Dirs[0], c.id[cgroup.Pressure]
-	if !r.disabled.Load() {
+	if !hosts {
 		at.File = cgroup.PressureFile(p, resourceOf(f.needs))
 	}
 	return at, nil
+}
+
+// hostsFile reports whether the container is shown the host's f because virtualisation
+// is switched off for everybody, or by its policy. The turn has blocked.
+func (c *Container) hostsFile(f *File) (bool, error) {
+	r := c.registry
+	if r.disabled.Load() {
+		return true, nil
+	}
+	err := r.withRoom(c.space.owner, func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		err := c.openPolicy()
+		if err == nil {
+			err = c.checkPolicy(f)
+		}
+		if errors.Is(err, unix.ENODEV) {
+			c.closeLocked()
+			if err = c.openPolicy(); err == nil {
+				err = c.checkPolicy(f)
+			}
+		}
+		return err
+	})
+	if err == ByPolicy {
+		return true, nil
+	}
+	return false, err
 }
 
 // noPlace gives err an errno that a container can make sense of.

@@ -75,11 +75,12 @@ type Registry struct {
 	inits    inits
 	callers  *cgroup.Callers
 	events   events
-	requests sync.Pool        // of *Container
-	loads    *loadavg.Sampler // nil if the host's load is shown
-	counters sync.Pool        // of *threadCounter
+	requests sync.Pool // of *Container
+	loads    *loadavg.Sampler
+	counters sync.Pool // of *threadCounter
 	tables   tables
 	disabled atomic.Bool
+	noPolicy policy
 	hostCPUs int // how many CPUs the host may have
 	// hugePageSize is that of transparent huge pages, in bytes, 0 if there are none.
 	hugePageSize uint64
@@ -144,9 +145,7 @@ func newRegistry(cfg Config, newInits func(*Registry) (inits, error)) (_ *Regist
 	r.events.log = cfg.Log
 	r.requests.New = func() any { return newContainer(r) }
 	r.counters.New = func() any { return &threadCounter{ThreadCounter: cgroup.NewThreadCounter(r.proc)} }
-	if !cfg.HostLoad {
-		r.loads = loadavg.NewSampler(cfg.Steady)
-	}
+	r.loads = loadavg.NewSampler(cfg.Steady)
 	r.callers = cgroup.NewCallers(&r.opener, r.proc, min(max(cfg.MaxFiles/16, 1), maxThreads))
 	if r.mounts, err = cgroup.Discover(cfg.Root); err != nil {
 		return nil, err

@@ -153,6 +153,7 @@ func (sp *space) add(g groups) *state {
 		}
 	}
 	s := &state{registry: sp.registry, space: sp, groups: g, pace: make([]pace, len(sp.registry.files))}
+	s.known.Store(&sp.registry.noPolicy)
 	sp.owner.states.Add(1)
 	s.persist()
 	sp.containers[g.id] = s

@@ -46,7 +46,9 @@ func (n *stat) gather(c *Container) error {
 		return err
 	}
 	n.host = c.host
-	n.load, n.tracked = c.load.Peek()
+	if !c.policy.is(wordLoadavg, isHost, c.registry.cfg.HostLoad) {
+		n.load, n.tracked = c.load.Peek()
+	}
 	if c.registry.shiftsBtime {
 		n.offset = c.space.bootOffset
 	}

@@ -119,14 +119,22 @@ type state struct {
 	groups
 	ended bool // nothing may be opened any more
 
-	memory *cgroup.MemoryFiles
-	huge   *cgroup.HugeFiles
-	nodes  *cgroup.NodeFiles
-	cpu    *cgroup.CPUFiles
-	io     *cgroup.IOFiles
-	oom    *cgroup.OOMFile
-	stalls cgroup.PressureFiles
-	opened []interface{ Close() } // memory to oom, if they are not nil
+	// known is the policy that was read last. warned is set once unknown words of it
+	// were logged.
+	known  atomic.Pointer[policy]
+	warned atomic.Bool
+
+	policyFiles *cgroup.PolicyFiles
+
+	memory  *cgroup.MemoryFiles
+	huge    *cgroup.HugeFiles
+	nodes   *cgroup.NodeFiles
+	cpu     *cgroup.CPUFiles
+	io      *cgroup.IOFiles
+	oom     *cgroup.OOMFile
+	request *cgroup.RequestFile
+	stalls  cgroup.PressureFiles
+	opened  []interface{ Close() } // policyFiles to request, if they are not nil
 	// load is the container among those that are sampled. It stays when that has
 	// ended, for what was shown last.
 	load *loadavg.Tracked
@@ -190,6 +198,8 @@ func (s *state) has(source sources) bool {
 		return s.io != nil
 	case sourceCounters:
 		return s.oom != nil
+	case sourceRequest:
+		return s.request != nil
 	case sourceLoad:
 		_, ok := s.load.Peek()
 		return ok
@@ -212,14 +222,8 @@ func (s *state) enabledLevels() (n int) {
 	return n
 }
 
-// open opens the sources in needs. The caller holds mu for writing.
+// open opens the sources in needs, after openPolicy. The caller holds mu for writing.
 func (s *state) open(needs sources) error {
-	if s.ended {
-		return fmt.Errorf("pid namespace %d: %w", s.space.ns, NoInit)
-	}
-	if s.look.Load() != 0 && (s.unsettled || s.enabledLevels() != s.levels) {
-		s.closeLocked()
-	}
 	for i := range numSources {
 		if needs&(1<<i) == 0 {
 			continue
@@ -268,6 +272,8 @@ func (s *state) openSource(source sources) error {
 		return s.openIO()
 	case sourceCounters:
 		return s.openCounters()
+	case sourceRequest:
+		return s.openRequest()
 	case sourceLoad:
 		return s.track()
 	default:
@@ -355,6 +361,15 @@ func (s *state) openIO() error {
 	return err
 }
 
+func (s *state) openRequest() (err error) {
+	// There is no place for cpu if the host has no such controller.
+	s.request, err = cgroup.OpenRequest(&s.space.owner.opener, s.places[cgroup.CPU], filepath.Join(s.registry.cfg.Root, "sys"))
+	if err == nil {
+		s.opened = append(s.opened, s.request)
+	}
+	return err
+}
+
 // tryClose closes the files if nobody reads them just now. What was shown last is kept.
 func (s *state) tryClose() {
 	if s.mu.TryLock() {
@@ -370,7 +385,7 @@ func (s *state) closeLocked() {
 	}
 	s.opened = nil
 	s.stalls.Close()
-	s.memory, s.cpu, s.huge, s.nodes, s.io, s.oom = nil, nil, nil, nil, nil, nil
+	s.policyFiles, s.memory, s.cpu, s.huge, s.nodes, s.io, s.oom, s.request = nil, nil, nil, nil, nil, nil, nil, nil
 	s.not, s.unsettled = [numSources]error{}, false
 	s.look.Store(0)
 }
