@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Errors of the Resolver, for errors.Is. Those that a system call returned wrap its
+// Errors of the Resolver, for errors.Is. Those of a system call of this process wrap its
 // errno too.
 var (
 	// ErrCallerGone is returned if no thread has this pid (any more).

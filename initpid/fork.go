@@ -1,8 +1,6 @@
 package initpid
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -137,7 +135,7 @@ func (h *helper) answer(deadline time.Time) (int, error) {
 
 // receive returns the next message, nil at the end of the file.
 func (h *helper) receive(deadline time.Time) (msg []byte, cred *unix.Ucred, err error) {
-	buf := make([]byte, 16)
+	buf := make([]byte, 256)
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
 	for {
 		n, oobn, _, _, err := unix.Recvmsg(h.sock, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
@@ -185,34 +183,17 @@ func pollUntil(fd int, deadline time.Time) error {
 	}
 }
 
-// parseAnswer parses a message: one byte for the step, and for a failure the errno or
-// the signal as 4 bytes, little endian.
+// parseAnswer parses a message, which is not empty.
 func parseAnswer(msg []byte, cred *unix.Ucred) (int, error) {
-	at := step(msg[0])
-	if at == stepDone && len(msg) == 1 {
-		if cred.Pid == 0 {
-			return 0, fmt.Errorf("init: %w", ErrNotVisible)
-		}
-		return int(cred.Pid), nil
-	}
-	if int(at) >= len(stepNames) || len(msg) != 5 {
+	switch what, text := outcome(msg[0]), msg[1:]; {
+	case what > failed, what == found && len(text) > 0:
 		return 0, fmt.Errorf("%w: malformed message %x", ErrHelper, msg)
+	case what != found:
+		return 0, fmt.Errorf("%w: %s", outcomeErrors[what], text)
+	case cred.Pid == 0:
+		return 0, fmt.Errorf("init: %w", ErrNotVisible)
 	}
-	num := binary.LittleEndian.Uint32(msg[1:])
-	if at == stepKilled {
-		return 0, fmt.Errorf("%w by signal %d (%v)", errChildKilled, num, unix.Signal(num))
-	}
-	err := fmt.Errorf("%w: %s: %w", ErrHelper, stepNames[at], unix.Errno(num))
-	switch {
-	case at == stepClone && errors.Is(err, unix.ENOMEM),
-		at == stepSend && errors.Is(err, unix.ESRCH):
-		// The init is dead: no pid can be allocated any more (fork(2), ENOMEM), or
-		// no process has pid 1.
-		return 0, fmt.Errorf("%w: %w", ErrNoInit, err)
-	case at == stepSetns && errors.Is(err, unix.EINVAL):
-		return 0, fmt.Errorf("%w: %w", ErrNotVisible, err)
-	}
-	return 0, err
+	return int(cred.Pid), nil
 }
 
 // end ends both processes and closes the socket.

@@ -1,7 +1,8 @@
 package initpid
 
 import (
-	"encoding/binary"
+	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"unsafe"
@@ -18,20 +19,20 @@ const (
 	helperSock = 4 // the socket to answer on
 )
 
-// step is a step of a helper's work. Its message has the one that failed.
-type step byte
+// outcome is the first byte of a helper's message. The text of an error follows, unless
+// it is found.
+type outcome byte
 
 const (
-	stepDone step = iota
-	stepDumpable
-	stepSetns
-	stepSigmask
-	stepClone
-	stepSend
-	stepKilled
+	found outcome = iota // the message's credentials have the init
+	noInit
+	notVisible
+	childKilled
+	failed
 )
 
-var stepNames = [...]string{"done", "prctl PR_SET_DUMPABLE", "setns", "sigprocmask", "clone", "sendmsg", "child"}
+// outcomeErrors are the errors of the outcomes.
+var outcomeErrors = [...]error{noInit: ErrNoInit, notVisible: ErrNotVisible, childKilled: errChildKilled, failed: ErrHelper}
 
 // RunHelper does the work of the fork helper and ends the process, if this process was
 // started as one. It must be called first in main, and in TestMain.
@@ -39,10 +40,9 @@ func RunHelper() {
 	if len(os.Args) != 1 || os.Args[0] != helperArg {
 		return
 	}
-	if at, num := answerInside(); at != stepDone {
-		msg := binary.LittleEndian.AppendUint32([]byte{byte(at)}, num)
+	if what, err := answerInside(); err != nil {
 		// The error can be ignored: the receiver is gone.
-		_, _ = unix.Write(helperSock, msg)
+		_, _ = unix.Write(helperSock, append([]byte{byte(what)}, err.Error()...))
 		unix.Exit(1)
 	}
 	// Not os.Exit: there is nothing to run at exit, and in a binary built with the
@@ -50,21 +50,25 @@ func RunHelper() {
 	unix.Exit(0)
 }
 
-// answerInside enters the namespace, where a child answers. It returns the step that
-// failed and the errno or the signal, or stepDone.
-func answerInside() (step, uint32) {
+// answerInside enters the namespace, where a child answers. It returns what went wrong
+// with an error.
+func answerInside() (outcome, error) {
 	// This comes first, because our child is visible in the container. If it is not
 	// dumpable, the container's root cannot open its /proc/PID/exe, mem or fd
 	// (__ptrace_may_access, kernel/ptrace.c), and so neither our binary nor the
 	// socket. The child inherits the setting with the memory (mm_init,
 	// kernel/fork.c).
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return stepDumpable, errnoOf(err)
+		return failed, fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
 	// setns takes effect for one thread, which must make the clone.
 	runtime.LockOSThread()
 	if err := unix.Setns(helperNS, unix.CLONE_NEWPID); err != nil {
-		return stepSetns, errnoOf(err)
+		what := failed
+		if err == unix.EINVAL {
+			what = notVisible
+		}
+		return what, fmt.Errorf("setns: %w", err)
 	}
 	hdr := newAnswer()
 	// No signal handler of Go may run in the child, which has no Go runtime.
@@ -73,12 +77,16 @@ func answerInside() (step, uint32) {
 		all.Val[i] = ^all.Val[i]
 	}
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil); err != nil {
-		return stepSigmask, errnoOf(err)
+		return failed, fmt.Errorf("sigprocmask: %w", err)
 	}
 	pid, errno := cloneAndSend(hdr)
 	runtime.KeepAlive(hdr)
 	if errno != 0 {
-		return stepClone, uint32(errno)
+		what := failed
+		if errno == unix.ENOMEM { // no pid can be allocated any more (fork(2))
+			what = noInit
+		}
+		return what, fmt.Errorf("clone: %w", errno)
 	}
 	var status unix.WaitStatus
 	for {
@@ -87,39 +95,35 @@ func answerInside() (step, uint32) {
 		case err == nil && status.Stopped():
 			// The container's root can stop it, and make us wait.
 			_ = unix.Kill(int(pid), unix.SIGKILL)
-			continue
 		case err == nil:
 			return childEnded(status)
 		case err != unix.EINTR:
 			// SIGCHLD is ignored, so the child is reaped already. If it failed, the
 			// receiver reads the end of the file.
-			return stepDone, 0
+			return found, nil
 		}
 	}
 }
 
 // childEnded returns how the child ended, as answerInside does.
-func childEnded(status unix.WaitStatus) (step, uint32) {
-	switch {
-	case status.Signaled():
-		return stepKilled, uint32(status.Signal())
-	case status.ExitStatus() != 0:
-		return stepSend, uint32(status.ExitStatus())
+func childEnded(status unix.WaitStatus) (outcome, error) {
+	if status.Signaled() {
+		return childKilled, errors.New(status.Signal().String())
 	}
-	return stepDone, 0
+	switch errno := unix.Errno(status.ExitStatus()); errno {
+	case 0:
+		return found, nil
+	case unix.ESRCH: // no process has pid 1
+		return noInit, fmt.Errorf("sendmsg: %w", errno)
+	default:
+		return failed, fmt.Errorf("sendmsg: %w", errno)
+	}
 }
 
-func errnoOf(err error) uint32 {
-	if errno, ok := err.(unix.Errno); ok {
-		return uint32(errno)
-	}
-	return 0
-}
-
-// newAnswer returns the child's message: stepDone, from pid 1. The sender need not be
+// newAnswer returns the child's message: found, from pid 1. The sender need not be
 // pid 1, only privileged in the namespace (__scm_send, net/core/scm.c).
 func newAnswer() *unix.Msghdr {
-	body := []byte{byte(stepDone)}
+	body := []byte{byte(found)}
 	oob := unix.UnixCredentials(&unix.Ucred{Pid: 1, Uid: 0, Gid: 0})
 	hdr := &unix.Msghdr{Iov: &unix.Iovec{Base: &body[0]}, Iovlen: 1, Control: &oob[0]}
 	hdr.Iov.SetLen(len(body))
