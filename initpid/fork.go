@@ -1,11 +1,16 @@
 package initpid
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/fdconn"
 )
 
 // Method Fork: the kernel translates the pid in an SCM_CREDENTIALS message from the
@@ -70,46 +75,49 @@ func (f *forker) find(nsfd int, timeout time.Duration) (int, error) {
 	return h.answer(time.Now().Add(timeout))
 }
 
-// socketpair makes the socket that the helper answers on.
-func socketpair() (ours, theirs int, err error) {
-	// SEQPACKET keeps message boundaries, and reports when the last sender is gone.
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+// socketpair makes the socket that the helper answers on. It keeps message boundaries, and
+// reports when the last sender is gone (SOCK_SEQPACKET).
+func socketpair() (ours *fdconn.Conn, theirs *os.File, err error) {
+	ours, theirs, err = fdconn.Pair()
 	if err != nil {
-		return -1, -1, fmt.Errorf("%w: socketpair: %w", ErrHelper, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrHelper, err)
 	}
-	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
-		unix.Close(fds[0])
-		unix.Close(fds[1])
-		return -1, -1, fmt.Errorf("%w: setsockopt SO_PASSCRED: %w", ErrHelper, err)
+	raw, err := ours.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) { // fails only for a closed socket
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+		})
 	}
-	return fds[0], fds[1], nil
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("%w: setsockopt SO_PASSCRED: %w", ErrHelper, err), ours.Close(), theirs.Close())
+	}
+	return ours, theirs, nil
 }
 
 // helper is a started helper. end must be called.
 type helper struct {
 	pid  int
-	sock int
+	conn *fdconn.Conn
 	eof  bool // helper and child have both closed their end
 }
 
 // start runs a helper on the namespace nsfd. It takes over both ends of the socket.
-func (f *forker) start(nsfd, ours, theirs int) (*helper, error) {
+func (f *forker) start(nsfd int, ours *fdconn.Conn, theirs *os.File) (*helper, error) {
 	pid, err := syscall.ForkExec(f.exe, []string{f.arg}, &syscall.ProcAttr{
 		Env: []string{"GOMAXPROCS=1"},
 		// All other descriptors are close-on-exec: no helper keeps a connection of
 		// /dev/fuse alive.
-		Files: []uintptr{uintptr(f.null), uintptr(f.null), uintptr(f.null), helperNS: uintptr(nsfd), helperSock: uintptr(theirs)},
+		Files: []uintptr{uintptr(f.null), uintptr(f.null), uintptr(f.null), helperNS: uintptr(nsfd), helperSock: theirs.Fd()},
 		// In a process group of its own, so that end kills the child too, whose pid
 		// is not known here.
 		Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
 	// At once, so that we read the end of the file when the helper ends.
-	unix.Close(theirs)
+	theirs.Close()
 	if err != nil {
-		unix.Close(ours)
-		return nil, fmt.Errorf("%w: exec %s: %w", ErrHelper, f.exe, err)
+		return nil, errors.Join(fmt.Errorf("%w: exec %s: %w", ErrHelper, f.exe, err), ours.Close())
 	}
-	return &helper{pid: pid, sock: ours}, nil
+	return &helper{pid: pid, conn: ours}, nil
 }
 
 // answer returns the pid that the helper's child sent, and waits until both have ended,
@@ -133,54 +141,32 @@ func (h *helper) answer(deadline time.Time) (int, error) {
 	return pid, err
 }
 
-// receive returns the next message, nil at the end of the file.
+// receive returns the next message, nil at the end of the file. It returns ErrTimeout
+// after the deadline.
 func (h *helper) receive(deadline time.Time) (msg []byte, cred *unix.Ucred, err error) {
 	buf := make([]byte, 256)
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
-	for {
-		n, oobn, _, _, err := unix.Recvmsg(h.sock, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-		switch {
-		case err == unix.EAGAIN:
-			if err := pollUntil(h.sock, deadline); err != nil {
-				return nil, nil, err
-			}
-			continue
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return nil, nil, fmt.Errorf("%w: recvmsg: %w", ErrHelper, err)
-		case n == 0:
-			h.eof = true
-			return nil, nil, nil
-		}
-		cmsgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err != nil || len(cmsgs) != 1 {
-			return nil, nil, fmt.Errorf("%w: message without credentials", ErrHelper)
-		}
-		if cred, err = unix.ParseUnixCredentials(&cmsgs[0]); err != nil {
-			return nil, nil, fmt.Errorf("%w: message without credentials: %w", ErrHelper, err)
-		}
-		return buf[:n], cred, nil
+	if err := h.conn.SetReadDeadline(deadline); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrHelper, err)
 	}
-}
-
-// pollUntil waits until fd can be read. It returns ErrTimeout after the deadline.
-func pollUntil(fd int, deadline time.Time) error {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return ErrTimeout
-		}
-		// Rounded up, so that the last millisecond is not a busy loop.
-		n, err := unix.Poll(fds, int(left/time.Millisecond)+1)
-		if err != nil && err != unix.EINTR {
-			return fmt.Errorf("%w: poll: %w", ErrHelper, err)
-		}
-		if n > 0 {
-			return nil
-		}
+	n, oobn, _, _, err := h.conn.ReadMsgUnix(buf, oob)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, nil, ErrTimeout
+	case err == nil && n == 0, errors.Is(err, io.EOF):
+		h.eof = true
+		return nil, nil, nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("%w: recvmsg: %w", ErrHelper, err)
 	}
+	cmsgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(cmsgs) != 1 {
+		return nil, nil, fmt.Errorf("%w: message without credentials", ErrHelper)
+	}
+	if cred, err = unix.ParseUnixCredentials(&cmsgs[0]); err != nil {
+		return nil, nil, fmt.Errorf("%w: message without credentials: %w", ErrHelper, err)
+	}
+	return buf[:n], cred, nil
 }
 
 // parseAnswer parses a message, which is not empty.
@@ -208,5 +194,5 @@ func (h *helper) end() {
 			break
 		}
 	}
-	unix.Close(h.sock)
+	_ = h.conn.Close()
 }

@@ -43,7 +43,7 @@ func startBlocked(t *testing.T, f *forker, nsfd int) *blocked {
 	must(err)
 	b := &blocked{}
 	for {
-		if _, err := unix.SendmsgN(theirs, []byte{0xff}, nil, nil, unix.MSG_DONTWAIT); err == unix.EAGAIN {
+		if _, err := unix.SendmsgN(int(theirs.Fd()), []byte{0xff}, nil, nil, unix.MSG_DONTWAIT); err == unix.EAGAIN {
 			break
 		} else if err != nil {
 			t.Fatal(err)

@@ -53,7 +53,7 @@ func layers() map[string]layer {
 		"internal/attach":    {own: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
 		"fs/journal":         {others: []string{sys}, testOthers: testLibs},
 		"fs":                 {own: []string{"fs/journal", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
-		"initpid":            {own: []string{"cache", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
+		"initpid":            {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"cache":              {testOthers: testLibs},
 		"internal/supervise": {own: []string{"internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
 		"internal/fdconn":    {others: []string{sys}, testOthers: testLibs},

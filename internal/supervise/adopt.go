@@ -1,7 +1,6 @@
 package supervise
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,7 +13,6 @@ import (
 
 // holderState is the state that a new holder gets in its environment.
 type holderState struct {
-	Version int            `json:"version"`
 	Files   map[string]int `json:"files"`
 	Own     map[string]int `json:"own,omitempty"`
 	Worker  int            `json:"worker"`
@@ -31,10 +29,7 @@ func (h *Holder) become(a become) (err error) {
 	if worker == nil {
 		return errors.New("there is no worker")
 	}
-	s := holderState{
-		Version: formatVersion, Files: make(map[string]int), Own: h.cfg.Own,
-		Worker: worker.handle.Pid, Upgrade: true, Toggled: a.toggled,
-	}
+	s := holderState{Files: make(map[string]int), Own: h.cfg.Own, Worker: worker.handle.Pid, Upgrade: true, Toggled: a.toggled}
 	var passed []int
 	defer func() {
 		for _, fd := range passed {
@@ -65,7 +60,7 @@ func (h *Holder) become(a become) (err error) {
 		defer f.Close()
 		s.Reply = pass(int(f.Fd()))
 	}
-	text, err := json.Marshal(s)
+	text, err := encodeState(s)
 	if err != nil {
 		return err
 	}
@@ -76,7 +71,7 @@ func (h *Holder) become(a become) (err error) {
 	}
 	h.systemd.tell("RELOADING=1")
 	h.systemd.flush(exitPatience) // nobody sends it afterwards
-	err = unix.Exec(h.cfg.Program, os.Args, append(os.Environ(), holderEnv+"="+string(text)))
+	err = unix.Exec(h.cfg.Program, os.Args, append(os.Environ(), holderEnv+"="+text))
 	h.systemd.tell("READY=1")
 	return fmt.Errorf("exec %s: %w", h.cfg.Program, err)
 }
@@ -117,7 +112,7 @@ func (a *Adopted) Drop() error {
 // if that is nothing.
 func Adopt() (*Adopted, error) {
 	var s holderState
-	ok, err := takeEnv(holderEnv, &s)
+	ok, err := takeState(holderEnv, &s)
 	if err != nil {
 		return nil, err
 	}
@@ -126,9 +121,6 @@ func Adopt() (*Adopted, error) {
 			return &Adopted{Files: files}, nil
 		}
 		return nil, nil
-	}
-	if s.Version != formatVersion {
-		return nil, fmt.Errorf("a holder with format %d has left something, want %d", s.Version, formatVersion)
 	}
 	a := &Adopted{Files: make(map[string]*os.File), Own: s.Own, worker: s.Worker, upgraded: s.Upgrade, toggled: s.Toggled, sys: realSystem()}
 	for name, fd := range s.Files {

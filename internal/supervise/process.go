@@ -31,12 +31,8 @@ func (h *Holder) spawn(a spawn) (pid int, err error) {
 		return 0, err
 	}
 	defer theirs.Close()
-	s := workerState{
-		Version: formatVersion, Files: make(map[string]int), Control: 3,
-		Candidate: a.candidate, Unmanaged: !isService(),
-	}
+	s := workerState{Files: make(map[string]int), Control: 3, Log: 4, Candidate: a.candidate, Unmanaged: !isService()}
 	files := []*os.File{theirs, os.Stderr}
-	s.Log = 4
 	for name, f := range h.files {
 		s.Files[name] = 3 + len(files)
 		files = append(files, f)

@@ -15,7 +15,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"vprocfs/internal/fdconn"
 )
@@ -28,7 +31,7 @@ const (
 )
 
 // formatVersion is the version of those states.
-const formatVersion = 2
+const formatVersion = 3
 
 // The messages of the holder. A message is a word, and a text after a blank.
 const (
@@ -84,18 +87,47 @@ func receive(c *fdconn.Conn) (m message, err error) {
 	return m, err
 }
 
-// takeEnv removes an environment variable and decodes its JSON into v. It returns false
-// if the variable is not set.
-func takeEnv(name string, v any) (bool, error) {
-	s, ok := os.LookupEnv(name)
+// command is this program again, with the same command line and a state in an
+// environment variable. The descriptors of files are numbered from 3 on.
+func command(path, env string, state any, files []*os.File, stderr *os.File) (*exec.Cmd, error) {
+	text, err := encodeState(state)
+	if err != nil {
+		return nil, err
+	}
+	return &exec.Cmd{
+		Path:       path,
+		Args:       os.Args,
+		Env:        append(os.Environ(), env+"="+text),
+		Stdout:     os.Stdout,
+		Stderr:     stderr,
+		ExtraFiles: files,
+		// A group of its own: what a terminal sends is for the holder.
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}, nil
+}
+
+// encodeState returns a state as takeState decodes it: its format, a blank, and JSON.
+func encodeState(state any) (string, error) {
+	b, err := json.Marshal(state)
+	return fmt.Sprintf("%d %s", formatVersion, b), err
+}
+
+// takeState removes an environment variable and decodes the state in it. It returns
+// false if the variable is not set.
+func takeState(env string, state any) (bool, error) {
+	s, ok := os.LookupEnv(env)
 	if !ok {
 		return false, nil
 	}
-	if err := os.Unsetenv(name); err != nil {
+	if err := os.Unsetenv(env); err != nil {
 		return false, err
 	}
-	if err := json.Unmarshal([]byte(s), v); err != nil {
-		return false, fmt.Errorf("$%s: %w", name, err)
+	version, text, _ := strings.Cut(s, " ")
+	if version != strconv.Itoa(formatVersion) {
+		return false, fmt.Errorf("$%s has format %.10q, want %d", env, version, formatVersion)
+	}
+	if err := json.Unmarshal([]byte(text), state); err != nil {
+		return false, fmt.Errorf("$%s: %w", env, err)
 	}
 	return true, nil
 }

@@ -1,17 +1,14 @@
 package supervise
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -45,7 +42,6 @@ type Worker struct {
 
 // workerState is the state that a new worker gets in its environment.
 type workerState struct {
-	Version   int            `json:"version"`
 	Files     map[string]int `json:"files"`
 	Control   int            `json:"control"`
 	Log       int            `json:"log"`
@@ -67,12 +63,9 @@ type Orders struct {
 // NewWorker returns nil if this process was not started as a worker.
 func NewWorker() (*Worker, error) {
 	var s workerState
-	ok, err := takeEnv(workerEnv, &s)
+	ok, err := takeState(workerEnv, &s)
 	if !ok || err != nil {
 		return nil, err
-	}
-	if s.Version != formatVersion {
-		return nil, fmt.Errorf("worker of a holder with format %d, want %d", s.Version, formatVersion)
 	}
 	for _, fd := range s.Files {
 		unix.CloseOnExec(fd)
@@ -235,7 +228,7 @@ func (w *Worker) newHolder() (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	s := holderState{Version: formatVersion, Files: make(map[string]int), Worker: os.Getpid(), Control: 3, Toggled: w.Toggled}
+	s := holderState{Files: make(map[string]int), Worker: os.Getpid(), Control: 3, Toggled: w.Toggled}
 	files := []*os.File{theirs}
 	defer func() {
 		for _, f := range files {
@@ -272,23 +265,4 @@ func (w *Worker) newHolder() (pid int, err error) {
 	_ = old.Close()                // the other end is gone
 	go func() { _ = cmd.Wait() }() // no zombie
 	return cmd.Process.Pid, nil
-}
-
-// command is this program again, with the same command line.
-func command(path, env string, state any, files []*os.File, stderr *os.File) (*exec.Cmd, error) {
-	text, err := json.Marshal(state)
-	if err != nil {
-		return nil, err
-	}
-	cmd := &exec.Cmd{
-		Path:       path,
-		Args:       os.Args,
-		Env:        append(os.Environ(), env+"="+string(text)),
-		Stdout:     os.Stdout,
-		Stderr:     stderr,
-		ExtraFiles: files,
-		// A group of its own: what a terminal sends is for the holder.
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
-	}
-	return cmd, nil
 }
