@@ -2,7 +2,6 @@ package test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,18 +36,9 @@ func runtimeContainer(t *testing.T, runtime, dir string) *container {
 	need(t, runtime, runtime)
 	name := fmt.Sprintf("vprocfs-attach-%s-%d-%d", runtime, os.Getpid(), time.Now().UnixNano())
 	at := writeBundle(t, dir, name, "ro")
-	var b bundle
-	if err := json.Unmarshal([]byte(readFile(t, at+"/config.json")), &b); err != nil {
-		t.Fatal(err)
-	}
+	b := readConfig(t, at)
 	b.Process.Args = []string{"/bin/busybox", "sh", "-c", "echo ready; exec busybox sh"}
-	text, err := json.Marshal(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(at+"/config.json", text, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	writeConfig(t, at, b)
 	pidFile := t.TempDir() + "/pid"
 	command := []string{runtime, "--root", t.TempDir(), "run", "--pid-file", pidFile, "--bundle", at, name}
 	if runtime == "crun" {

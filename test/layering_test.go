@@ -38,7 +38,7 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/logqueue", "internal/sandbox"},
+			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/logqueue", "internal/sandbox"},
 			others:     []string{pflag},
 			testOthers: testLibs,
 		},
@@ -51,6 +51,7 @@ func layers() map[string]layer {
 		"internal/sandbox":   {own: []string{"internal/mountinfo", "internal/procpid", "procvirt/cgroup"}, others: []string{sys}, testOthers: testLibs},
 		"internal/mountinfo": {others: []string{sys}, testOthers: testLibs},
 		"internal/attach":    {own: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
+		"internal/inject":    {own: []string{"internal/attach"}, others: []string{sys}, testOthers: testLibs},
 		"fs/journal":         {others: []string{sys}, testOthers: testLibs},
 		"fs":                 {own: []string{"fs/journal", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":            {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},

@@ -20,7 +20,16 @@ type (
 		Process process     `json:"process"`
 		Root    bundleRoot  `json:"root"`
 		Mounts  []bindMount `json:"mounts"`
-		Linux   linux       `json:"linux"`
+		Hooks   hooks       `json:"hooks,omitzero"`
+
+		Annotations map[string]string `json:"annotations,omitempty"`
+		Linux       linux             `json:"linux"`
+	}
+	hooks map[string][]hook // by stage
+	hook  struct {
+		Path string   `json:"path"`
+		Args []string `json:"args"`
+		Env  []string `json:"env,omitempty"`
 	}
 	process struct {
 		Args []string `json:"args"`
@@ -165,15 +174,30 @@ func writeBundle(t *testing.T, dir, name, option string) string {
 	}
 	b.Linux.Resources.Memory.Limit = 64 << 20
 	b.Linux.Resources.CPU.Quota, b.Linux.Resources.CPU.Period = 50_000, 100_000
+	at := t.TempDir()
+	writeConfig(t, at, b)
+	return at
+}
+
+// readConfig returns the config.json of the bundle at a directory.
+func readConfig(t *testing.T, at string) (b bundle) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(readFile(t, at+"/config.json")), &b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// writeConfig writes the config.json of the bundle at a directory.
+func writeConfig(t *testing.T, at string, b bundle) {
+	t.Helper()
 	text, err := json.Marshal(b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := t.TempDir()
-	if err := os.WriteFile(filepath.Join(at, "config.json"), text, 0o644); err != nil {
+	if err := os.WriteFile(at+"/config.json", text, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return at
 }
 
 // withoutEmptyV2 is a shell script that runs its arguments where they see no v2
@@ -220,9 +244,21 @@ func failure(err error) error {
 }
 
 func TestPodmanStartsContainersWithTheFiles(t *testing.T) {
+	dir, _ := serve(t)
+	var mounts []string
+	for _, file := range servedFiles(t, dir) {
+		mounts = append(mounts, "--mount", fmt.Sprintf("type=bind,source=%s,target=/proc/%s,readonly", filepath.Join(dir, "proc", file), file))
+	}
+	mounts = append(mounts, "--mount", fmt.Sprintf("type=bind,source=%s,target=%s,readonly", dir+cpuDir, cpuDir))
+	podmanShows(t, nil, mounts)
+}
+
+// podmanShows runs a container of 64 MiB and half a CPU with podman and crun, with
+// options for podman and for its verb run, and checks that it sees itself.
+func podmanShows(t *testing.T, global, options []string) {
+	t.Helper()
 	need(t, "podman", "podman")
 	need(t, "crun", "crun")
-	dir, _ := serve(t)
 	began := boottime(t)
 	state, err := os.MkdirTemp("/run", "vp") // podman wants a path of at most 50 bytes
 	if err != nil {
@@ -238,18 +274,15 @@ func TestPodmanStartsContainersWithTheFiles(t *testing.T) {
 			}
 		}
 	})
-	command := []string{
+	command := slices.Concat([]string{
 		"podman", "--root", filepath.Join(state, "root"), "--runroot", filepath.Join(state, "run"), "--tmpdir", filepath.Join(state, "tmp"),
 		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "crun",
+	}, global, []string{
 		"run", "--rm", "--network", "none", "--memory", "64m", "--cpus", "0.5", "--log-driver", "none",
 		"--cgroup-parent", parent,
 		// More than root may have without CAP_SYS_RESOURCE is podman's default.
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096",
-	}
-	for _, file := range servedFiles(t, dir) {
-		command = append(command, "--mount", fmt.Sprintf("type=bind,source=%s,target=/proc/%s,readonly", filepath.Join(dir, "proc", file), file))
-	}
-	command = append(command, "--mount", fmt.Sprintf("type=bind,source=%s,target=%s,readonly", dir+cpuDir, cpuDir))
+	}, options)
 	command = append(command, "--security-opt", "mask="+cpuDir+"/cpu0/topology", "--rootfs", busyboxRoot(t), "/bin/busybox", "sh", "-c", show)
 	command = hidingV2(command...)
 	out, err := exec.Command(command[0], command[1:]...).Output()

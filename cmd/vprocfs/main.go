@@ -1,7 +1,8 @@
 // Command vprocfs shows containers their own /proc. It is a FUSE daemon on the host
 // (serve), a throwaway container to try it in (run), a report of which container a
-// process belongs to (explain), and two commands that change the mounts of running
-// containers (attach, heal).
+// process belongs to (explain), two commands that change the mounts of running
+// containers (attach, heal), and two that container runtimes call for those that start
+// (hook, runtime).
 //
 // This package is the command line only: flags in, lines and exit statuses out.
 package main
@@ -11,11 +12,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"vprocfs/initpid"
 	"vprocfs/internal/attach"
+	"vprocfs/internal/inject"
 	"vprocfs/internal/logqueue"
 )
 
@@ -35,14 +38,17 @@ func main() {
 	os.Exit(exitStatus(err))
 }
 
-// arguments returns the arguments for dispatch: those of the program, after the verb
-// lxcfs if the program was started by that name.
+// arguments returns the arguments for dispatch: those of the program, after a verb if
+// the program was started by the name lxcfs, vprocfs-runc or vprocfs-crun.
 func arguments(argv []string) []string {
 	if len(argv) == 0 {
 		return nil
 	}
-	if filepath.Base(argv[0]) == lxcfsName {
+	switch name := filepath.Base(argv[0]); {
+	case name == lxcfsName:
 		return append([]string{lxcfsName}, argv[1:]...)
+	case slices.Contains(inject.Runtimes, strings.TrimPrefix(name, wrapperPrefix)):
+		return append([]string{"runtime", "--runtime", strings.TrimPrefix(name, wrapperPrefix), "--"}, argv[1:]...)
 	}
 	return argv[1:]
 }
@@ -60,6 +66,8 @@ func commands() []*command {
 		unsetCommand(),
 		attachCommand(os.Stdout),
 		healCommand(os.Stdout),
+		hookCommand(),
+		runtimeCommand(),
 		versionCommand(os.Stdout),
 		containerInitCommand(),
 		probeCommand(),

@@ -13,11 +13,13 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // types are the file system types whose dead mounts are replaced: that of vprocfs,
@@ -58,6 +60,13 @@ type Options struct {
 	Files []string
 	// Replace also replaces a living mount of LXCFS or of another vprocfs.
 	Replace bool
+	// Rootfs is the directory that the container is about to enter, for a process
+	// that has not called pivot_root(2) yet, as at the createRuntime stage of OCI
+	// runtimes. It is a path in the mount namespace of the process. If it is empty,
+	// the root directory of the process is the container's.
+	Rootfs string
+	// Timeout is how long Attach may take; 0 is ten seconds.
+	Timeout time.Duration
 }
 
 // ParseFile returns the path of a file below the root directory: "proc/uptime" for
@@ -79,10 +88,11 @@ func ParseFile(name string) (string, error) {
 }
 
 // Attach mounts the files in the mount namespace of process pid, below the root
-// directory of pid. A file that fails does not stop the others; the returned error
+// directory of pid or below Options.Rootfs. If pid has not entered the root file system
+// of its container yet and Rootfs is empty, Attach returns ErrNotPivoted. A file that fails does not stop the others; the returned error
 // concerns all files. A second Attach changes nothing.
 func Attach(ctx context.Context, pid int, o Options) ([]Result, error) {
-	j := job{PID: pid, Dir: o.Dir, Replace: o.Replace}
+	j := job{PID: pid, Dir: o.Dir, Replace: o.Replace, Rootfs: o.Rootfs}
 	for _, f := range o.Files {
 		p, err := ParseFile(f)
 		if err != nil {
@@ -92,5 +102,5 @@ func Attach(ctx context.Context, pid int, o Options) ([]Result, error) {
 			j.Items = append(j.Items, item{Path: p})
 		}
 	}
-	return run(ctx, j, patience)
+	return run(ctx, j, cmp.Or(o.Timeout, patience))
 }

@@ -20,13 +20,15 @@ import (
 
 // container is a running container whose mounts are to be changed.
 type container struct {
-	root   int   // descriptor of its root directory, O_PATH
-	ns     int   // descriptor of its mount namespace
-	mounts table // its mounts when the helper started
+	root   int    // descriptor of its root directory, O_PATH
+	rootfs string // path of root, "" for the root directory of the process
+	ns     int    // descriptor of its mount namespace
+	mounts table  // its mounts when the helper started
 	list   []mountinfo.Mount
 	// hostGroups are the peer groups of the mount namespaces of this process and
 	// of the host's init. A mount on a peer of them would propagate to the host.
 	hostGroups map[string]bool
+	unpivoted  bool // see notPivoted
 	// fds is a descriptor of the host's /proc/thread-self/fd. umount2(2) takes a
 	// path only, so a descriptor is named by its number in there.
 	fds int
@@ -59,7 +61,7 @@ func openContainer(pid int, ns uint64) (*container, error) {
 	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil {
 		return nil, gone(err)
 	}
-	if err := c.checkNamespace(ns); err != nil {
+	if err := c.checkNamespace(pid, ns); err != nil {
 		return nil, err
 	}
 	c.fds, err = unix.Open(hostProc+"/thread-self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -79,14 +81,18 @@ func gone(err error) error {
 }
 
 // checkNamespace returns an error if the mount namespace is not that of a container.
-// It fills hostGroups.
-func (c *container) checkNamespace(want uint64) error {
+// It fills hostGroups and unpivoted.
+func (c *container) checkNamespace(pid int, want uint64) error {
 	var theirs unix.Stat_t
 	if err := unix.Fstat(c.ns, &theirs); err != nil {
 		return fmt.Errorf("stat the mount namespace: %w", err)
 	}
 	if want != 0 && theirs.Ino != want {
 		return errGone
+	}
+	samePIDs, err := samePIDNamespace(pid)
+	if err != nil {
+		return err
 	}
 	for _, p := range []int{os.Getpid(), 1} {
 		var st unix.Stat_t
@@ -113,6 +119,7 @@ func (c *container) checkNamespace(want uint64) error {
 				c.hostGroups[m.Shared] = true
 			}
 		}
+		c.unpivoted = c.unpivoted || notPivoted(c.list, mounts, samePIDs)
 	}
 	return nil
 }
@@ -145,6 +152,14 @@ func (j *job) do(tell func(Result) error) error {
 		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
 	c, err := openContainer(j.PID, j.NS)
+	if err != nil {
+		return err
+	}
+	if j.Rootfs != "" {
+		err = c.useRootfs(j.Rootfs)
+	} else if c.unpivoted {
+		err = ErrNotPivoted
+	}
 	if err != nil {
 		return err
 	}
@@ -249,7 +264,7 @@ func (c *container) all(dir string) ([]item, error) {
 	}
 	// Runtimes mask some files in it (thermal_throttle). A mount over the
 	// directory would hide the masks.
-	if !hasBelow(c.list, "/"+cpuDir) {
+	if !hasBelow(c.list, path.Join("/", c.rootfs, cpuDir)) {
 		return append(items, item{Path: cpuDir, Optional: true}), nil
 	}
 	for _, name := range cpuFiles {

@@ -34,6 +34,7 @@ type job struct {
 	NS      uint64 `json:",omitempty"`
 	Dir     string // the mount point of the daemon
 	Replace bool   // replace living mounts of our types too
+	Rootfs  string `json:",omitempty"` // see Options
 	DryRun  bool
 	// Items are the files. If there are none, all files that are served count.
 	Items []item

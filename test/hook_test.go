@@ -1,0 +1,300 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ociRuntimes are the runtimes that the tests of hooks start containers with.
+var ociRuntimes = []string{"runc", "crun"}
+
+// ociCommand returns the command line of an OCI runtime that has its state at root.
+func ociCommand(t *testing.T, runtime, root string, args ...string) *exec.Cmd {
+	t.Helper()
+	need(t, runtime, runtime)
+	command := append([]string{runtime, "--root", root}, args...)
+	if runtime == "crun" {
+		command = hidingV2(command...)
+	}
+	return exec.Command(command[0], command[1:]...)
+}
+
+// vprocfsPath returns the path of the binary, for programs that have another PATH.
+func vprocfsPath(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("vprocfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// runBundle runs the container of a bundle and returns what it prints.
+func runBundle(t *testing.T, runtime, at string) (stdout, stderr string) {
+	t.Helper()
+	name := fmt.Sprintf("vprocfs-test-%s-%d", filepath.Base(at), os.Getpid())
+	cmd := ociCommand(t, runtime, t.TempDir(), "run", "--bundle", at, name)
+	var errors strings.Builder
+	cmd.Stderr = &errors
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, &errors)
+	}
+	return string(out), errors.String()
+}
+
+// hookedBundle makes a bundle whose container has the hook at a stage, with stderr in
+// the file hook.log beside config.json.
+func hookedBundle(t *testing.T, runtime, stage string, command ...string) (at string) {
+	t.Helper()
+	at = writeBundle(t, "", fmt.Sprintf("vprocfs-hook-%s-%d", runtime, time.Now().UnixNano()), "")
+	b := readConfig(t, at)
+	script := fmt.Sprintf(`exec "$@" 2>>%s/hook.log`, at)
+	b.Hooks = hooks{stage: {{"/bin/sh", append([]string{"sh", "-c", script, "sh"}, command...), []string{"PATH=" + os.Getenv("PATH")}}}}
+	writeConfig(t, at, b)
+	return at
+}
+
+func TestHookIsInTimeForTheFirstRead(t *testing.T) {
+	dir, _ := serve(t)
+	for _, runtime := range ociRuntimes {
+		t.Run(runtime, func(t *testing.T) {
+			at := hookedBundle(t, runtime, "createRuntime", vprocfsPath(t), "hook", "--mount", dir)
+			began := boottime(t)
+			out, _ := runBundle(t, runtime, at)
+			checkShown(t, out, boottime(t)-began)
+			if log := readFile(t, at+"/hook.log"); log != "" {
+				t.Errorf("the hook says: %s", log)
+			}
+		})
+	}
+}
+
+// TestHookBringsWhatRuncRefusesToMount is about the files that are not on runc's list
+// of those that may be mounted in /proc.
+func TestHookBringsWhatRuncRefusesToMount(t *testing.T) {
+	dir, _ := serve(t)
+	at := hookedBundle(t, "runc", "createRuntime", vprocfsPath(t), "hook", "--mount", dir)
+	b := readConfig(t, at)
+	b.Process.Args = []string{"/bin/busybox", "cat", "/proc/self/mountinfo"}
+	writeConfig(t, at, b)
+	out, _ := runBundle(t, "runc", at)
+	for _, name := range attachable(t, dir) {
+		if !strings.Contains(out, " /proc/"+name+" ") {
+			t.Errorf("/proc/%s is not mounted:\n%s", name, out)
+		}
+	}
+}
+
+func TestHookLeavesAContainerAloneThatSaysSo(t *testing.T) {
+	dir, _ := serve(t)
+	at := hookedBundle(t, "runc", "createRuntime", vprocfsPath(t), "hook", "--mount", dir)
+	b := readConfig(t, at)
+	b.Annotations = map[string]string{"vprocfs.io/view": "off"}
+	b.Process.Args = []string{"/bin/busybox", "cat", "/proc/self/mountinfo"}
+	writeConfig(t, at, b)
+	if out, _ := runBundle(t, "runc", at); strings.Contains(out, "fuse.vprocfs") {
+		t.Errorf("mounted:\n%s", out)
+	}
+}
+
+// TestHookNeverKeepsAContainerFromStarting is about a daemon that is not there, one
+// that does not answer, and stages at which a hook can do nothing.
+func TestHookNeverKeepsAContainerFromStarting(t *testing.T) {
+	dir, _ := serve(t)
+	frozen, worker := serve(t)
+	t.Cleanup(func() { unix.Kill(worker, unix.SIGCONT) })
+	unix.Kill(worker, unix.SIGSTOP)
+	for _, tt := range []struct{ name, stage, dir, want string }{
+		{"no daemon", "createRuntime", t.TempDir(), "statfs"},
+		{"a daemon that hangs", "createRuntime", frozen, "does not answer in 1s"},
+		{"another stage", "createContainer", dir, "belongs to the stage createRuntime"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			at := hookedBundle(t, "runc", tt.stage, vprocfsPath(t), "hook", "--no-such-flag", "--mount", tt.dir)
+			b := readConfig(t, at)
+			b.Process.Args = []string{"/bin/busybox", "cat", "/proc/meminfo"}
+			writeConfig(t, at, b)
+			out, _ := runBundle(t, "runc", at)
+			if got, want := meminfo(t, out)["MemTotal"], meminfo(t, readFile(t, "/proc/meminfo"))["MemTotal"]; got != want {
+				t.Errorf("MemTotal %d kB, want the host's %d", got, want)
+			}
+			log := readFile(t, at+"/hook.log")
+			if strings.Count(log, "\n") != 1 || !strings.HasPrefix(log, "vprocfs: hook: container \"vprocfs-test-") || !strings.Contains(log, tt.want) {
+				t.Errorf("the hook says %q, want one line with %q", log, tt.want)
+			}
+		})
+	}
+}
+
+func TestHookWithoutAStateSaysWhoRunsIt(t *testing.T) {
+	for _, in := range []string{"", "{}", "[", `{"pid": 5}`} {
+		cmd := exec.Command(vprocfsPath(t), "hook")
+		cmd.Stdin = strings.NewReader(in)
+		out, err := cmd.CombinedOutput()
+		if want := "vprocfs: hook: stdin has no OCI state of a container: the container runtime runs this command\n"; err != nil || string(out) != want {
+			t.Errorf("%q: %v, %q", in, err, out)
+		}
+	}
+}
+
+// TestAttachRefusesAContainerThatHasNotPivoted runs attach where only the hook knows the
+// root file system.
+func TestAttachRefusesAContainerThatHasNotPivoted(t *testing.T) {
+	dir, _ := serve(t)
+	for _, pids := range []string{"own", "host's"} {
+		for _, runtime := range ociRuntimes {
+			t.Run(runtime+", "+pids+" pid namespace", func(t *testing.T) {
+				script := `pid=$(sed 's/.*"pid": *\([0-9]*\).*/\1/'); "$0" attach --mount "$1" --pid $pid >&2; echo status $? >&2`
+				at := hookedBundle(t, runtime, "createRuntime", "sh", "-c", script, vprocfsPath(t), dir)
+				b := readConfig(t, at)
+				if pids != "own" {
+					b.Linux.Namespaces = slices.DeleteFunc(b.Linux.Namespaces, func(n namespace) bool { return n.Type == "pid" })
+				}
+				b.Process.Args = []string{"/bin/busybox", "true"}
+				writeConfig(t, at, b)
+				runBundle(t, runtime, at)
+				log := readFile(t, at+"/hook.log")
+				if strings.Count(log, "\n") != 2 || !strings.Contains(log, "has not entered the root file system of its container yet") || !strings.HasSuffix(log, "status 1\n") {
+					t.Errorf("attach says %q", log)
+				}
+			})
+		}
+	}
+}
+
+func TestPodmansHooksDirectory(t *testing.T) {
+	dir, _ := serve(t)
+	hooks := t.TempDir()
+	text := readFile(t, "../deploy/hooks.d/vprocfs.json")
+	text = strings.Replace(text, `"/usr/bin/vprocfs"`, fmt.Sprintf("%q", vprocfsPath(t)), 1)
+	text = strings.Replace(text, `"hook"]`, fmt.Sprintf(`"hook", "--mount", %q]`, dir), 1)
+	if err := os.WriteFile(hooks+"/vprocfs.json", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	podmanShows(t, []string{"--hooks-dir", hooks}, nil)
+}
+
+// wrapper makes a link to the binary by which it is the wrapper of a runtime.
+func wrapper(t *testing.T, runtime string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "vprocfs-"+runtime)
+	if err := os.Symlink(vprocfsPath(t), path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestWrapperAttachesBetweenCreateAndStart(t *testing.T) {
+	dir, _ := serve(t)
+	for _, runtime := range ociRuntimes {
+		t.Run(runtime, func(t *testing.T) {
+			at := writeBundle(t, "", "vprocfs-wrapper-"+runtime, "")
+			root, name := t.TempDir(), fmt.Sprintf("vprocfs-wrapper-%s-%d", runtime, os.Getpid())
+			wrapped := func(args ...string) *exec.Cmd {
+				cmd := ociCommand(t, runtime, root, args...)
+				for i, a := range cmd.Args {
+					if a == runtime { // the name itself finds the real one
+						cmd.Args = slices.Concat(cmd.Args[:i], []string{vprocfsPath(t), "runtime", "--mount", dir, "--runtime", runtime, "--"}, cmd.Args[i+1:])
+						break
+					}
+				}
+				return exec.Command(cmd.Args[0], cmd.Args[1:]...)
+			}
+			began := boottime(t)
+			out, err := os.Create(t.TempDir() + "/out")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			create := wrapped("create", "--bundle", at, name)
+			create.Stdout = out
+			if err := create.Run(); err != nil {
+				t.Fatal(failure(err))
+			}
+			defer func() {
+				if err := wrapped("delete", "--force", name).Run(); err != nil {
+					t.Error(err)
+				}
+			}()
+			if said, err := wrapped("start", name).CombinedOutput(); err != nil || len(said) > 0 {
+				t.Fatalf("start: %v, %q", err, said)
+			}
+			waitFor(t, "the container to end", func() bool {
+				said, err := wrapped("state", name).Output()
+				return err == nil && strings.Contains(string(said), `"stopped"`)
+			})
+			checkShown(t, readFile(t, out.Name()), boottime(t)-began)
+		})
+	}
+}
+
+// TestWrapperAddsTheHookForRun is about `run`, in which nobody can come between create
+// and start.
+func TestWrapperAddsTheHookForRun(t *testing.T) {
+	dir, _ := serve(t)
+	at := writeBundle(t, "", "vprocfs-wrapper-run", "")
+	began := boottime(t)
+	name := fmt.Sprintf("vprocfs-wrapper-run-%d", os.Getpid())
+	for range 2 { // a second run adds no second hook
+		out, err := exec.Command("vprocfs", "runtime", "--mount", dir, "--", "--root", t.TempDir(), "run", "-b", at, name).Output()
+		if err != nil {
+			t.Fatal(failure(err))
+		}
+		checkShown(t, string(out), boottime(t)-began)
+	}
+	if n := len(readConfig(t, at).Hooks["createRuntime"]); n != 1 {
+		t.Errorf("%d hooks", n)
+	}
+}
+
+// TestWrapperPassesEverythingOn compares what the wrapper does with what the real
+// runtime does with the same arguments.
+func TestWrapperPassesEverythingOn(t *testing.T) {
+	for _, runtime := range ociRuntimes {
+		need(t, runtime, runtime)
+		link := wrapper(t, runtime)
+		for _, args := range [][]string{
+			{}, {"--version"}, {"features"}, {"--no-such-flag"}, {"no-such-command"}, {"state"}, {"start"}, {"--root", t.TempDir(), "state", "nobody"},
+			{"--root", t.TempDir(), "list"}, {"--root", t.TempDir(), "--log", "/dev/null", "kill", "nobody"},
+		} {
+			run := func(path string) (string, int) {
+				cmd := exec.Command(path, args...)
+				cmd.Args[0] = runtime // crun prints it
+				if path == link {
+					cmd.Args[0] = path
+				}
+				out, _ := cmd.CombinedOutput()
+				return strings.ReplaceAll(string(out), link, runtime), cmd.ProcessState.ExitCode()
+			}
+			real, err := exec.LookPath(runtime)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, wantStatus := run(real)
+			got, status := run(link)
+			want, got = strings.ReplaceAll(want, real, runtime), strings.ReplaceAll(got, real, runtime)
+			// The line about the view, before the runtime's own.
+			if strings.HasPrefix(got, "vprocfs: runtime: the container starts with the kernel's files: ") {
+				_, got, _ = strings.Cut(got, "\n")
+			}
+			if withoutTimes(got) != withoutTimes(want) || status != wantStatus {
+				t.Errorf("%s %q: status %d, %q; the runtime itself: %d, %q", runtime, args, status, got, wantStatus, want)
+			}
+		}
+	}
+}
+
+// withoutTimes takes the times out of log lines.
+func withoutTimes(text string) string { return logTime.ReplaceAllString(text, "") }
+
+var logTime = regexp.MustCompile(`(time="?|^|\n)\d{4}-\d{2}-\d{2}T[0-9:.+Z-]*"?`)
