@@ -10,6 +10,7 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/spf13/pflag v1.1.0
 	golang.org/x/sys v0.49.0
+	tags.cncf.io/container-device-interface/specs-go v1.1.1
 )
 
 require golang.org/x/tools v0.26.0 // indirect

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	cdi "tags.cncf.io/container-device-interface/specs-go"
 )
 
 // ociRuntimes are the runtimes that the tests of hooks start containers with.
@@ -182,6 +184,64 @@ func TestPodmansHooksDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	podmanShows(t, []string{"--hooks-dir", hooks}, nil)
+}
+
+// cdiSpec returns the CDI specification of the project, for a daemon at dir.
+func cdiSpec(t *testing.T, dir string) string {
+	t.Helper()
+	text := readFile(t, "../deploy/cdi/vprocfs.json")
+	text = strings.Replace(text, `"path": "/usr/bin/vprocfs"`, fmt.Sprintf(`"path": %q`, vprocfsPath(t)), 1)
+	text = strings.Replace(text, `"hook"`, fmt.Sprintf(`"hook", "--mount", %q`, dir), 1)
+	return strings.ReplaceAll(text, "/var/lib/vprocfs/", dir+"/")
+}
+
+func TestPodmansCDIDevices(t *testing.T) {
+	dir, _ := serve(t)
+	const specs = "/run/cdi" // podman 4.3 has no flag for it
+	if err := os.MkdirAll(specs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := fmt.Sprintf("%s/vprocfs-test-%d.json", specs, os.Getpid())
+	if err := os.WriteFile(file, []byte(cdiSpec(t, dir)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		os.Remove(file)
+		os.Remove(specs) // if it is empty
+	})
+	for _, device := range []string{"all", "mounts"} {
+		t.Run(device, func(t *testing.T) { podmanShows(t, nil, []string{"--device", "vprocfs.io/view=" + device}) })
+	}
+}
+
+// TestCDISpecIsValid reads it with the types of the specification. It also keeps the
+// device of mounts complete: it has every file that runc lets be mounted.
+func TestCDISpecIsValid(t *testing.T) {
+	dir, _ := serve(t)
+	dec := json.NewDecoder(strings.NewReader(cdiSpec(t, dir)))
+	dec.DisallowUnknownFields()
+	var spec cdi.Spec
+	if err := dec.Decode(&spec); err != nil {
+		t.Fatal(err)
+	}
+	var mounted []string
+	for _, m := range spec.Devices[1].ContainerEdits.Mounts {
+		if m.HostPath != dir+m.ContainerPath {
+			t.Errorf("%s over %s", m.HostPath, m.ContainerPath)
+		}
+		mounted = append(mounted, m.ContainerPath)
+	}
+	want := []string{"/sys/devices/system/cpu"}
+	for _, f := range servedFiles(t, dir) {
+		if !slices.Contains(refusedByRunc, f) {
+			want = append(want, "/proc/"+f)
+		}
+	}
+	slices.Sort(mounted)
+	slices.Sort(want)
+	if !slices.Equal(mounted, want) {
+		t.Errorf("mounts %v, want %v", mounted, want)
+	}
 }
 
 // wrapper makes a link to the binary by which it is the wrapper of a runtime.

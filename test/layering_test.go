@@ -70,7 +70,7 @@ func layers() map[string]layer {
 		// What the parsers and the tests of procvirt share.
 		"procvirt/internal": {others: []string{"github.com/rogpeppe/go-internal"}, testOthers: testLibs},
 		// Black boxes: they run the binary.
-		"test": {others: []string{sys}, testOthers: testLibs},
+		"test": {others: []string{sys}, testOthers: append(testLibs, "tags.cncf.io/container-device-interface/specs-go")},
 		// It serves a file of its own, with the loop that the daemon has.
 		"test/bench": {own: []string{"fs"}, others: []string{pflag, sys}, testOthers: testLibs},
 	}
