@@ -68,7 +68,7 @@ func table() []File {
 		uptimeFile(), meminfoFile(), statFile(), cpuinfoFile(), swapsFile(), diskstatsFile(), slabinfoFile(), loadavgFile(),
 		cgroupsFile(), vmstatFile(),
 		onlineFile(), presentFile(), possibleFile(), offlineFile(),
-		cpuPressureFile(), memoryPressureFile(), ioPressureFile(),
+		cpuPressureFile(), memoryPressureFile(), ioPressureFile(), irqPressureFile(),
 	}
 	for i := range files {
 		f := &files[i]
@@ -118,6 +118,7 @@ const (
 	sourceCPUPressure
 	sourceMemoryPressure
 	sourceIOPressure
+	sourceIRQPressure
 	allSources = 1<<iota - 1
 	numSources = iota - 1
 )

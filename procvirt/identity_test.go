@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -175,6 +176,36 @@ func TestPressureThatIsSwitchedOffIsNotTheHosts(t *testing.T) {
 	}
 	if got := render(t, b.r, "pressure/cpu", b.s); !bytes.Equal(got, want) {
 		t.Errorf("switched on again: %q, want %q", got, want)
+	}
+}
+
+// TestInterruptPressureIsWhereTheKernelHasIt: the captured hosts do not have it.
+func TestInterruptPressureIsWhereTheKernelHasIt(t *testing.T) {
+	b := newBusy(t, nil)
+	served := func(r *Registry) bool {
+		return slices.ContainsFunc(r.Files(), func(f *File) bool { return f.String() == "pressure/irq" })
+	}
+	if served(b.r) {
+		t.Error("served without /proc/pressure/irq")
+	}
+	const host, own = "full avg10=1.00 avg60=1.00 avg300=1.00 total=77\n", "full avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"
+	if err := os.WriteFile(filepath.Join(b.h.Root, "proc/pressure/irq"), []byte(host), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.write("irq.pressure", own)
+	b.r = fixtureRegistry(t, b.h, nil)
+	if !served(b.r) {
+		t.Fatal("not served")
+	}
+	if got := string(render(t, b.r, "pressure/irq", b.s)); got != own {
+		t.Errorf("%q, want the group's", got)
+	}
+	if got := string(render(t, b.r, "pressure/irq", subject(t, b.h, b.h.Roles["host"]))); got != host {
+		t.Errorf("%q, want the host's", got)
+	}
+	q := TriggerRequest{PID: pidOf(t, b.r, b.s), File: fileNamed(t, b.r, "pressure/irq"), Turn: &fakeTurn{}}
+	if at, err := b.r.triggerPlace(q); err != nil || at.File != filepath.Join(b.dir, "irq.pressure") {
+		t.Errorf("a trigger goes to %q, %v", at.File, err)
 	}
 }
 

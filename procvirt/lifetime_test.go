@@ -50,6 +50,7 @@ func TestReadersNeverSeeWhatOthersTakeAway(t *testing.T) {
 	v := fixtureRegistry(t, h, func(c *Config) { c.MaxFiles = 60 })
 	base := subject(t, h, h.Roles["child"])
 	want := render(t, v, "meminfo", base)
+	files := v.Files()
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -57,7 +58,7 @@ func TestReadersNeverSeeWhatOthersTakeAway(t *testing.T) {
 			var dst []byte
 			for n := range 300 {
 				s.NS = uint64(n % 3)
-				f := &v.files[n%len(v.files)]
+				f := files[n%len(files)]
 				var err error
 				if dst, err = appendFile(v, dst[:0], f, pidOf(t, v, &s), &fakeTurn{}); err != nil {
 					t.Error(err)

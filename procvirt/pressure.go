@@ -24,6 +24,13 @@ func ioPressureFile() File {
 	return pressureFile("proc/pressure/io", 42, sourceIOPressure)
 }
 
+// irqPressureFile is there since Linux 6.1, if the kernel accounts the time of interrupts.
+// It has a line for full alone, and no trigger for some (psi_trigger_create,
+// kernel/sched/psi.c).
+func irqPressureFile() File {
+	return pressureFile("proc/pressure/irq", 43, sourceIRQPressure)
+}
+
 func pressureFile(path string, node uint64, needs sources) File {
 	return File{
 		Path: path, Node: node, Mode: 0o666, Size: SizePage,

@@ -16,15 +16,16 @@ var ErrNoPressure = errors.New("control group has no pressure stall information"
 // Resource is what a task can be stalled for.
 type Resource int
 
-// The resources that have a file in every v2 group.
+// The resources that have a file in every v2 group, if the kernel counts them.
 const (
 	CPUPressure Resource = iota
 	MemoryPressure
 	IOPressure
+	IRQPressure
 	NumResources
 )
 
-var pressureFiles = [NumResources]string{"cpu.pressure", "memory.pressure", "io.pressure"}
+var pressureFiles = [NumResources]string{"cpu.pressure", "memory.pressure", "io.pressure", "irq.pressure"}
 
 // PressureFile returns the path of the file that says how much the group at p was
 // stalled for r (cgroup-v2.rst, "CPU Interface Files" and the like).

@@ -21,16 +21,16 @@ shift 2
 v2files='cgroup.controllers cgroup.subtree_control cgroup.type cgroup.events cpu.max cpu.weight cpu.stat cpuset.cpus
  cpuset.cpus.effective memory.current memory.high memory.max memory.peak memory.stat memory.swap.current memory.swap.max
  memory.zswap.current memory.zswap.max io.stat hugetlb.*.max hugetlb.*.current
- cpu.pressure memory.pressure io.pressure'
+ cpu.pressure memory.pressure io.pressure irq.pressure memory.events'
 v1files='cpu.cfs_quota_us cpu.cfs_period_us cpu.shares cpu.stat cpuacct.usage cpuacct.usage_all cpuacct.usage_percpu
  cpuacct.stat cpuset.cpus cpuset.effective_cpus memory.limit_in_bytes memory.usage_in_bytes memory.stat
- memory.memsw.limit_in_bytes memory.memsw.usage_in_bytes memory.swappiness memory.use_hierarchy
+ memory.memsw.limit_in_bytes memory.memsw.usage_in_bytes memory.swappiness memory.use_hierarchy memory.oom_control
  blkio.throttle.io_service_bytes blkio.throttle.io_serviced blkio.throttle.io_service_bytes_recursive
  blkio.throttle.io_serviced_recursive hugetlb.*.limit_in_bytes hugetlb.*.usage_in_bytes'
 hostfiles='proc/cpuinfo proc/diskstats proc/loadavg proc/meminfo proc/slabinfo proc/stat proc/swaps proc/version proc/cgroups
- proc/pressure/cpu proc/pressure/memory proc/pressure/io proc/self/mountinfo proc/1/cgroup proc/1/stat
+ proc/pressure/cpu proc/pressure/memory proc/pressure/io proc/pressure/irq proc/vmstat proc/devices proc/self/mountinfo proc/1/cgroup proc/1/stat
  sys/devices/system/cpu/online sys/devices/system/cpu/offline sys/devices/system/cpu/possible
- sys/devices/system/cpu/present sys/devices/system/cpu/isolated'
+ sys/devices/system/cpu/present sys/devices/system/cpu/isolated sys/kernel/mm/transparent_hugepage/hpage_pmd_size'
 
 # file PATH [CONTENT] puts /PATH into the archive. The x keeps the shell from eating trailing newlines.
 file() {
