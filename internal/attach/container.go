@@ -45,27 +45,45 @@ func openContainer(pid int, ns uint64) (*container, error) {
 		return nil, gone(err)
 	}
 	defer unix.Close(pidfd)
-	c := &container{hostGroups: make(map[string]bool)}
+	c := &container{root: -1, ns: -1, fds: -1, hostGroups: make(map[string]bool)}
+	if err := c.init(pid, pidfd, ns); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// init fills c.
+func (c *container) init(pid, pidfd int, ns uint64) (err error) {
 	dir := filepath.Join(hostProc, strconv.Itoa(pid))
 	if c.ns, err = unix.Open(dir+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		return nil, gone(err)
+		return gone(err)
 	}
 	// A magic link: no path is walked in the container.
 	if c.root, err = unix.Open(dir+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return nil, gone(err)
+		return gone(err)
 	}
 	if c.list, err = mountinfo.Load(dir + "/mountinfo"); err != nil {
-		return nil, gone(err)
+		return gone(err)
 	}
 	c.mounts = newTable(c.list)
 	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil {
-		return nil, gone(err)
+		return gone(err)
 	}
 	if err := c.checkNamespace(pid, ns); err != nil {
-		return nil, err
+		return err
 	}
 	c.fds, err = unix.Open(hostProc+"/thread-self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	return c, err
+	return err
+}
+
+// close closes the descriptors.
+func (c *container) close() {
+	for _, fd := range []int{c.root, c.ns, c.fds} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // errGone is returned if the process has ended, even if its pid is in use again.
@@ -145,7 +163,7 @@ func (j *job) do(tell func(Result) error) error {
 	if j.Probe != "" {
 		return ask(j.Probe)
 	}
-	runtime.LockOSThread() // never unlocked: the thread stays in the other namespace
+	runtime.LockOSThread() // never unlocked: the thread stays in the other namespace, and ends with its goroutine
 	// If the container shares the host's pid namespace, its root could otherwise
 	// read this process's memory.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -155,6 +173,8 @@ func (j *job) do(tell func(Result) error) error {
 	if err != nil {
 		return err
 	}
+	defer c.close()
+	c.lock()
 	if j.Rootfs != "" {
 		err = c.useRootfs(j.Rootfs)
 	} else if c.unpivoted {
@@ -177,6 +197,7 @@ func (j *job) do(tell func(Result) error) error {
 	for i, it := range j.Items {
 		files[i], errs[i] = cloneFile(j.Dir, it.Path)
 	}
+	defer closeAll(files) // unmounts those that were not attached
 	if err := c.enter(); err != nil {
 		return err
 	}
@@ -188,7 +209,6 @@ func (j *job) do(tell func(Result) error) error {
 		switch {
 		case r.Err == nil:
 			r.State, r.Err = c.show(files[i], it, j)
-			unix.Close(files[i]) // unmounts it if it was not attached
 		case r.Err == errNotServed && it.Mount != 0:
 			r.State, r.Err = c.show(-1, it, j)
 		}
@@ -200,6 +220,14 @@ func (j *job) do(tell func(Result) error) error {
 		}
 	}
 	return nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // ask returns an error if the daemon of the FUSE file system of file does not answer.

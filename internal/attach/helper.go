@@ -121,27 +121,30 @@ func receive(r io.Reader) ([]Result, error) {
 			return results, nil
 		case err != nil:
 			return results, fmt.Errorf("read the helper's answer: %w", err)
-		case a.Target == "" && a.State == Gone:
-			return results, errGone
 		case a.Target == "":
-			return results, errors.New(a.Error)
+			return results, a.err()
 		}
-		result := Result{Target: a.Target, State: a.State}
-		if a.Error != "" {
-			result.Err = errors.New(a.Error)
-		}
-		results = append(results, result)
+		results = append(results, a.result())
 	}
 }
 
 // RunHelper does the work of a helper and ends the process, if this process was
 // started as one. Call it first in main.
 func RunHelper() {
-	if len(os.Args) != 1 || os.Args[0] != helperArg {
+	if len(os.Args) != 1 {
 		return
 	}
-	if err := help(os.Stdin, json.NewEncoder(os.Stdout)); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", helperArg, err)
+	var err error
+	switch os.Args[0] {
+	case helperArg:
+		err = help(os.Stdin, json.NewEncoder(os.Stdout))
+	case residentArg:
+		err = serve(os.Stdin, os.Stdout)
+	default:
+		return
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[0], err)
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -154,21 +157,51 @@ func help(in io.Reader, out *json.Encoder) error {
 	if err := json.NewDecoder(in).Decode(&j); err != nil {
 		return err
 	}
-	tell := func(r Result) error {
-		a := answer{Target: r.Target, State: r.State}
-		if r.Err != nil {
-			a.Error = r.Err.Error()
-		}
-		return out.Encode(a)
+	err := j.do(func(r Result) error { return out.Encode(newAnswer(r)) })
+	if err == nil {
+		return nil
 	}
-	err := j.do(tell)
+	return out.Encode(endAnswer(err))
+}
+
+// newAnswer returns the answer that stands for a result.
+func newAnswer(r Result) answer {
+	a := answer{Target: r.Target, State: r.State}
+	if r.Err != nil {
+		a.Error = r.Err.Error()
+	}
+	return a
+}
+
+// endAnswer returns the answer that stands for the error of a whole job, or for none.
+func endAnswer(err error) answer {
 	switch {
 	case err == nil:
-		return nil
+		return answer{}
 	case errors.Is(err, errGone):
-		return out.Encode(answer{State: Gone})
+		return answer{State: Gone}
 	}
-	return out.Encode(answer{Error: err.Error()})
+	return answer{Error: err.Error()}
+}
+
+// result returns the result that a stands for.
+func (a *answer) result() Result {
+	r := Result{Target: a.Target, State: a.State}
+	if a.Error != "" {
+		r.Err = errors.New(a.Error)
+	}
+	return r
+}
+
+// err returns the error of a whole job that a stands for, or nil.
+func (a *answer) err() error {
+	switch {
+	case a.State == Gone:
+		return errGone
+	case a.Error != "":
+		return errors.New(a.Error)
+	}
+	return nil
 }
 
 // probe returns an error if the FUSE file system at path does not answer.

@@ -1,0 +1,189 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	RunHelper()
+	os.Exit(m.Run())
+}
+
+// hangingMount mounts a FUSE file system that answers nothing, until the test ends.
+func hangingMount(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("hanging", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)); err != nil {
+		unix.Close(fd)
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+		unix.Close(fd) // whoever waits gets an error
+	})
+	return dir
+}
+
+// healthy is the error of a job that probes a file that is on no FUSE mount.
+const healthy = "not a file of a FUSE mount"
+
+func TestJobThatHangsDelaysNoOther(t *testing.T) {
+	r := NewResident("")
+	r.patience = time.Minute // for a loaded machine
+	defer r.Close()
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	first := r.cur
+	dir := hangingMount(t)
+	// In the same process as what follows.
+	h, c, err := r.submit(job{Probe: filepath.Join(dir, "x")})
+	if err != nil || h != first {
+		t.Fatal(h, err)
+	}
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := r.do(t.Context(), job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
+				t.Errorf("a job beside one that hangs: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	if r.cur != first {
+		t.Error("another process has done the jobs")
+	}
+	select {
+	case <-c.done:
+		t.Fatalf("the job did not hang: %v", c.err)
+	default:
+	}
+	r.finish(h)
+}
+
+// TestProcessWithAJobThatHangsIsReplaced, and killed when its other jobs have ended.
+func TestProcessWithAJobThatHangsIsReplaced(t *testing.T) {
+	r := NewResident("")
+	r.patience = 100 * time.Millisecond
+	defer r.Close()
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	first := r.cur
+	other, _, err := r.submit(job{Probe: "/proc/uptime"}) // whose caller is slow
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.do(t.Context(), job{Probe: filepath.Join(hangingMount(t), "x")})
+	if !IsHung(err) || IsGone(err) {
+		t.Fatalf("a job that hangs: %v", err)
+	}
+	r.patience = time.Minute
+	if _, err := r.do(t.Context(), job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
+		t.Errorf("a job after one that hung: %v", err)
+	}
+	if r.cur == first {
+		t.Error("the process that has a job that hangs gets more jobs")
+	}
+	select {
+	case <-first.dead:
+		t.Error("a process was killed though it has another job")
+	default:
+	}
+	r.finish(other)
+	select {
+	case <-first.dead:
+	case <-time.After(time.Minute):
+		t.Error("the process was not killed")
+	}
+}
+
+func TestResidentHelperThatDiesIsReplaced(t *testing.T) {
+	r := NewResident("")
+	r.patience = time.Minute
+	defer r.Close()
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	h, c, err := r.submit(job{Probe: filepath.Join(hangingMount(t), "x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-h.dead
+	r.finish(h)
+	select {
+	case <-c.done:
+		t.Errorf("a job of a process that died is done: %v", c.err)
+	default:
+	}
+	if _, err := r.do(t.Context(), job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
+		t.Errorf("the next job: %v", err)
+	}
+}
+
+func TestResidentTellsAProcessThatHasEnded(t *testing.T) {
+	r := NewResident("")
+	r.patience = time.Minute
+	defer r.Close()
+	const none = 1 << 22 // PID_MAX_LIMIT
+	if _, err := r.Attach(t.Context(), none, 0); !IsGone(err) || IsHung(err) {
+		t.Errorf("a process that has ended: %v", err)
+	}
+	if _, err := r.AttachAlone(t.Context(), none, 0); !IsGone(err) {
+		t.Errorf("a process that has ended, alone: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.do(ctx, job{Probe: filepath.Join(hangingMount(t), "x")}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
+	}
+}
+
+// TestMountNamespaceIsLocked: two who attach at once would mount a file twice.
+func TestMountNamespaceIsLocked(t *testing.T) {
+	open := func() *container {
+		fd, err := unix.Open("/proc/self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &container{root: -1, fds: -1, ns: fd}
+	}
+	first, second := open(), open()
+	first.lock()
+	if err := unix.Flock(second.ns, unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Fatalf("the lock of a locked namespace: %v", err)
+	}
+	locked := make(chan struct{})
+	go func() {
+		second.lock()
+		close(locked)
+	}()
+	first.close()
+	<-locked
+	defer second.close()
+	third := open()
+	defer third.close()
+	third.lock() // gives up
+	if err := unix.Flock(third.ns, unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("the second has no lock: %v", err)
+	}
+}
