@@ -1,0 +1,178 @@
+package watch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"vprocfs/internal/mountinfo"
+	"vprocfs/internal/procpid"
+)
+
+// maxMountinfo bounds how much of a mountinfo is read, in bytes. A container can
+// make its own 64 MiB long.
+const maxMountinfo = 256 << 10
+
+// proc reads facts about processes from a procfs. It waits for no other file system.
+// It is safe for concurrent use.
+type proc struct {
+	root   string   // /proc
+	pidNS  string   // link of this process's pid namespace
+	mounts []uint64 // mount namespaces of this process and of the host's init
+	// procfs are the superblocks of the procfs that are mounted on the host.
+	procfs map[uint64]bool
+}
+
+// newProc returns the proc of the procfs at root.
+func newProc(root string) (*proc, error) {
+	p := &proc{root: root, procfs: make(map[uint64]bool)}
+	var err error
+	if p.pidNS, err = os.Readlink(filepath.Join(root, "self/ns/pid")); err != nil {
+		return nil, err
+	}
+	for _, pid := range []string{"self", "1"} {
+		ns, err := mountinfo.Namespace(root, pid)
+		if pid == "1" && errors.Is(err, os.ErrPermission) {
+			continue // init may have more privileges than this process
+		}
+		if err != nil {
+			return nil, err
+		}
+		p.mounts = append(p.mounts, ns)
+	}
+	mounts, err := mountinfo.Load(filepath.Join(root, "self/mountinfo"))
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		if m.FSType == "proc" {
+			p.procfs[m.Dev] = true
+		}
+	}
+	return p, nil
+}
+
+// view returns the superblock of the view that is mounted at dir on the host, or 0.
+func (p *proc) view(dir string) (uint64, error) {
+	mounts, err := mountinfo.Load(filepath.Join(p.root, "self/mountinfo"))
+	if err != nil {
+		return 0, err
+	}
+	m, _ := mountinfo.Top(mounts, dir)
+	return m.Dev, nil
+}
+
+// errEnded is returned if the process has ended.
+var errEnded = errors.New("no such process")
+
+// sighting is what look has found out about a process.
+type sighting struct {
+	verdict verdict
+	// The rest is set if the verdict is ready.
+	ns uint64 // inode of its mount namespace
+	// views are the superblocks of the views that are mounted below its /proc.
+	views []uint64
+}
+
+// look judges a process. It reads no more than the verdict needs: most events are
+// about processes of the host.
+func (p *proc) look(r *Rules, pid int) (sighting, error) {
+	dir := filepath.Join(p.root, strconv.Itoa(pid))
+	ns, err := os.Readlink(dir + "/ns/pid")
+	if err != nil {
+		return sighting{}, errEnded
+	}
+	f := facts{ownPIDNS: ns != p.pidNS}
+	if !f.ownPIDNS && len(r.Attach) == 0 {
+		return sighting{}, nil
+	}
+	if f.cgroups, err = os.ReadFile(dir + "/cgroup"); err != nil {
+		return sighting{}, errEnded
+	}
+	if f.parentCgroups, err = p.parentCgroups(dir); err != nil {
+		return sighting{}, err
+	}
+	// Assume the rest, and read it only if it matters.
+	f.ownMounts, f.ownProcfs = true, true
+	s := sighting{verdict: r.judge(&f)}
+	if s.verdict != ready {
+		return s, nil
+	}
+	if s.ns, err = mountinfo.Namespace(p.root, strconv.Itoa(pid)); err != nil {
+		return sighting{}, errEnded
+	}
+	if f.ownMounts = !slices.Contains(p.mounts, s.ns); f.ownMounts {
+		if f.ownProcfs, s.views, err = p.mountsOnProc(dir); err != nil {
+			return sighting{}, err
+		}
+	}
+	s.verdict = r.judge(&f)
+	return s, nil
+}
+
+// parentCgroups returns the text of cgroup of the parent of the process with
+// directory dir. It is empty if the parent is not visible here.
+func (p *proc) parentCgroups(dir string) ([]byte, error) {
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return nil, errEnded
+	}
+	parent, ok := procpid.StatusID(status, "PPid")
+	if !ok {
+		return nil, fmt.Errorf("%s/status: no PPid", dir)
+	}
+	if parent == 0 {
+		return nil, nil
+	}
+	text, err := os.ReadFile(filepath.Join(p.root, strconv.Itoa(parent), "cgroup"))
+	if err != nil {
+		return nil, errOrphaned
+	}
+	return text, nil
+}
+
+// errOrphaned is returned if the parent of the process has just ended: the process
+// has another parent by now.
+var errOrphaned = errors.New("the parent has ended")
+
+// mountsOnProc reports whether the process with directory dir has a procfs at /proc
+// that is not mounted on the host, and the views that are mounted below it. A
+// mountinfo that is too long to tell counts as having one: who attaches looks again.
+func (p *proc) mountsOnProc(dir string) (ownProcfs bool, views []uint64, err error) {
+	f, err := os.Open(dir + "/mountinfo")
+	if err != nil {
+		return false, nil, errEnded
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxMountinfo))
+	if err != nil {
+		return false, nil, errEnded // EINVAL of a zombie
+	}
+	if len(text) == maxMountinfo {
+		return true, nil, nil
+	}
+	// Only these lines are parsed: a path with a blank is escaped.
+	var lines []byte
+	for line := range bytes.Lines(text) {
+		if bytes.Contains(line, []byte(" /proc ")) || bytes.Contains(line, []byte(" /proc/")) {
+			lines = append(lines, line...)
+		}
+	}
+	mounts, err := mountinfo.Parse(lines)
+	if err != nil {
+		return false, nil, fmt.Errorf("%s/mountinfo: %w", dir, err)
+	}
+	for _, m := range mounts {
+		if m.FSType == "fuse.vprocfs" && strings.HasPrefix(m.Point, "/proc/") && !slices.Contains(views, m.Dev) {
+			views = append(views, m.Dev)
+		}
+	}
+	m, ok := mountinfo.Top(mounts, "/proc")
+	return ok && m.FSType == "proc" && m.Root == "/" && !p.procfs[m.Dev], views, nil
+}

@@ -1,0 +1,391 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/attach"
+	"vprocfs/internal/mountinfo"
+)
+
+// Config is what Run needs.
+type Config struct {
+	// Dir is the mount point of the view, an absolute path without symbolic links.
+	Dir   string
+	Rules Rules
+	Log   *slog.Logger
+	// Attach shows the view in a container. It is safe for concurrent use.
+	Attach Attacher
+	// Owner returns an id of the outermost container of a process. The containers of
+	// one owner share its turns.
+	Owner func(pid int) (uint64, error)
+	// Off reports whether process pid must not see the view.
+	Off func(pid int) bool
+}
+
+// Attacher attaches files in the mount namespace ns of process pid. An error that is
+// attach.IsHung says that the container, or the daemon, does not answer.
+type Attacher interface {
+	// Attach is the fast way, which others share.
+	Attach(ctx context.Context, pid int, ns uint64) ([]attach.Result, error)
+	// AttachAlone delays no other call, whatever the container does.
+	AttachAlone(ctx context.Context, pid int, ns uint64) ([]attach.Result, error)
+}
+
+const (
+	// checkEvery is how often the source is checked for CPUs that came online.
+	checkEvery = time.Minute
+	// scanGap is the least time between two scans.
+	scanGap = 5 * time.Second
+	// eventRate is how many events a second are looked at, and eventBurst how many
+	// at once. A container can make more. What is left is found by a scan.
+	eventRate  = 2000
+	eventBurst = 4000
+)
+
+// watcher is the state of Run. But for the queue it belongs to one goroutine.
+type watcher struct {
+	Config
+	proc       *proc
+	epoll      int
+	source     source // nil if only scans find containers
+	isSource   map[int]bool
+	candidates *candidates
+	queue      *queue
+	failures   limiter
+
+	wake     int  // eventfd: a scan or ctx has ended
+	rescan   bool // a scan is needed
+	scanned  time.Time
+	scanning chan []int // gets the result of the scan that runs; nil if none runs
+	scans    sync.WaitGroup
+	checked  time.Time
+	events   float64 // how many may be looked at now
+	counted  time.Time
+}
+
+// Run watches until ctx ends. It returns an error if it cannot go on.
+func Run(ctx context.Context, cfg Config) error {
+	w := &watcher{Config: cfg}
+	var err error
+	if w.proc, err = newProc("/proc"); err != nil {
+		return err
+	}
+	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("epoll_create1: %w", err)
+	}
+	defer unix.Close(w.epoll)
+	if w.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	defer unix.Close(w.wake)
+	if err := w.listen(w.wake); err != nil {
+		return err
+	}
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		w.wakeUp()
+		close(woken)
+	})
+	defer func() {
+		if !stop() {
+			<-woken // before wake is closed
+		}
+	}()
+	w.candidates = newCandidates(w.proc.root, w.epoll)
+	w.queue = newQueue(func(j job) bool { return w.attach(ctx, j) })
+	defer w.queue.wait()
+	if err := w.open(); err != nil {
+		return err
+	}
+	defer func() {
+		w.closeSource()
+		w.scans.Wait()
+	}()
+	// Now the source misses nothing; the scan finds what runs already.
+	w.rescan = true
+	return w.loop(ctx)
+}
+
+// wakeUp ends the current or the next wait of the loop.
+func (w *watcher) wakeUp() {
+	_, _ = unix.Write(w.wake, []byte{1, 1, 1, 1, 1, 1, 1, 1}) // EAGAIN: it has not woken up yet
+}
+
+// listen has epoll report when fd is readable.
+func (w *watcher) listen(fd int) error {
+	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
+		return fmt.Errorf("epoll_ctl: %w", err)
+	}
+	return nil
+}
+
+// open opens the best source.
+func (w *watcher) open() error {
+	w.isSource = make(map[int]bool)
+	w.checked = time.Now()
+	w.source = openSource(openers(), w.Log)
+	if w.source == nil {
+		return nil
+	}
+	for _, fd := range w.source.fds() {
+		if err := w.listen(fd); err != nil {
+			return err
+		}
+		w.isSource[fd] = true
+	}
+	return nil
+}
+
+func (w *watcher) closeSource() {
+	if w.source != nil {
+		w.source.close() // the epoll instance forgets its descriptors
+		w.source = nil
+	}
+}
+
+// reopen replaces the source. Until it is open events are missed.
+func (w *watcher) reopen() error {
+	w.closeSource()
+	w.rescan = true
+	return w.open()
+}
+
+// loop handles events until ctx ends.
+func (w *watcher) loop(ctx context.Context) error {
+	var ready [64]unix.EpollEvent
+	for ctx.Err() == nil {
+		now := time.Now()
+		w.lookAgain(now)
+		if err := w.maintain(now); err != nil {
+			return err
+		}
+		n, err := unix.EpollWait(w.epoll, ready[:], w.timeout(now))
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("epoll_wait: %w", err)
+		}
+		now = time.Now()
+		fromSource := false
+		for _, e := range ready[:max(n, 0)] {
+			fd := int(e.Fd)
+			if fd == w.wake {
+				var b [8]byte
+				_, _ = unix.Read(fd, b[:]) // it is readable
+			} else if w.isSource[fd] {
+				fromSource = true
+			} else if c := w.candidates.byFD[fd]; c != nil && c.changed(now) {
+				w.consider(event{pid: c.pid, follow: true}, now)
+			}
+		}
+		if fromSource {
+			if err := w.readSource(now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// timeout returns how long epoll_wait(2) may wait, in milliseconds.
+func (w *watcher) timeout(now time.Time) int {
+	next := now.Add(checkEvery)
+	earlier := func(t time.Time) {
+		if t.Before(next) {
+			next = t
+		}
+	}
+	if due, ok := w.candidates.next(); ok {
+		earlier(due)
+	}
+	if w.rescan {
+		earlier(w.scanned.Add(scanGap))
+	}
+	if w.source == nil {
+		earlier(w.scanned.Add(scanEvery))
+	}
+	return int(max(0, (next.Sub(now) + time.Millisecond - 1).Milliseconds()))
+}
+
+// maintain does what is due now and then.
+func (w *watcher) maintain(now time.Time) error {
+	if w.source != nil && now.Sub(w.checked) >= checkEvery {
+		w.checked = now
+		if w.source.stale() {
+			w.Log.Info("other CPUs are online: watching again")
+			if err := w.reopen(); err != nil {
+				return err
+			}
+		}
+	}
+	if w.scanning != nil {
+		select {
+		case unready := <-w.scanning:
+			w.scanning = nil
+			for _, pid := range unready {
+				w.candidates.add(pid, true, now)
+			}
+		default:
+			return nil
+		}
+	}
+	if w.rescan && now.Sub(w.scanned) >= scanGap || w.source == nil && now.Sub(w.scanned) >= scanEvery {
+		w.rescan, w.scanned = false, now
+		w.scanning = make(chan []int, 1)
+		w.scans.Go(func() {
+			w.scanning <- w.scan()
+			w.wakeUp()
+		})
+	}
+	return nil
+}
+
+// readSource handles the events of the source.
+func (w *watcher) readSource(now time.Time) error {
+	w.events = min(eventBurst, w.events+eventRate*now.Sub(w.counted).Seconds())
+	w.counted = now
+	seen := make(map[event]bool)
+	lost, err := w.source.read(func(e event) {
+		if seen[e] {
+			return
+		}
+		seen[e] = true
+		if w.events < 1 {
+			w.rescan = true
+			return
+		}
+		w.events--
+		w.consider(e, now)
+	})
+	if lost {
+		w.rescan = true
+	}
+	if err != nil {
+		w.Log.Warn("the event source has failed: opening it again", "source", w.source.name(), "err", err)
+		return w.reopen()
+	}
+	return nil
+}
+
+// consider looks at the process of an event.
+func (w *watcher) consider(e event, now time.Time) {
+	s, err := w.proc.look(&w.Rules, e.pid)
+	switch {
+	case errors.Is(err, errOrphaned), err == nil && s.verdict == notYet:
+		if !w.candidates.add(e.pid, e.follow, now) {
+			w.rescan = true
+		}
+		return
+	case err == nil && s.verdict == ready:
+		w.attachLater(e.pid, s, now)
+	case err != nil && !errors.Is(err, errEnded):
+		w.Log.Debug("a process is left alone", "pid", e.pid, "err", err)
+	}
+	w.candidates.drop(e.pid)
+}
+
+// lookAgain looks at the candidates that are due.
+func (w *watcher) lookAgain(now time.Time) {
+	for _, c := range w.candidates.expired(now) {
+		s, err := w.proc.look(&w.Rules, c.pid)
+		switch {
+		case err == nil && s.verdict == ready:
+			w.attachLater(c.pid, s, now)
+			w.candidates.drop(c.pid)
+		case err != nil && !errors.Is(err, errOrphaned), err == nil && s.verdict == never, !c.retry(now):
+			w.candidates.drop(c.pid)
+		}
+	}
+}
+
+// attachLater has a container attached.
+func (w *watcher) attachLater(pid int, s sighting, now time.Time) {
+	owner, err := w.Owner(pid)
+	if err != nil {
+		return // it has ended
+	}
+	if !w.queue.push(job{pid: pid, ns: s.ns, owner: owner, seen: now}) {
+		w.failures.warn(w.Log, "a container is not attached: too many wait", "pid", pid)
+	}
+}
+
+// scan looks at all processes and has containers attached. It returns the processes
+// that may become containers.
+func (w *watcher) scan() (unready []int) {
+	begin := time.Now()
+	views, err := mountinfo.Views(w.proc.root)
+	if err != nil {
+		w.Log.Warn("the processes cannot be listed", "err", err)
+		return nil
+	}
+	dev, err := w.proc.view(w.Dir)
+	if err != nil {
+		w.Log.Warn("the mounts cannot be listed", "err", err)
+		return nil
+	}
+	found := 0
+	for _, v := range views {
+		for _, pid := range v.PIDs {
+			s, err := w.proc.look(&w.Rules, pid)
+			if err != nil {
+				continue // it has ended; others have the same view
+			}
+			switch {
+			case s.verdict == notYet:
+				unready = append(unready, pid)
+			case s.verdict == ready && !s.has(dev):
+				found++
+				w.attachLater(pid, s, begin)
+			}
+			break
+		}
+	}
+	w.Log.Debug("searched for containers", "found", found, "took", time.Since(begin))
+	return unready
+}
+
+// has reports whether the view dev is mounted in the container.
+func (s *sighting) has(dev uint64) bool {
+	for _, v := range s.views {
+		if v == dev && dev != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// attach does a job. It reports whether the container hung.
+func (w *watcher) attach(ctx context.Context, j job) (hung bool) {
+	if w.Off(j.pid) {
+		w.Log.Debug("not attached: its view is off", "pid", j.pid)
+		return false
+	}
+	do := w.Attach.Attach
+	if j.alone {
+		do = w.Attach.AttachAlone
+	}
+	results, err := do(ctx, j.pid, j.ns)
+	if attach.IsHung(err) && !j.alone {
+		hung = true
+		results, err = w.Attach.AttachAlone(ctx, j.pid, j.ns)
+	}
+	if ctx.Err() != nil || attach.IsGone(err) {
+		return hung
+	}
+	for _, r := range results {
+		if r.Err != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", r.Target, r.Err))
+		}
+	}
+	if err != nil {
+		w.failures.warn(w.Log, "a container is not attached, or not wholly", "pid", j.pid, "err", err)
+		return attach.IsHung(err)
+	}
+	w.Log.Debug("attached", "pid", j.pid, "mnt", j.ns, "took", time.Since(j.seen))
+	return hung
+}
