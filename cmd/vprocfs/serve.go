@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"vprocfs/internal/daemon"
+	"vprocfs/internal/inject/watch"
 )
 
 func serveCommand() *command {
@@ -13,6 +14,9 @@ func serveCommand() *command {
 	addViewFlags(fl, &o.View)
 	fl.DurationVar(&o.MaxOutage, "max-outage", daemon.DefaultMaxOutage, "how long readers may wait while no worker runs; then they get errors")
 	fl.BoolVar(&o.KeepMount, "keep-mount", os.Getenv("FDSTORE") != "", "do not unmount when stopped: systemd keeps the descriptors for the next start")
+	fl.Var(&choice{words: [2]string{"none", "all"}, second: &o.Attach}, "attach", "containers to attach when they start, and those that run: all or none")
+	fl.StringArrayVar(&o.Watch.Attach, "attach-cgroup", nil, "with --attach all, also attach what is in the cgroups that `PATTERN` matches, if it has a mount namespace and a /proc of its own; may be repeated")
+	fl.StringArrayVar(&o.Watch.Never, "attach-not-cgroup", nil, "with --attach all, never attach what is in the cgroups that `PATTERN` matches; may be repeated")
 	addLogFlags(fl, &o.Log)
 	return &command{
 		name:    "serve",
@@ -36,9 +40,30 @@ MOUNTPOINT/sys/devices/system/cpu over its /sys/devices/system/cpu.
 			if err := checkView(&o.View); err != nil {
 				return err
 			}
+			if err := checkWatch(&o); err != nil {
+				return err
+			}
 			return daemon.Serve(o, dir)
 		},
 	}
+}
+
+// checkWatch returns an error if a flag about attaching is invalid.
+func checkWatch(o *daemon.Options) error {
+	for _, f := range []struct {
+		name     string
+		patterns []string
+	}{{"--attach-cgroup", o.Watch.Attach}, {"--attach-not-cgroup", o.Watch.Never}} {
+		if len(f.patterns) > 0 && !o.Attach {
+			return usageErrorf("%s needs --attach all", f.name)
+		}
+		for _, p := range f.patterns {
+			if err := watch.CheckPattern(p); err != nil {
+				return usageErrorf("invalid argument for %s: %w", f.name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // mountPoint returns the only argument of a verb that takes a mount point.

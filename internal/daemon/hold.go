@@ -71,6 +71,16 @@ func hold(o Options, dir string) (err error) {
 		return err
 	}
 	healer := newHealer(m.dir, log)
+	watcher := o.newKeeper(adopted, log)
+	if watcher != nil {
+		if watcher.pidfd >= 0 {
+			own[fileWatcher] = watcher.pidfd
+		}
+		defer watcher.end()
+		if adopted.Working() {
+			watcher.start()
+		}
+	}
 	var h *supervise.Holder
 	h = supervise.NewHolder(supervise.Config{
 		Log:       log,
@@ -81,6 +91,9 @@ func hold(o Options, dir string) (err error) {
 		Probe:     m.probe,
 		Serving: func(worker int) {
 			log.Info("serving", "mountpoint", m.dir, "pid", os.Getpid(), "worker", worker)
+			if watcher != nil {
+				watcher.start()
+			}
 			for _, w := range append(o.Warnings, requestTimeouts("/", o.MaxOutage)...) {
 				log.Warn(w)
 			}

@@ -10,6 +10,7 @@ import (
 
 	"vprocfs/fs"
 	"vprocfs/initpid"
+	"vprocfs/internal/inject/watch"
 	"vprocfs/internal/supervise"
 	"vprocfs/procvirt/cgroup"
 )
@@ -32,6 +33,9 @@ type Options struct {
 	MaxOutage time.Duration
 	// KeepMount leaves the mount in place when the daemon stops.
 	KeepMount bool
+	// Attach attaches the containers that run and those that start, as Watch says.
+	Attach bool
+	Watch  watch.Rules
 	// Warnings are logged as soon as the daemon serves.
 	Warnings []string
 }
@@ -72,6 +76,9 @@ func Serve(o Options, dir string) error {
 	}
 	if err := hideProcess(); err != nil {
 		return err
+	}
+	if isWatcher() {
+		return watchContainers(o, dir)
 	}
 	w, err := supervise.NewWorker()
 	switch {
