@@ -112,6 +112,10 @@ func (c *container) checkNamespace(pid int, want uint64) error {
 	if err != nil {
 		return err
 	}
+	root, err := mountID(c.root)
+	if err != nil {
+		return err
+	}
 	for _, p := range []int{os.Getpid(), 1} {
 		var st unix.Stat_t
 		err := unix.Stat(fmt.Sprintf("%s/%d/ns/mnt", hostProc, p), &st)
@@ -137,7 +141,7 @@ func (c *container) checkNamespace(pid int, want uint64) error {
 				c.hostGroups[m.Shared] = true
 			}
 		}
-		c.unpivoted = c.unpivoted || notPivoted(c.list, mounts, samePIDs)
+		c.unpivoted = c.unpivoted || notPivoted(root, c.list, mounts, samePIDs)
 	}
 	return nil
 }

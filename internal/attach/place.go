@@ -100,6 +100,21 @@ func (c *container) openBase(base string) (int, error) {
 	return dir, nil
 }
 
+// mountID returns the id of the mount that an O_PATH descriptor is on. Like newPlace
+// it sends no request to a FUSE daemon.
+func mountID(fd int) (int, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, fmt.Errorf("statx: %w", err)
+	}
+	if st.Mask&unix.STATX_MNT_ID == 0 {
+		return 0, errNoMountID
+	}
+	return int(st.Mnt_id), nil
+}
+
+var errNoMountID = errors.New("statx tells no mount id: this needs Linux 5.8")
+
 // newPlace returns the place of an O_PATH descriptor, which it owns from now on.
 func newPlace(fd int, bare bool) (*place, error) {
 	// STATX_DONT_SYNC sends no request to a FUSE daemon, which may be dead or slow.
@@ -111,7 +126,7 @@ func newPlace(fd int, bare bool) (*place, error) {
 	}
 	if st.Mask&unix.STATX_MNT_ID == 0 {
 		unix.Close(fd)
-		return nil, errors.New("statx tells no mount id: this needs Linux 5.8")
+		return nil, errNoMountID
 	}
 	return &place{fd: fd, id: int(st.Mnt_id), dev: [2]uint32{st.Dev_major, st.Dev_minor}, ino: st.Ino, bare: bare}, nil
 }

@@ -43,15 +43,22 @@ func samePIDNamespace(pid int) (bool, error) {
 	return ours.Ino == theirs.Ino && ours.Dev == theirs.Dev, nil
 }
 
-// notPivoted reports whether a process with these mounts still has the root directory
-// and the /proc of the host, whose mounts are host's. With samePIDs, which says that it
-// is in the host's pid namespace, that alone may be a process with private mounts; so
-// there must also be a procfs that is not mounted on the host: that of the root file
-// system to enter.
-func notPivoted(mounts, host []mountinfo.Mount, samePIDs bool) bool {
+// notPivoted reports whether a process with these mounts, whose root directory is on
+// mount root, still has the root directory and the /proc of the host, whose mounts are
+// host's. With samePIDs, which says that it is in the host's pid namespace, that alone
+// may be a process with private mounts; so there must also be a procfs that is not
+// mounted on the host: that of the root file system to enter.
+//
+// After pivot_root(2) the runtime unmounts the old root. Until then that may still be
+// in mounts, even over the new one.
+func notPivoted(root int, mounts, host []mountinfo.Mount, samePIDs bool) bool {
+	m, ok := mountOf(mounts, root)
+	h, okHost := topmost(host, "/", 0)
 	for _, point := range []string{"/", "/proc"} {
-		m, ok := topmost(mounts, point)
-		h, okHost := topmost(host, point)
+		if point == "/proc" {
+			m, ok = topmost(mounts, point, m.ID)
+			h, okHost = topmost(host, point, h.ID)
+		}
 		if !ok || !okHost || m.Dev != h.Dev || m.Root != h.Root {
 			return false
 		}
@@ -62,10 +69,21 @@ func notPivoted(mounts, host []mountinfo.Mount, samePIDs bool) bool {
 	})
 }
 
-// topmost returns the mount at point that no other covers.
-func topmost(mounts []mountinfo.Mount, point string) (top mountinfo.Mount, ok bool) {
+// mountOf returns the mount with an id.
+func mountOf(mounts []mountinfo.Mount, id int) (mountinfo.Mount, bool) {
 	for _, m := range mounts {
-		if m.Point == point && (!ok || m.Parent == top.ID) {
+		if m.ID == id {
+			return m, true
+		}
+	}
+	return mountinfo.Mount{}, false
+}
+
+// topmost returns the mount at point, on mount parent, that no other covers. With
+// parent 0 the first one may be on any mount.
+func topmost(mounts []mountinfo.Mount, point string, parent int) (top mountinfo.Mount, ok bool) {
+	for _, m := range mounts {
+		if m.Point == point && (!ok && (parent == 0 || m.Parent == parent) || ok && m.Parent == top.ID) {
 			top, ok = m, true
 		}
 	}

@@ -27,6 +27,16 @@ const (
 	hostsRoot = `130 129 8:1 / / rw - ext4 /dev/sda1 rw
 131 130 0:61 / /proc rw - proc proc rw
 `
+	oldRootOnNew = `120 130 8:1 / / rw - ext4 /dev/sda1 rw
+121 120 0:20 / /proc rw - proc proc rw
+130 129 0:60 / / rw - overlay overlay rw
+131 130 0:61 / /proc rw - proc proc rw
+`
+	oldRootOnHostsRoot = `120 130 8:1 / / rw - ext4 /dev/sda1 rw
+121 120 0:20 / /proc rw - proc proc rw
+130 129 8:1 / / rw - ext4 /dev/sda1 rw
+131 130 0:61 / /proc rw - proc proc rw
+`
 	ofADirectory = `130 129 8:1 /srv/c1 / rw - ext4 /dev/sda1 rw
 131 130 0:20 / /proc rw - proc proc rw
 `
@@ -35,15 +45,18 @@ const (
 func TestAContainerThatHasNotPivotedIsRecognised(t *testing.T) {
 	for _, tt := range []struct {
 		name, mounts        string
+		root                int
 		ownPIDs, sharedPIDs bool
 	}{
-		{"before pivot_root", beforePivot, true, true},
-		{"private mounts only", privateMounts, true, false}, // /proc shows the pids of another namespace
-		{"after pivot_root", pivoted, false, false},
-		{"unshare --mount-proc", ownProc, false, false},
-		{"a container of the host's root", hostsRoot, false, false},
-		{"a directory of the host as root, the host's pids", ofADirectory, false, false},
-		{"no mounts", "", false, false},
+		{"before pivot_root", beforePivot, 120, true, true},
+		{"private mounts only", privateMounts, 120, true, false}, // /proc shows the pids of another namespace
+		{"after pivot_root", pivoted, 130, false, false},
+		{"unshare --mount-proc", ownProc, 120, false, false},
+		{"a container of the host's root", hostsRoot, 130, false, false},
+		{"a directory of the host as root, the host's pids", ofADirectory, 130, false, false},
+		{"after pivot_root, the old root not unmounted", oldRootOnNew, 130, false, false},
+		{"the same with the host's root", oldRootOnHostsRoot, 130, false, false},
+		{"no mounts", "", 1, false, false},
 	} {
 		mounts, err := mountinfo.Parse([]byte(tt.mounts))
 		if err != nil {
@@ -53,10 +66,10 @@ func TestAContainerThatHasNotPivotedIsRecognised(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := notPivoted(mounts, host, false); got != tt.ownPIDs {
+		if got := notPivoted(tt.root, mounts, host, false); got != tt.ownPIDs {
 			t.Errorf("%s, own pid namespace: %v", tt.name, got)
 		}
-		if got := notPivoted(mounts, host, true); got != tt.sharedPIDs {
+		if got := notPivoted(tt.root, mounts, host, true); got != tt.sharedPIDs {
 			t.Errorf("%s, the host's pid namespace: %v", tt.name, got)
 		}
 	}
