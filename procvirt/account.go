@@ -71,24 +71,26 @@ func (s *share) add(t share) {
 	s.system += t.system
 }
 
+// split returns amount in the proportion of s's kinds.
+func (s *share) split(amount uint64) share {
+	total := s.total()
+	if total == 0 {
+		return share{user: amount}
+	}
+	t := share{user: cgroup.MulDiv(amount, s.user, total), nice: cgroup.MulDiv(amount, s.nice, total)}
+	t.system = amount - t.user - t.nice
+	return t
+}
+
 // take takes amount, at most the total, out of s, in the proportion of its kinds.
 func (s *share) take(amount uint64) share {
-	total := s.total()
-	if amount == 0 || total == 0 {
-		return share{}
-	}
-	t := share{
-		user: cgroup.MulDiv(s.user, amount, total),
-		nice: cgroup.MulDiv(s.nice, amount, total),
-	}
-	t.system = amount - t.user - t.nice
+	t := s.split(amount)
 	// What rounding down left over can be more than there is of system time.
-	if over := sub(t.system, s.system); over > 0 {
-		t.system -= over
-		more := min(over, s.user-t.user)
-		t.user += more
-		t.nice += over - more
-	}
+	over := sub(t.system, s.system)
+	more := min(over, s.user-t.user)
+	t.user += more
+	t.nice += over - more
+	t.system -= over
 	s.user -= t.user
 	s.nice -= t.nice
 	s.system -= t.system
@@ -115,17 +117,6 @@ func (t *cpuTimes) reset() {
 type cpuRow struct {
 	cpu                      int
 	user, nice, system, idle uint64
-}
-
-// split returns amount in the proportion of s's kinds.
-func (s *share) split(amount uint64) share {
-	total := s.total()
-	if total == 0 {
-		return share{user: amount}
-	}
-	t := share{user: cgroup.MulDiv(amount, s.user, total), nice: cgroup.MulDiv(amount, s.nice, total)}
-	t.system = amount - t.user - t.nice
-	return t
 }
 
 // carryLimit is how much time of each visible CPU the first step may leave for

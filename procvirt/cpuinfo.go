@@ -3,6 +3,7 @@ package procvirt
 import (
 	"bytes"
 	"cmp"
+	"math"
 	"slices"
 	"strconv"
 
@@ -215,27 +216,22 @@ func (n *cpuinfo) append(dst []byte) []byte {
 		if l.first {
 			pkg = nil
 		}
+		most := uint64(math.MaxUint64)
 		switch string(l.label) {
 		case "# processors":
-			dst = appendAtMost(dst, &l, uint64(n.visible.Count()))
+			most = uint64(n.visible.Count())
 		case "physical id":
 			pkg = n.pkg(l.value)
-			dst = append(dst, l.text...)
 		case "siblings":
 			if pkg != nil {
-				dst = appendAtMost(dst, &l, pkg.cpus)
-				break
+				most = pkg.cpus
 			}
-			dst = append(dst, l.text...)
 		case "cpu cores":
 			if pkg != nil {
-				dst = appendAtMost(dst, &l, pkg.cores)
-				break
+				most = pkg.cores
 			}
-			dst = append(dst, l.text...)
-		default:
-			dst = append(dst, l.text...)
 		}
+		dst = appendAtMost(dst, &l, most)
 		dst = append(dst, '\n')
 	}
 	return dst
@@ -253,8 +249,8 @@ func (n *cpuinfo) pkg(id []byte) *cpuPackage {
 
 // appendAtMost writes a line with its number, or most if that is less.
 func appendAtMost(dst []byte, l *cpuinfoLine, most uint64) []byte {
-	n, _ := scan.Uint(l.value)
-	if !isNumber(l.value) || n <= most {
+	n, digits := scan.Uint(l.value)
+	if digits == 0 || digits < len(l.value) || n <= most {
 		return append(dst, l.text...)
 	}
 	at := bytes.LastIndex(l.text, l.value)

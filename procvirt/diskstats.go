@@ -40,32 +40,11 @@ func (n *diskstats) gather(c *Container) (err error) {
 // is (Documentation/admin-guide/iostats.rst).
 const sectorSize = 512
 
-// diskField is the number of a field behind the name, as iostats.rst counts, less
-// one.
-const (
-	diskReads = iota
-	_         // merged
-	diskReadSectors
-	_ // milliseconds
-	diskWrites
-	_
-	diskWriteSectors
-	_
-	_ // in flight
-	_ // milliseconds in all
-	_ // the same, weighted
-	diskDiscards
-	_
-	diskDiscardSectors
-)
-
 // append writes /proc/diskstats (diskstats_show, block/genhd.c): the
 // host's lines of the devices that the container has used, with its numbers. It
 // has as many fields as the host's: 11 before Linux 4.18, 15 before 5.5, 17 since.
 func (n *diskstats) append(dst []byte) []byte {
-	for text := n.host; len(text) > 0; {
-		var line []byte
-		line, text = scan.Line(text)
+	for line := range scan.Lines(n.host) {
 		major, rest := scan.Field(line)
 		minor, rest := scan.Field(rest)
 		name, rest := scan.Field(rest)
@@ -73,14 +52,21 @@ func (n *diskstats) append(dst []byte) []byte {
 		if d == nil || len(name) == 0 {
 			continue
 		}
+		// As iostats.rst numbers the fields, less one.
+		values := [...]uint64{
+			0: d.Reads, 2: d.ReadBytes / sectorSize,
+			4: d.Writes, 6: d.WriteBytes / sectorSize,
+			11: d.Discards, 13: d.DiscardBytes / sectorSize,
+		}
 		dst = append(dst, line[:len(line)-len(rest)]...)
-		for i := 0; ; i++ {
-			var f []byte
-			if f, rest = scan.Field(rest); len(f) == 0 {
-				break
+		f, rest := scan.Field(rest)
+		for i := 0; len(f) > 0; i++ {
+			value := uint64(0)
+			if i < len(values) {
+				value = values[i]
 			}
-			dst = append(dst, ' ')
-			dst = strconv.AppendUint(dst, diskValue(d, i), 10)
+			dst = strconv.AppendUint(append(dst, ' '), value, 10)
+			f, rest = scan.Field(rest)
 		}
 		dst = append(dst, '\n')
 	}
@@ -100,23 +86,4 @@ func (n *diskstats) disk(major, minor []byte) *cgroup.DiskIO {
 		return nil
 	}
 	return &n.disks[i]
-}
-
-// diskValue is a field's value: 0 for what no control group counts.
-func diskValue(d *cgroup.DiskIO, field int) uint64 {
-	switch field {
-	case diskReads:
-		return d.Reads
-	case diskReadSectors:
-		return d.ReadBytes / sectorSize
-	case diskWrites:
-		return d.Writes
-	case diskWriteSectors:
-		return d.WriteBytes / sectorSize
-	case diskDiscards:
-		return d.Discards
-	case diskDiscardSectors:
-		return d.DiscardBytes / sectorSize
-	}
-	return 0
 }

@@ -53,16 +53,17 @@ func (n *meminfo) gather(c *Container) (err error) {
 }
 
 // memory is what a container uses and may use.
-type memory struct {
-	cgroup.MemoryUsage
-	// noSwap and noZswap blank the swap and zswap lines.
-	noSwap, noZswap bool
-}
+type memory struct{ cgroup.MemoryUsage }
 
 func (m *memory) gather(c *Container, h *hostMemory) (err error) {
 	cfg := &c.registry.cfg
-	m.noSwap, m.noZswap = c.policy.is(wordSwap, isOff, cfg.NoSwap), cfg.NoZswap
 	c.buf, err = c.memory.Read(&m.MemoryUsage, h.total, h.swap, c.buf)
+	if c.policy.is(wordSwap, isOff, cfg.NoSwap) {
+		m.SwapAccounted = false
+	}
+	if cfg.NoZswap {
+		m.Stat.Zswap, m.Stat.Zswapped = 0, 0
+	}
 	return err
 }
 
@@ -77,33 +78,24 @@ type hostMemory struct {
 // Without a MemTotal line the host sets no bound.
 func (h *hostMemory) parse(text []byte) {
 	*h = hostMemory{total: cgroup.NoLimit}
-	for len(text) > 0 {
-		var line []byte
-		line, text = scan.Line(text)
-		label, rest, ok := bytes.Cut(line, []byte(":"))
-		if !ok {
-			continue
-		}
-		var to *uint64
+	for line := range scan.Lines(text) {
+		label, rest, _ := bytes.Cut(line, []byte(":"))
 		switch string(label) {
 		case "MemTotal":
-			to = &h.total
+			h.total = bytesOfLine(rest)
 		case "MemFree":
-			to = &h.free
+			h.free = bytesOfLine(rest)
 		case "MemAvailable":
-			to = &h.available
+			h.available = bytesOfLine(rest)
 		case "SwapTotal":
-			to = &h.swap
+			h.swap = bytesOfLine(rest)
 		case "CommitLimit":
-			to = &h.commitLimit
+			h.commitLimit = bytesOfLine(rest)
 		case "Hugepagesize":
-			to = &h.hugePage
+			h.hugePage = bytesOfLine(rest)
 		case "Hugetlb":
-			to = &h.hugetlb
-		default:
-			continue
+			h.hugetlb = bytesOfLine(rest)
 		}
-		*to = bytesOfLine(rest)
 	}
 }
 
@@ -136,25 +128,21 @@ func (h *hostMemory) commit(total, swap, hugetlb uint64) uint64 {
 // memoryLines are the values that the view derives, in bytes. None of them can
 // wrap around.
 type memoryLines struct {
-	m               *memory
-	total, free     uint64
-	available       uint64
-	swap, swapFree  uint64
-	hugePages       uint64 // bytes in pages of the default size
-	hugeFree        uint64
-	hugetlb         uint64
-	hugeLimited     bool // the default size is
-	anyHugeLimited  bool
-	hugePageSize    uint64
-	active, inactiv uint64
-	commitLimit     uint64
-	committed       uint64
-	directMap       uint64 // how much of it is left for the lines to come
+	stat                   *cgroup.MemoryStat
+	total, free, available uint64
+	swap, swapFree         uint64
+	commitLimit, committed uint64
+	directMap              uint64 // how much of it is left for the lines to come
+	hugetlb                uint64
+	anyHugeLimited         bool // some size of huge pages is
+	hugeLimited            bool // the default size is
+	// hugePages and hugeFree are numbers of pages of the default size.
+	hugePages, hugeFree uint64
 }
 
 func (l *memoryLines) derive(v *meminfo) {
 	h, m, s := &v.host, &v.memory, &v.memory.Stat
-	l.m = m
+	l.stat = s
 	l.total = min(h.total, v.nodes, m.Limit)
 	l.free, l.available = m.Free, m.Available
 	if l.free == cgroup.NoLimit {
@@ -162,21 +150,19 @@ func (l *memoryLines) derive(v *meminfo) {
 	}
 	l.free, l.available = min(l.total, l.free), min(l.total, l.available)
 	l.directMap = l.total
-	l.active = add(s.ActiveAnon, s.ActiveFile)
-	l.inactiv = add(s.InactiveAnon, s.InactiveFile)
 	l.swap, l.swapFree = m.swap(h.swap)
-	l.hugetlb, l.hugePageSize = h.hugetlb, h.hugePage
+	l.hugetlb = h.hugetlb
 	for i := range v.huge {
 		u := &v.huge[i]
 		if u.Limit >= u.HostTotal {
 			continue
 		}
 		l.anyHugeLimited = true
-		limit := u.Limit - u.Limit%u.PageSize
-		l.hugetlb = sub(l.hugetlb, u.HostTotal-limit)
+		pages := u.Limit / u.PageSize
+		l.hugetlb = sub(l.hugetlb, u.HostTotal-pages*u.PageSize)
 		if u.PageSize == h.hugePage {
 			l.hugeLimited = true
-			l.hugePages, l.hugeFree = limit, min(limit, u.Free)
+			l.hugePages, l.hugeFree = pages, min(pages, u.Free/u.PageSize)
 		}
 	}
 	l.commitLimit = h.commit(l.total, l.swap, l.hugetlb)
@@ -186,7 +172,7 @@ func (l *memoryLines) derive(v *meminfo) {
 // swap is the swap that the container sees of host bytes of it, and what is free
 // of that, in bytes.
 func (m *memory) swap(host uint64) (total, free uint64) {
-	if !m.SwapAccounted || m.noSwap {
+	if !m.SwapAccounted {
 		return 0, 0
 	}
 	total = min(host, m.SwapLimit)
@@ -196,7 +182,7 @@ func (m *memory) swap(host uint64) (total, free uint64) {
 // value returns what a line shows: bytes, to be shown in kB, or a plain number.
 // It returns false for a line that stays the host's.
 func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
-	s := &l.m.Stat
+	s := l.stat
 	switch string(label) {
 	case "MemTotal":
 		n = l.total
@@ -209,9 +195,9 @@ func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
 	case "SwapCached":
 		n = s.SwapCached
 	case "Active":
-		n = l.active
+		n = add(s.ActiveAnon, s.ActiveFile)
 	case "Inactive":
-		n = l.inactiv
+		n = add(s.InactiveAnon, s.InactiveFile)
 	case "Active(anon)":
 		n = s.ActiveAnon
 	case "Inactive(anon)":
@@ -227,9 +213,9 @@ func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
 	case "SwapFree":
 		n = l.swapFree
 	case "Zswap":
-		n = l.zswap(s.Zswap)
+		n = s.Zswap
 	case "Zswapped":
-		n = l.zswap(s.Zswapped)
+		n = s.Zswapped
 	case "Dirty":
 		n = s.FileDirty
 	case "Writeback":
@@ -269,8 +255,16 @@ func (l *memoryLines) value(label []byte) (n uint64, plain, ok bool) {
 	case "Buffers", "Mlocked", "ShmemPmdMapped", "FilePmdMapped",
 		"NFS_Unstable", "Bounce", "WritebackTmp":
 		// no control group counts these
+	case "HugePages_Total":
+		return l.hugePages, true, l.hugeLimited
+	case "HugePages_Free":
+		return l.hugeFree, true, l.hugeLimited
+	case "HugePages_Rsvd", "HugePages_Surp":
+		return 0, true, l.hugeLimited
+	case "Hugetlb":
+		return l.hugetlb, false, l.anyHugeLimited
 	default:
-		return l.hugeValue(label)
+		return 0, false, false
 	}
 	return n, false, true
 }
@@ -283,42 +277,19 @@ func (l *memoryLines) direct(host uint64) uint64 {
 	return n
 }
 
-func (l *memoryLines) hugeValue(label []byte) (n uint64, plain, ok bool) {
-	switch string(label) {
-	case "HugePages_Total":
-		return l.hugePages / max(l.hugePageSize, 1), true, l.hugeLimited
-	case "HugePages_Free":
-		return l.hugeFree / max(l.hugePageSize, 1), true, l.hugeLimited
-	case "HugePages_Rsvd", "HugePages_Surp":
-		return 0, true, l.hugeLimited
-	case "Hugetlb":
-		return l.hugetlb, false, l.anyHugeLimited
-	}
-	return 0, false, false
-}
-
-func (l *memoryLines) zswap(n uint64) uint64 {
-	if l.m.noZswap {
-		return 0
-	}
-	return n
-}
-
 // append writes /proc/meminfo: the host's lines in the host's order and
 // columns, with the container's numbers. Lines it does not know stay as they
 // are.
 func (n *meminfo) append(dst []byte) []byte {
 	var l memoryLines
 	l.derive(n)
-	for text := n.text; len(text) > 0; {
-		var line []byte
-		line, text = scan.Line(text)
-		label, _, _ := bytes.Cut(line, []byte(":"))
+	for line := range scan.Lines(n.text) {
+		label, rest, isNumber := bytes.Cut(line, []byte(":"))
 		v, plain, ok := l.value(label)
 		if bytes.HasPrefix(label, []byte("DirectMap")) {
-			v, ok = l.direct(bytesOfLine(line[min(len(label)+1, len(line)):])), true
+			v, ok = l.direct(bytesOfLine(rest)), true
 		}
-		if ok && len(label) < len(line) {
+		if ok && isNumber {
 			if !plain {
 				v >>= 10
 			}

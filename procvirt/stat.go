@@ -68,33 +68,24 @@ func (n *stat) append(dst []byte) []byte {
 		dst = strconv.AppendInt(dst, int64(n.rows[i].cpu), 10)
 		dst = appendRow(dst, &n.rows[i])
 	}
-	// the host's rows are the first lines
-	rest := n.host
-	for bytes.HasPrefix(rest, []byte("cpu")) {
-		_, rest = scan.Line(rest)
-	}
-	if !n.tracked && n.offset == 0 {
-		return append(dst, rest...)
-	}
-	for len(rest) > 0 {
-		line, after := scan.Line(rest)
+	for line := range scan.Lines(n.host) {
+		key, value, _ := bytes.Cut(line, []byte(" "))
 		switch {
-		case bytes.HasPrefix(line, []byte("btime ")):
+		case bytes.HasPrefix(key, []byte("cpu")):
+			continue
+		case string(key) == "btime":
 			dst = append(dst, "btime "...)
-			dst = n.appendBoot(dst, line[len("btime "):])
-		case !n.tracked:
-			dst = append(dst, line...)
-		case bytes.HasPrefix(line, []byte("procs_running ")):
+			dst = n.appendBoot(dst, value)
+		case string(key) == "procs_running" && n.tracked:
 			dst = append(dst, "procs_running "...)
 			dst = strconv.AppendInt(dst, int64(running(&n.load)), 10)
-		case bytes.HasPrefix(line, []byte("procs_blocked ")):
+		case string(key) == "procs_blocked" && n.tracked:
 			dst = append(dst, "procs_blocked "...)
 			dst = strconv.AppendInt(dst, int64(n.load.Blocked), 10)
 		default:
 			dst = append(dst, line...)
 		}
 		dst = append(dst, '\n')
-		rest = after
 	}
 	return dst
 }
