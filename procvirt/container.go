@@ -101,7 +101,7 @@ func (c *Container) identify() (err error) {
 		return unresolved(err)
 	}
 	err = c.readGroups()
-	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+	if noDescriptors(err) {
 		if err := c.block(); err != nil {
 			return err
 		}

@@ -59,15 +59,22 @@ func (r Reason) String() string { return reasonNames[r] }
 
 func (r Reason) Error() string { return "host's file: " + reasonNames[r] }
 
-// reasonOf finds the reason in an error of gathering.
-func reasonOf(err error) Reason {
-	if r, ok := err.(Reason); ok {
-		return r // the way of the host's own programs, which must not allocate
+// named returns the Reason that err wraps, if it does.
+func named(err error) (r Reason, ok bool) {
+	if r, ok = err.(Reason); ok {
+		return r, true // the way of the host's own programs, which must not allocate
 	}
-	var r Reason
-	switch {
-	case errors.As(err, &r):
+	var wrapped Reason // escapes
+	ok = errors.As(err, &wrapped)
+	return wrapped, ok
+}
+
+// reasonOf returns the reason that an error of gathering is.
+func reasonOf(err error) Reason {
+	if r, ok := named(err); ok {
 		return r
+	}
+	switch {
 	case errors.Is(err, cgroup.ErrNoController), errors.Is(err, cgroup.ErrNotEnabled):
 		return NoController
 	case errors.Is(err, cgroup.ErrNoPressure):
@@ -82,15 +89,6 @@ func reasonOf(err error) Reason {
 		return CallerGone
 	}
 	return Unreadable
-}
-
-// isNamed reports whether err wraps a Reason.
-func isNamed(err error) bool {
-	if _, ok := err.(Reason); ok {
-		return true // as in reasonOf
-	}
-	var r Reason
-	return errors.As(err, &r)
 }
 
 // events counts how often the host's file was given, and how often a read failed
@@ -123,7 +121,7 @@ func (r *Registry) fallBack(f *File, err error) error {
 	if refused, ok := err.(refusal); ok {
 		return refused.error
 	}
-	if !isNamed(err) && (isOurs(err) || errors.Is(err, unix.EOPNOTSUPP)) {
+	if _, ok := named(err); !ok && (isOurs(err) || errors.Is(err, unix.EOPNOTSUPP)) {
 		if isOurs(err) && e.failures[f.index].Add(1) == 1 {
 			e.log.Error("a read failed", "file", f.String(), "reason", OutOfResources, "error", err)
 		}

@@ -165,20 +165,15 @@ func (r *Registry) sweep(o *owner) {
 	o.sweepAt = max(firstSweep, 2*len(o.spaces))
 }
 
-// drop forgets a pid namespace whose init is gone.
+// drop forgets a pid namespace whose init is gone, and with an outermost one all below
+// it: they end with it.
 func (r *Registry) drop(ns uint64) {
-	r.forget(ns)
-	if r.cfg.Ended != nil {
-		r.cfg.Ended()
-	}
-}
-
-// forget forgets a pid namespace, and with an outermost one all below it: they end with
-// it.
-func (r *Registry) forget(ns uint64) {
 	r.callers.Drop(ns)
 	for _, sp := range r.takeOut(ns) {
 		sp.end()
+	}
+	if r.cfg.Ended != nil {
+		r.cfg.Ended()
 	}
 }
 
@@ -257,17 +252,12 @@ func (r *Registry) closeSome(spaces []*space, opener *held.Opener, most int) {
 		if opener.Count() <= most {
 			return
 		}
-		sp.tryRelease()
+		sp.release()
 	}
 }
 
 // isOurs reports whether err says that this process is out of a resource: that is no
 // reason to show the host's numbers.
 func isOurs(err error) bool {
-	for _, errno := range [...]unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return false
+	return noDescriptors(err) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EAGAIN)
 }

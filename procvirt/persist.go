@@ -20,7 +20,7 @@ import (
 
 // Versions of what the records hold. A table of another version begins anew.
 const (
-	accountVersion = 3
+	accountVersion = 4
 	loadVersion    = 2
 )
 
@@ -30,8 +30,7 @@ type tables struct{ accounts, loads, counters *shm.Table }
 // accountFormat is that of the table of accounts on the host below root.
 func accountFormat(root string) shm.Format {
 	cpus := possibleCPUs(root)
-	const fixed, row = 16 * 8, 5*8 + 1 // a row, a counter by CPU, and a bit
-	return shm.Format{Version: accountVersion, Payload: fixed + row*cpus + 64, Slots: maxSpaces}
+	return shm.Format{Version: accountVersion, Payload: 8 * (accountWords + (rowWords+1)*cpus), Slots: maxSpaces}
 }
 
 // possibleCPUs returns how many CPUs the host below root may have.
@@ -85,10 +84,7 @@ func (s *state) persist() {
 		return
 	}
 	sp := s.space
-	h := sha256.New()
-	fmt.Fprintf(h, "%d %d %d %t %d", sp.id, sp.init, sp.started, sp.host, s.id)
-	var k shm.Key
-	h.Sum(k[:0])
+	k := shm.Key(sha256.Sum256(fmt.Appendf(nil, "%d %d %d %t %d", sp.id, sp.init, sp.started, sp.host, s.id)))
 	owner := shm.Owner{PID: int64(sp.init), Started: sp.started}
 	s.account.attach(t.accounts.Get(k, owner))
 	s.record = t.loads.Get(k, owner)
@@ -114,113 +110,96 @@ func (a *account) save() {
 	}
 }
 
-// append appends a as words of the machine: flags, base, last, age, idleAge,
-// promised, carry, taken, then the lengths and the words of the visible CPUs, the
-// rows and the counters by CPU.
-func (a *account) append(b []byte) []byte {
-	ne := binary.NativeEndian
-	flags := uint64(0)
-	if a.stepped {
-		flags |= 1
-	}
-	for _, w := range [...]uint64{
-		flags, a.base, a.last, a.age, a.idleAge, a.promised,
-		a.carry.user, a.carry.nice, a.carry.system, a.taken.user, a.taken.nice, a.taken.system,
-		uint64(a.visible.Max() + 1), uint64(len(a.rows)), uint64(len(a.perCPU)),
-	} {
-		b = ne.AppendUint64(b, w)
-	}
-	word := uint64(0)
-	for c := range a.visible.Max() + 1 {
-		if a.visible.Has(c) {
-			word |= 1 << (c % 64)
-		}
-		if c%64 == 63 || c == a.visible.Max() {
-			b = ne.AppendUint64(b, word)
-			word = 0
-		}
-	}
-	for i := range a.rows {
-		r := &a.rows[i]
-		b = ne.AppendUint64(b, r.user)
-		b = ne.AppendUint64(b, r.nice)
-		b = ne.AppendUint64(b, r.system)
-		b = ne.AppendUint64(b, r.idle)
-	}
-	for _, w := range a.perCPU {
-		b = ne.AppendUint64(b, w)
+// appendWords appends words of the machine. nextWord is its reverse.
+func appendWords(b []byte, words ...uint64) []byte {
+	for _, w := range words {
+		b = binary.NativeEndian.AppendUint64(b, w)
 	}
 	return b
 }
 
-// decode is the reverse of append; false says that b is nothing of the kind. The
+func nextWord(b *[]byte) uint64 {
+	w := binary.NativeEndian.Uint64(*b)
+	*b = (*b)[8:]
+	return w
+}
+
+// bit is b as a word.
+func bit(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// How many words append has for an account, besides its rows and counters by CPU, and
+// for a row.
+const (
+	accountWords = 14
+	rowWords     = 5
+)
+
+// append appends a as words, which decode reads.
+func (a *account) append(b []byte) []byte {
+	b = appendWords(b,
+		bit(a.stepped), a.base, a.last, a.age, a.idleAge, a.promised,
+		a.carry.user, a.carry.nice, a.carry.system, a.taken.user, a.taken.nice, a.taken.system,
+		uint64(len(a.rows)), uint64(len(a.perCPU)))
+	for c := range a.rows {
+		r := &a.rows[c]
+		b = appendWords(b, r.user, r.nice, r.system, r.idle, bit(a.visible.Has(c)))
+	}
+	return appendWords(b, a.perCPU...)
+}
+
+// decode is the reverse of append. It returns false if b is nothing of the kind. The
 // caller holds a.mu.
 func (a *account) decode(b []byte) bool {
-	ok := true
-	next := func() (w uint64) {
-		if len(b) < 8 {
-			ok = false
-			return 0
-		}
-		w = binary.NativeEndian.Uint64(b)
-		b = b[8:]
-		return w
+	if len(b) < accountWords*8 {
+		return false
 	}
-	flags := next()
-	a.stepped = flags&1 != 0
+	next := func() uint64 { return nextWord(&b) }
+	a.stepped = next() == 1
 	a.base, a.last, a.age, a.idleAge, a.promised = next(), next(), next(), next(), next()
 	a.carry = share{next(), next(), next()}
 	a.taken = share{next(), next(), next()}
-	visible, rows, perCPU := next(), next(), next()
-	if !ok || visible > cgroup.MaxCPUs || rows > cgroup.MaxCPUs || perCPU > cgroup.MaxCPUs || visible > rows {
+	rows, perCPU := next(), next()
+	if rows > cgroup.MaxCPUs || perCPU > cgroup.MaxCPUs || uint64(len(b)) != 8*(rowWords*rows+perCPU) {
 		return false
 	}
 	a.visible.Clear()
-	word := uint64(0)
-	for c := range int(visible) {
-		if c%64 == 0 {
-			word = next()
-		}
-		if word&(1<<(c%64)) != 0 {
+	a.rows, a.perCPU = a.rows[:0], a.perCPU[:0]
+	for c := range int(rows) {
+		a.rows = append(a.rows, accountRow{share: share{next(), next(), next()}, idle: next()})
+		if next() == 1 {
 			a.visible.Add(c)
 		}
 	}
-	a.rows = a.rows[:0]
-	for range rows {
-		a.rows = append(a.rows, accountRow{share: share{next(), next(), next()}, idle: next()})
-	}
-	a.perCPU = a.perCPU[:0]
 	for range perCPU {
 		a.perCPU = append(a.perCPU, next())
 	}
-	return ok && len(b) == 0
+	return true
 }
 
 // loadWords is how many words appendLoad makes.
 const loadWords = 3 + 2 + 5
 
 func appendLoad(b []byte, s *loadavg.State) []byte {
-	for _, w := range [loadWords]uint64{
+	return appendWords(b,
 		s.Averages[0], s.Averages[1], s.Averages[2], uint64(s.At), s.Used,
-		uint64(s.Running), uint64(s.Blocked), uint64(s.Total), uint64(s.Newest), uint64(s.LastPID),
-	} {
-		b = binary.NativeEndian.AppendUint64(b, w)
-	}
-	return b
+		uint64(s.Running), uint64(s.Blocked), uint64(s.Total), uint64(s.Newest), uint64(s.LastPID))
 }
 
-// decodeLoad is the reverse of appendLoad; false says that b is nothing of the
+// decodeLoad is the reverse of appendLoad. It returns false if b is nothing of the
 // kind.
 func decodeLoad(b []byte) (s loadavg.State, ok bool) {
 	if len(b) != loadWords*8 {
 		return s, false
 	}
-	var w [loadWords]uint64
-	for i := range w {
-		w[i] = binary.NativeEndian.Uint64(b[8*i:])
-	}
-	s.Averages = loadavg.Averages{w[0], w[1], w[2]}
-	s.At, s.Used = int64(w[3]), w[4]
-	s.Counts = loadavg.Counts{Running: int(w[5]), Blocked: int(w[6]), Total: int(w[7]), Newest: int(w[8]), LastPID: int(w[9])}
+	next := func() uint64 { return nextWord(&b) }
+	s.Averages = loadavg.Averages{next(), next(), next()}
+	s.At, s.Used = int64(next()), next()
+	s.Running, s.Blocked, s.Total = int(next()), int(next()), int(next())
+	s.Newest, s.LastPID = int(next()), int(next())
 	return s, true
 }

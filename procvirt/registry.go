@@ -150,11 +150,10 @@ func newRegistry(cfg Config, newInits func(*Registry) (inits, error)) (_ *Regist
 	if r.mounts, err = cgroup.Discover(cfg.Root); err != nil {
 		return nil, err
 	}
-	if err := r.openHost(); err != nil {
-		r.closeHost()
-		return nil, err
+	if err = r.openHost(); err == nil {
+		r.inits, err = newInits(r)
 	}
-	if r.inits, err = newInits(r); err != nil {
+	if err != nil {
 		r.closeHost()
 		return nil, err
 	}
@@ -226,9 +225,6 @@ func (r *Registry) File(node uint64) *File {
 	return nil
 }
 
-// OpenFiles returns how many files are open.
-func (r *Registry) OpenFiles() int { return r.opener.Count() }
-
 // Toggle switches between the containers' files and, for everybody, the host's. It
 // reports whether the containers' are shown now. Not safe for concurrent use.
 func (r *Registry) Toggle() (on bool) {
@@ -263,20 +259,15 @@ func (r *Registry) Acquire(pid int, t Turn) (*Container, error) {
 func (r *Registry) acquire(pid int, t Turn) (*Container, error) {
 	c := r.requests.Get().(*Container)
 	c.turn, c.pid, c.now = t, pid, r.cfg.Now()
-	done := false
-	defer func() {
-		if !done {
-			c.Release()
-		}
-	}()
-	if err := c.identify(); err != nil {
+	err := c.identify()
+	if err == nil {
+		t.SetOwner(c.init.Owner)
+		err = c.bind()
+	}
+	if err != nil {
+		c.Release()
 		return nil, err
 	}
-	t.SetOwner(c.init.Owner)
-	if err := c.bind(); err != nil {
-		return nil, err
-	}
-	done = true
 	return c, nil
 }
 
@@ -285,10 +276,14 @@ func (r *Registry) acquire(pid int, t Turn) (*Container, error) {
 // called once more.
 func (r *Registry) withRoom(o *owner, do func() error) error {
 	err := do()
-	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
-		if r.trim(o, r.opener.Count()*3/4) {
-			err = do()
-		}
+	if noDescriptors(err) && r.trim(o, r.opener.Count()*3/4) {
+		err = do()
 	}
 	return err
+}
+
+// noDescriptors reports whether err says that this process, or the host, has no
+// descriptor left.
+func noDescriptors(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }

@@ -237,22 +237,13 @@ func (sp *space) tryClose(enough func() bool) {
 	}
 }
 
-// tryRelease is release if nobody makes or uses decisions just now.
-func (sp *space) tryRelease() {
-	if sp.mu.TryLock() {
-		defer sp.mu.Unlock()
-		sp.releaseLocked()
-	}
-}
-
-// release closes all files, and keeps what was shown.
+// release closes all files, and keeps what was shown. It does nothing if decisions are
+// made or used just now.
 func (sp *space) release() {
-	sp.mu.Lock()
+	if !sp.mu.TryLock() {
+		return
+	}
 	defer sp.mu.Unlock()
-	sp.releaseLocked()
-}
-
-func (sp *space) releaseLocked() {
 	sp.groups.Close()
 	sp.groups = nil
 	for _, s := range sp.containers {
