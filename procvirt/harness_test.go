@@ -46,9 +46,6 @@ func fixtureRegistry(tb testing.TB, h *fixture.Host, change func(*Config)) *Regi
 	return r
 }
 
-// OpenFiles returns how many files are open.
-func (r *Registry) OpenFiles() int { return r.opener.Count() }
-
 // addEvents makes what the captures do not have of /proc/vmstat: the host's file, as Linux
 // 6.18 has it, the size of huge pages, and each group's OOM kills, of which there are 3.
 func addEvents(tb testing.TB, h *fixture.Host) {

@@ -225,6 +225,9 @@ func (r *Registry) File(node uint64) *File {
 	return nil
 }
 
+// OpenFiles returns how many files are open.
+func (r *Registry) OpenFiles() int { return r.opener.Count() }
+
 // Toggle switches between the containers' files and, for everybody, the host's. It
 // reports whether the containers' are shown now. Not safe for concurrent use.
 func (r *Registry) Toggle() (on bool) {
