@@ -73,10 +73,7 @@ func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 		procs:   make(map[procID]*process), clients: make(map[clientID]*replyTo),
 	}
 	h.openStderr()
-	h.machine = machine{program: cfg.Program, self: os.Getpid(), pace: pace{cfg.MaxOutage, pingEvery}}
-	if every := h.watchdog() / 3; every > 0 {
-		h.machine.pace.pingEvery = min(every, pingEvery)
-	}
+	h.machine = machine{program: cfg.Program, self: os.Getpid(), pace: newPace(cfg.MaxOutage, h.watchdog())}
 	return h
 }
 

@@ -13,7 +13,7 @@ func (m *machine) ask() {
 	if p.id == 0 || p.serving.IsZero() || p.killed != "" || !m.pongBy.IsZero() || m.over || m.upgrade.phase >= promoted {
 		return
 	}
-	m.pongBy = m.now.Add(pingTimeout)
+	m.pongBy = m.now.Add(m.pace.pingTimeout)
 	m.do(order{p.id, msgPing, ""})
 }
 
@@ -34,16 +34,23 @@ func (m *machine) settle() {
 }
 
 func (m *machine) pongTimedOut() {
-	m.kill(&m.worker, fmt.Sprintf("no answer for %s", pingTimeout))
+	m.kill(&m.worker, fmt.Sprintf("no answer for %s", m.pace.pingTimeout))
 }
 
 func (m *machine) startTimedOut() {
 	m.kill(&m.worker, fmt.Sprintf("not at work after %s", startTimeout))
 }
 
-func (m *machine) beginOutage() {
-	if m.down.IsZero() {
-		m.down = m.now
+// beginOutage begins an outage, unless there is one. p is the last worker. It may have hung before it
+// ended, so callers may wait since it last showed that it works. This
+// process may not have run for longer than that: a worker that hangs is found out in time.
+func (m *machine) beginOutage(p proc) {
+	if !m.down.IsZero() {
+		return
+	}
+	m.down = m.now
+	if !p.heard.IsZero() {
+		m.down = m.now.Add(-min(m.now.Sub(p.heard), m.pace.pingEvery+m.pace.pingTimeout))
 	}
 }
 
@@ -62,7 +69,7 @@ func (m *machine) kill(p *proc, why string) {
 	m.do(kill{p.id})
 	if p == &m.worker {
 		m.pongBy = time.Time{}
-		m.beginOutage()
+		m.beginOutage(*p)
 	}
 }
 
@@ -80,7 +87,7 @@ func (m *machine) receive(p *proc, e received) {
 		}
 	case msgPong:
 		if p == &m.worker {
-			m.pongBy = time.Time{}
+			m.pongBy, p.heard = time.Time{}, m.now
 			if p.killed == "" && m.now.Sub(p.serving) >= goodAfter {
 				m.endOutage()
 			}
@@ -103,7 +110,7 @@ func (m *machine) receive(p *proc, e received) {
 
 // serves handles a worker that is at work.
 func (m *machine) serves(p *proc) {
-	p.serving = m.now
+	p.serving, p.heard = m.now, m.now
 	m.pongBy = time.Time{}
 	// A worker that reports serving counts as a heartbeat.
 	m.tell(fmt.Sprintf("WATCHDOG=1\nSTATUS=serving, worker %d", p.pid))

@@ -23,11 +23,10 @@ const (
 	renewalGoodAfter = time.Minute
 	// startTimeout is how long a worker may take to begin, on a busy machine.
 	startTimeout = 20 * time.Second
-	// pingEvery is how often a worker is asked whether it works, unless systemd wants
-	// to know more often. Each ping wakes some threads of an idle daemon. pingTimeout
-	// is how long the answer may take.
-	pingEvery   = time.Minute
-	pingTimeout = 10 * time.Second
+	// maxPingEvery and maxPingTimeout bound how often a worker is asked whether it works,
+	// and how long the answer may take. Each ping wakes some threads of an idle daemon.
+	maxPingEvery   = time.Minute
+	maxPingTimeout = 10 * time.Second
 	// probeTimeout is how long the first worker may take to answer, on a busy machine.
 	// upgradeTimeout is that of a worker that has replaced one which served: callers
 	// wait meanwhile.
@@ -39,8 +38,20 @@ const (
 
 // pace is what differs from holder to holder.
 type pace struct {
-	maxOutage time.Duration
-	pingEvery time.Duration
+	maxOutage   time.Duration // how long callers may wait for a worker that works
+	pingEvery   time.Duration
+	pingTimeout time.Duration
+}
+
+// newPace returns the pace of a holder that may be without a worker for maxOutage. A worker that hangs is
+// found out after two thirds of that at most. watchdog is how often systemd wants to
+// hear from the holder; 0 is never.
+func newPace(maxOutage, watchdog time.Duration) pace {
+	p := pace{maxOutage, min(maxPingEvery, maxOutage/3), min(maxPingTimeout, maxOutage/3)}
+	if watchdog > 0 {
+		p.pingEvery = min(p.pingEvery, watchdog/3)
+	}
+	return p
 }
 
 // backoff is the wait before the next attempt. The zero value has failed never yet.

@@ -27,7 +27,6 @@ type world struct {
 	abandoned bool          // the outage was too long
 	over      bool          // the connection is aborted or unmounted, or has no descriptor left: nobody waits
 	unhappy   time.Duration // since when no worker works; -1: one does
-	blind     bool          // what ended that was a hang, which has to be found out
 	none      time.Duration // since when there is no worker process, and none was tried to start; -1: not so
 	spawns    []time.Duration
 	stops     []time.Duration
@@ -58,7 +57,7 @@ const (
 )
 
 // simPace has the pings of the unit's WatchdogSec=30s.
-var simPace = pace{maxOutage: 30 * time.Second, pingEvery: 10 * time.Second}
+var simPace = newPace(30*time.Second, 30*time.Second)
 
 func epoch(d time.Duration) time.Time { return time.Unix(1e9, 0).Add(d) }
 
@@ -352,15 +351,11 @@ func (w *world) newHolder() {
 func (w *world) check() {
 	switch {
 	case w.works() || w.over:
-		w.unhappy, w.blind = -1, false
+		w.unhappy = -1
 	case w.unhappy < 0:
 		w.unhappy = w.now
 	}
-	limit := simPace.maxOutage
-	if w.blind {
-		limit += simPace.pingEvery + pingTimeout
-	}
-	if w.unhappy >= 0 && w.now-w.unhappy > limit {
+	if w.unhappy >= 0 && w.now-w.unhappy > simPace.maxOutage {
 		w.fail("no worker works since %v", w.unhappy)
 	}
 	switch {
@@ -434,7 +429,6 @@ func (w *world) happen(d deed) {
 		}
 	case workerSticks, workerHangs:
 		if p != nil && !p.killed {
-			w.blind = w.blind || w.works()
 			p.hung, p.stuck = true, p.stuck || d == workerSticks
 			w.check()
 		}
@@ -458,7 +452,6 @@ func (w *world) happen(d deed) {
 			w.keepOnly(p.id)
 			w.later(2*beginTakes, nil)
 			w.unhappy = -1 // the next holder counts anew
-			w.blind = !w.works()
 		}
 	case upgradeComes:
 		if w.alive {
