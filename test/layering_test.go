@@ -48,7 +48,7 @@ func layers() map[string]layer {
 			testOwn:    []string{"internal/sandbox"},
 			testOthers: testLibs,
 		},
-		"internal/sandbox":      {own: []string{"internal/mountinfo", "internal/procpid", "procvirt/cgroup"}, others: []string{sys}, testOthers: testLibs},
+		"internal/sandbox":      {own: []string{"internal/fdconn", "internal/mountinfo", "internal/procpid", "procvirt/cgroup"}, others: []string{sys}, testOthers: testLibs},
 		"internal/mountinfo":    {others: []string{sys}, testOthers: testLibs},
 		"internal/attach":       {own: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
 		"internal/inject/watch": {own: []string{"internal/attach", "internal/mountinfo", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},

@@ -3,14 +3,16 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/fdconn"
 )
 
 // killTimeout is how long after SIGTERM a container is killed.
@@ -21,13 +23,13 @@ var forwarded = [...]os.Signal{
 	unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH,
 }
 
-// Bytes that Run and the init send to each other over a pair of sockets. The first
-// byte to the init is controlStart. Each later one is the number of a signal for the
-// command. At end of file, which means that Run has ended, the init ends too. The init
-// sends controlStopped when the command has been stopped.
+// What Run and the init send to each other. The first text to the init is controlStart.
+// Each later one is the number of a signal for the command. At end of file, which means
+// that Run has ended, the init ends too. The init sends controlStopped when the command
+// has been stopped.
 const (
-	controlStart   = 0
-	controlStopped = 1
+	controlStart   = "start"
+	controlStopped = "stopped"
 )
 
 // notify returns a channel of the signals. Those that this process was started with
@@ -45,7 +47,7 @@ func notify(signals ...os.Signal) chan os.Signal {
 // container is a running container as Run sees it.
 type container struct {
 	init     *exec.Cmd
-	control  *os.File
+	control  *fdconn.Conn
 	terminal terminal
 }
 
@@ -57,7 +59,7 @@ type container struct {
 // systems: the paths of /proc/self/cgroup must fit them. It also has the host's UTS and
 // IPC namespaces, which no number of /proc depends on.
 func startContainer(dir string, view *os.File, args []string) (*container, error) {
-	ours, theirs, err := controlPair()
+	ours, theirs, err := fdconn.Pair() // the command inherits neither
 	if err != nil {
 		return nil, err
 	}
@@ -79,15 +81,6 @@ func startContainer(dir string, view *os.File, args []string) (*container, error
 		return nil, errors.Join(fmt.Errorf("start the container's init: %w", err), ours.Close())
 	}
 	return &container{init: cmd, control: ours, terminal: t}, nil
-}
-
-// controlPair returns the two ends of the control channel. Commands inherit neither.
-func controlPair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
 }
 
 // pid returns the pid of the init on the host.
@@ -120,7 +113,7 @@ func (c *container) wait(signals <-chan os.Signal) error {
 			if s == unix.SIGTERM && deadline == nil {
 				deadline = time.After(killTimeout)
 			}
-			c.send(byte(s.(syscall.Signal)))
+			c.send(strconv.Itoa(int(s.(syscall.Signal))))
 		case <-stopped:
 			c.terminal.stop()
 			// The kernel does not stop a process group that nobody could continue.
@@ -135,16 +128,15 @@ func (c *container) wait(signals <-chan os.Signal) error {
 	}
 }
 
-// send sends a byte to the init. An error means that the init has ended, and wait will
+// send sends a text to the init. An error means that the init has ended, and wait will
 // see its exit status.
-func (c *container) send(b byte) { _, _ = c.control.Write([]byte{b}) }
+func (c *container) send(text string) { _ = c.control.Send(text, -1) }
 
 // readStops sends to stopped each time the command has been stopped, until the init
 // ends.
 func (c *container) readStops(stopped chan<- struct{}) {
-	var b [1]byte
 	for {
-		if _, err := io.ReadFull(c.control, b[:]); err != nil {
+		if _, _, err := c.control.Receive(); err != nil {
 			return
 		}
 		stopped <- struct{}{}

@@ -3,16 +3,18 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io"
 	iofs "io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vprocfs/internal/fdconn"
 )
 
 // InitVerb is the hidden verb of vprocfs that runs Init.
@@ -40,10 +42,11 @@ func Init(dir string, args []string) error {
 		return ErrNotInit
 	}
 	runtime.GOMAXPROCS(1) // saves memory, which counts as the container's
-	unix.CloseOnExec(controlFD)
-	control := os.NewFile(controlFD, "control")
-	var start [1]byte
-	if _, err := io.ReadFull(control, start[:]); err != nil {
+	control, err := fdconn.New(os.NewFile(controlFD, "control"))
+	if err != nil {
+		return err
+	}
+	if _, _, err := control.Receive(); err != nil {
 		return &ExitError{Status: 1} // Run has ended and has printed the reason
 	}
 	// The name that ps shows. It is "exe", from /proc/self/exe.
@@ -70,7 +73,7 @@ func Init(dir string, args []string) error {
 				return status
 			}
 			if stopped {
-				_, _ = control.Write([]byte{controlStopped}) // an error means that Run has ended
+				_ = control.Send(controlStopped, -1) // an error means that Run has ended
 			}
 		case s := <-signals:
 			// SIGINT and SIGQUIT come from the terminal: the command has them too.
@@ -87,14 +90,16 @@ func Init(dir string, args []string) error {
 }
 
 // readOrders sends the signals that Run forwards to orders, until Run ends.
-func readOrders(control io.Reader, orders chan<- syscall.Signal) {
+func readOrders(control *fdconn.Conn, orders chan<- syscall.Signal) {
 	defer close(orders)
-	var b [1]byte
 	for {
-		if _, err := io.ReadFull(control, b[:]); err != nil {
+		text, _, err := control.Receive()
+		if err != nil {
 			return
 		}
-		orders <- syscall.Signal(b[0])
+		if n, err := strconv.Atoi(text); err == nil {
+			orders <- syscall.Signal(n)
+		}
 	}
 }
 

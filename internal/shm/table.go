@@ -1,13 +1,11 @@
 // Package shm keeps records in memory that outlives the process: a memfd, mapped
-// shared, that whoever comes next has too. A process may be killed at any moment;
-// a record then is as it was or as it was to be, never in between.
-//
-// Nothing is ever written to a disk, so what counts is the order of stores within
-// one process. Each record has two buffers: one is valid while the other is filled
-// in, and a single store turns them round.
+// shared, which the next process gets. A process may be killed at any moment: a record
+// then has its former content or its new one, never a mix. Each record has two buffers.
+// One is valid while the other is filled, and a single store makes the other valid.
 package shm
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -23,7 +21,7 @@ type Key [32]byte
 // Owner is the process that a record is about: it may go when the process is gone.
 type Owner struct {
 	PID     int64
-	Started int64 // what tells it from others that had the pid, as Alive has it
+	Started int64 // its start time: another process may get the pid
 }
 
 const (
@@ -50,7 +48,7 @@ type slot struct {
 	owner  Owner
 	length [2]uint32
 	inUse  uint32 // stored last
-	// valid is the number of the buffer that is valid, and 1; 0 where none is.
+	// valid is 1 more than the number of the valid buffer; 0 if none is.
 	valid uint32
 }
 
@@ -98,8 +96,8 @@ func New(name string, f Format) (*Table, error) {
 	return t, err
 }
 
-// Open maps the table in the memfd fd, and takes fd over if it succeeds. What is
-// in it in another format is forgotten. No other process may use it.
+// Open maps the table in the memfd fd, and takes fd over if it succeeds. It clears a
+// table of another format. No other process may use the table.
 func Open(fd int, f Format) (*Table, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -156,15 +154,9 @@ func (t *Table) FD() int { return t.fd }
 
 // Close unmaps the table. No record may be used any more.
 func (t *Table) Close() error {
-	err := unix.Munmap(t.mem)
+	err := errors.Join(unix.Munmap(t.mem), unix.Close(t.fd))
 	t.mem = nil
-	if e := unix.Close(t.fd); err == nil {
-		err = e
-	}
-	if err != nil {
-		return fmt.Errorf("close a table: %w", err)
-	}
-	return nil
+	return err
 }
 
 // Len is how many records there are.
@@ -192,8 +184,8 @@ type Record struct {
 	i     int32
 }
 
-// Get returns the record of the key, a new one where there is none, and nil where
-// there are too many, or the table is nil.
+// Get returns the record of the key, a new one if there is none. It returns nil if there
+// are too many, or if the table is nil.
 func (t *Table) Get(key Key, owner Owner) *Record {
 	if t == nil {
 		return nil
@@ -229,8 +221,8 @@ func (t *Table) take() (int32, bool) {
 	return i, true
 }
 
-// Load returns what was stored last, nil where nothing was. It is valid until the
-// next but one Commit.
+// Load returns what was stored last, nil if nothing was. It is valid until the second
+// Commit from now.
 func (r *Record) Load() []byte {
 	if r == nil {
 		return nil
@@ -243,8 +235,8 @@ func (r *Record) Load() []byte {
 	return r.table.buffer(r.i, int(v-1))[:s.length[v-1]]
 }
 
-// Buffer returns where to append what is to be stored next, empty and with the
-// capacity of Format.Payload at least.
+// Buffer returns an empty slice to append the next content to. Its capacity is at least
+// Format.Payload.
 func (r *Record) Buffer() []byte {
 	if r == nil {
 		return nil
@@ -260,8 +252,8 @@ func (r *Record) next() int {
 	return 0
 }
 
-// Commit makes b, which Buffer has returned and has been appended to, what is
-// stored. What has grown out of it cannot be stored, and nothing is then.
+// Commit stores b, the slice of Buffer with the content appended. If b has outgrown it,
+// or is empty, nothing is stored any more.
 func (r *Record) Commit(b []byte) {
 	if r == nil {
 		return
@@ -275,7 +267,7 @@ func (r *Record) Commit(b []byte) {
 	atomic.StoreUint32(&s.valid, uint32(next+1))
 }
 
-// Free removes the record. It is of no use then.
+// Free removes the record, which must not be used any more.
 func (r *Record) Free() {
 	if r == nil {
 		return
@@ -293,24 +285,18 @@ func (t *Table) release(i int32) {
 	t.free = append(t.free, i)
 }
 
-// Sweep removes the records that no Record of this process stands for and whose
-// owner is gone, as alive tells. It is slow where there are many, and pauses so
-// that nobody has to wait for it.
+// Sweep removes the records that no Record of this process stands for and whose owner
+// is gone, as alive reports. It pauses after each, so that nobody waits for it.
 func (t *Table) Sweep(alive func(Owner) bool, pause time.Duration) {
 	for i := range int32(t.slots) {
 		t.mu.Lock()
-		known := i < int32(t.header().used) && t.slot(i).inUse != 0 && !t.held[i]
-		var owner Owner
-		var key Key
-		if known {
-			owner, key = t.slot(i).owner, t.slot(i).key
-		}
-		end := i >= int32(t.header().used)
+		used, s := int32(t.header().used), t.slot(i)
+		key, owner, idle := s.key, s.owner, s.inUse != 0 && !t.held[i]
 		t.mu.Unlock()
-		if end {
+		switch {
+		case i >= used:
 			return
-		}
-		if !known || alive(owner) {
+		case !idle || alive(owner):
 			continue
 		}
 		t.mu.Lock()
