@@ -33,21 +33,17 @@ func containerInitCommand() *command {
 	}
 }
 
-// helperCommand is a helper process of the daemon for one path.
-func helperCommand(verb string, help func(path string) error) *command {
+// openPinsCommand is a helper process of the daemon.
+func openPinsCommand() *command {
 	return &command{
-		name:   verb,
-		flags:  newFlags(verb),
+		name:   daemon.PinVerb,
+		flags:  newFlags(daemon.PinVerb),
 		hidden: true,
 		run: func(_ context.Context, args []string) error {
 			if len(args) != 1 {
-				return usageErrorf("%s: only `vprocfs serve` can start this", verb)
+				return usageErrorf("%s: only `vprocfs serve` can start this", daemon.PinVerb)
 			}
-			return help(args[0])
+			return daemon.OpenPins()
 		},
 	}
 }
-
-func probeCommand() *command { return helperCommand(daemon.ProbeVerb, daemon.Probe) }
-
-func openPinsCommand() *command { return helperCommand(daemon.PinVerb, daemon.OpenPins) }

@@ -70,7 +70,6 @@ func commands() []*command {
 		runtimeCommand(),
 		versionCommand(os.Stdout),
 		containerInitCommand(),
-		probeCommand(),
 		openPinsCommand(),
 	}
 }

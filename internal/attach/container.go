@@ -164,8 +164,11 @@ func (c *container) enter() error {
 
 // do does the job. It calls tell with each result.
 func (j *job) do(tell func(Result) error) error {
-	if j.Probe != "" {
+	switch {
+	case j.Probe != "":
 		return ask(j.Probe)
+	case j.Read != "":
+		return read(j.Read)
 	}
 	runtime.LockOSThread() // never unlocked: the thread stays in the other namespace, and ends with its goroutine
 	// If the container shares the host's pid namespace, its root could otherwise
@@ -242,6 +245,27 @@ func ask(file string) error {
 	}
 	if st.Type != unix.FUSE_SUPER_MAGIC {
 		return fmt.Errorf("%s: not a file of a FUSE mount", file)
+	}
+	return nil
+}
+
+// read reads a file of a FUSE file system.
+func read(file string) error {
+	if err := ask(file); err != nil {
+		return err
+	}
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", file, err)
+	}
+	defer unix.Close(fd)
+	var buf [64]byte
+	n, err := unix.Read(fd, buf[:])
+	if err == nil && n == 0 {
+		err = errors.New("empty file")
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -25,9 +26,9 @@ const patience = 10 * time.Second
 // reads it from standard input as JSON and writes each result to standard output
 // as soon as it is known.
 type job struct {
-	// Probe is a file whose file system is asked for an answer. If it is set,
-	// the rest is empty.
-	Probe string `json:",omitempty"`
+	// Probe is a file whose FUSE file system is asked for an answer, and Read one that
+	// is read. If one is set, the rest is empty.
+	Probe, Read string `json:",omitempty"`
 
 	PID int
 	// NS is the inode of the mount namespace that PID must be in; 0 for any.
@@ -207,5 +208,12 @@ func (a *answer) err() error {
 // probe returns an error if the FUSE file system at path does not answer.
 func probe(ctx context.Context, path string, limit time.Duration) error {
 	_, err := run(ctx, job{Probe: path}, limit)
+	return err
+}
+
+// Read reads a file of the view at dir, as a container does. It returns an error if that
+// fails or takes longer than limit.
+func Read(dir string, limit time.Duration) error {
+	_, err := run(context.Background(), job{Read: filepath.Join(dir, "proc/uptime")}, limit)
 	return err
 }

@@ -6,9 +6,11 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/attach"
 	"vprocfs/internal/logqueue"
 	"vprocfs/internal/supervise"
 )
@@ -88,7 +90,7 @@ func hold(o Options, dir string) (err error) {
 		Program:   program,
 		MaxOutage: o.MaxOutage,
 		Abort:     m.abort,
-		Probe:     m.probe,
+		Probe:     func(limit time.Duration) error { return attach.Read(m.dir, limit) },
 		Serving: func(worker int) {
 			log.Info("serving", "mountpoint", m.dir, "pid", os.Getpid(), "worker", worker)
 			if watcher != nil {

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -177,9 +176,6 @@ func (m *view) abort() {
 		m.log.Error("the connection is not aborted before all processes that have it end", "err", err)
 	}
 }
-
-// probe returns an error if a file of the mount cannot be read.
-func (m *view) probe(ctx context.Context) error { return probe(ctx, m.dir) }
 
 // resolve returns the path of dir without symbolic links. It sends no request to the
 // file system that is mounted there.

@@ -122,7 +122,7 @@ func (o *opener) roundTrip(text string, send int) (number, fd int, err error) {
 const openerFD = 3
 
 // OpenPins is the process of an opener. It ends with its socket.
-func OpenPins(string) error {
+func OpenPins() error {
 	runtime.LockOSThread()
 	conn, err := fdconn.New(os.NewFile(openerFD, PinVerb))
 	if err != nil {

@@ -1,7 +1,6 @@
 package supervise
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -115,7 +114,7 @@ func TestAHolderOutlivesWantOfResources(t *testing.T) {
 				Output:    io.Discard,
 				MaxOutage: time.Minute,
 				Abort:     func() { t.Error("aborted") },
-				Probe:     func(context.Context) error { return nil },
+				Probe:     func(time.Duration) error { return nil },
 				Serving:   func(worker int) { serving <- worker },
 				Stop:      func() error { return nil },
 			}, map[string]*os.File{}, Signals{Stop: stop})

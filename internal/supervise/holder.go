@@ -22,8 +22,8 @@ type Config struct {
 	// the worker, which may be stuck.
 	Abort func()
 	// Probe uses what is served, as a user would, from a process of its own. It returns
-	// an error if that fails, and as soon as the context ends.
-	Probe func(context.Context) error
+	// an error if that fails or takes longer than limit.
+	Probe func(limit time.Duration) error
 	// Serving is called once, when the first worker has been probed.
 	Serving func(worker int)
 	// Stop is called before the worker is told to end, on a goroutine of its own.
@@ -169,11 +169,7 @@ func (h *Holder) do(a action) {
 	case kill:
 		h.kill(a.id)
 	case probe:
-		h.later(func() event {
-			ctx, cancel := context.WithTimeout(context.Background(), a.timeout)
-			defer cancel()
-			return probeEnded{a.id, h.cfg.Probe(ctx)}
-		})
+		h.later(func() event { return probeEnded{a.id, h.cfg.Probe(a.timeout)} })
 	case become:
 		h.refuse(errUpgrading)
 		h.answer(execFailed{h.become(a)})
