@@ -12,7 +12,7 @@ import (
 )
 
 // smallTree is a CPUTree of two CPUs with one file each.
-func smallTree(t testing.TB) *CPUTree {
+func smallTree(t testing.TB) *HostTree {
 	t.Helper()
 	dir := t.TempDir()
 	for cpu := range 2 {
@@ -40,23 +40,25 @@ func (allCPUs) CPUOffline(*Turn, int) (bool, error) { return false, nil }
 
 // The kernel holds the ids of the host's entries over a change of daemons.
 func TestHostIDsNeverChange(t *testing.T) {
+	tree := smallTree(t)
 	for path, id := range map[string]NodeID{
 		"cpu0":                  0xdb6309151b56cfec,
 		"cpu1/topology/core_id": 0xd41f54a69af9d7b6,
 		"kernel_max":            0xe1a8a32ae0030a9e,
 	} {
-		if got := hostID(path); got != id {
+		if got := tree.id(path); got != id {
 			t.Errorf("%s has id %#x, had %#x", path, uint64(got), uint64(id))
 		}
 	}
 }
 
 func TestHostIDsDiffer(t *testing.T) {
+	tree := smallTree(t)
 	seen := make(map[NodeID]string)
 	for cpu := range 2048 {
 		for file := range 100 {
 			path := fmt.Sprintf("cpu%d/topology/file%d", cpu, file)
-			id := hostID(path)
+			id := tree.id(path)
 			if other, ok := seen[id]; ok || id&hostBit == 0 {
 				t.Fatalf("%s and %s have the id %#x", path, other, uint64(id))
 			}
@@ -67,7 +69,7 @@ func TestHostIDsDiffer(t *testing.T) {
 
 func TestTwoEntriesWithOneIDAreNotMixedUp(t *testing.T) {
 	tree := smallTree(t)
-	tree.paths[hostID("cpu0")] = "other"
+	tree.paths[tree.id("cpu0")] = "other"
 	if _, err := tree.remember("cpu0"); err == nil {
 		t.Error("one has taken the other's place")
 	}
@@ -76,16 +78,16 @@ func TestTwoEntriesWithOneIDAreNotMixedUp(t *testing.T) {
 // TestMadeUpNamesCostNoMemory looks names up that the host does not have.
 func TestMadeUpNamesCostNoMemory(t *testing.T) {
 	tree := smallTree(t)
-	s := NewTestServer(NewConn(devNull(t), nil, nil), content("x"), ServerOptions{CPUs: tree})
+	s := NewTestServer(NewConn(devNull(t), nil, nil), content("x"), ServerOptions{Hosts: []*HostTree{tree}})
 	w := newTurn(s)
 	execute(s, w, wire(header(opLookup, NodeCPU), "cpu0\x00"))
 	for i := range 10_000 {
 		execute(s, w, wire(header(opLookup, NodeCPU), fmt.Sprintf("cpu%d\x00", i+2)))
-		execute(s, w, wire(header(opLookup, hostID("cpu0")), fmt.Sprintf("name%d\x00", i)))
+		execute(s, w, wire(header(opLookup, tree.id("cpu0")), fmt.Sprintf("name%d\x00", i)))
 	}
 	for _, name := range []string{"", ".", "..", "../..", "cpu0/file", "cpu0/../../..", "/etc", "cpu0/"} {
 		execute(s, w, wire(header(opLookup, NodeCPU), name+"\x00"))
-		execute(s, w, wire(header(opLookup, hostID("cpu0")), name+"\x00"))
+		execute(s, w, wire(header(opLookup, tree.id("cpu0")), name+"\x00"))
 	}
 	if len(tree.paths) != 1 {
 		t.Errorf("%d names are kept: %v", len(tree.paths), tree.paths)
@@ -106,15 +108,15 @@ func TestKnownPathsAreBounded(t *testing.T) {
 		t.Errorf("%d paths are kept", len(tree.paths))
 	}
 	// What was forgotten is found again, but not while all others wait.
-	refused := &Turn{blockErr: unix.EAGAIN}
-	if _, err := tree.path(hostID("cpu0/file"), refused); err != unix.EAGAIN {
+	s := &Server{hosts: []*HostTree{tree}}
+	id := tree.id("cpu0/file")
+	if _, _, err := s.hostEntryOf(&Turn{request: request{id: id}, blockErr: unix.EAGAIN}); err != unix.EAGAIN {
 		t.Errorf("without blocking: %v", err)
 	}
-	turn := NewTurn(Caller{})
-	if path, err := tree.path(hostID("cpu0/file"), turn); path != "cpu0/file" || err != nil {
+	if h, path, err := s.findHost(id); h != tree || path != "cpu0/file" || err != nil {
 		t.Errorf("%q, %v", path, err)
 	}
-	if _, err := tree.path(hostID("cpu2/file"), turn); err != unix.ESTALE {
+	if _, _, err := s.findHost(tree.id("cpu2/file")); err != unix.ESTALE {
 		t.Errorf("what is not there: %v", err)
 	}
 }
@@ -145,7 +147,7 @@ func TestNumbersOfCPUs(t *testing.T) {
 func FuzzHostRequest(f *testing.F) {
 	tree := smallTree(f)
 	for _, path := range []string{"cpu0", "cpu1/file", "gone"} {
-		for _, node := range []NodeID{NodeCPU, hostID(path)} {
+		for _, node := range []NodeID{NodeCPU, tree.id(path)} {
 			for op := range uint32(60) {
 				f.Add(wire(header(op, node), ""))
 				f.Add(wire(header(op, node), "cpu1\x00"))
@@ -156,7 +158,7 @@ func FuzzHostRequest(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, request []byte) {
-		s := NewTestServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{CPUs: tree})
+		s := NewTestServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{Hosts: []*HostTree{tree}})
 		s.Stop() // a reader that takes over ends at once
 		w := newTurn(s)
 		in := s.journal.Slot()

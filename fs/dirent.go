@@ -45,7 +45,7 @@ func nextDirent(b []byte) (d dirent, rest []byte, ok bool) {
 
 // readDir calls each with the entries of the directory at path from the offset
 // off on, "." and ".." among them, until it returns false.
-func (t *CPUTree) readDir(path string, off int64, each func(dirent) bool) error {
+func (t *HostTree) readDir(path string, off int64, each func(dirent) bool) error {
 	fd, err := t.open(path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (t *CPUTree) readDir(path string, off int64, each func(dirent) bool) error 
 }
 
 // list returns the entries of the directory at path, but for "." and "..".
-func (t *CPUTree) list(path string) (entries []dirent, err error) {
+func (t *HostTree) list(path string) (entries []dirent, err error) {
 	err = t.readDir(path, 0, func(d dirent) bool {
 		entries = append(entries, d)
 		return true

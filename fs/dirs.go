@@ -39,7 +39,7 @@ func (s *Server) putAttr(a *fuse.Attr, n *node, length uint64) {
 	a.Atimensec, a.Mtimensec, a.Ctimensec = nsec, nsec, nsec
 	a.Mode = n.mode
 	a.Nlink = s.tree.nlink(n)
-	if s.isCPUDir(n.id) {
+	if s.hostDir(n.id) != nil {
 		a.Nlink = 1 // which find(1) takes for not counted
 	}
 	a.Blksize = pageSize
@@ -69,7 +69,7 @@ func (s *Server) lookup(t *Turn) (int, error) {
 	switch {
 	case n != nil:
 		return s.entry(t, n), nil
-	case s.isCPUDir(t.id):
+	case s.hostDir(t.id) != nil:
 		return s.lookupHost(t)
 	}
 	return noEntry(t), nil
@@ -105,11 +105,11 @@ func (s *Server) entry(t *Turn, n *node) int {
 
 // opendir lets the kernel cache the listings of the table. It is asked each time,
 // since the answer that would spare it that (ENOSYS) is for all directories of the
-// connection (fuse_dir_open, fs/fuse/dir.c), and those of a CPUTree differ from
+// connection (fuse_dir_open, fs/fuse/dir.c), and those of a HostTree differ from
 // caller to caller.
 func (s *Server) opendir(t *Turn) (int, error) {
 	out, size := place[fuse.OpenOut](t.out)
-	if !s.isCPUDir(t.id) {
+	if s.hostDir(t.id) == nil {
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
 	}
 	return size, nil
@@ -123,7 +123,7 @@ func (s *Server) opendir(t *Turn) (int, error) {
 // takes over.
 func (s *Server) readdir(t *Turn) (int, error) {
 	dir := t.node
-	if s.isCPUDir(dir.id) {
+	if s.hostDir(dir.id) != nil {
 		return s.readdirHost(t)
 	}
 	room := t.direntRoom()

@@ -5,7 +5,7 @@
 // caller's table (Node), the content comes from a Source, and what a write starts is for
 // Triggers. The pieces are a negotiated connection (Conn), the mounts that make one (Mount,
 // MountDetached), and the Server, which reads requests from the connection and answers
-// them. Below sys/devices/system/cpu there are the host's own files too (CPUTree), whose
+// them. Below some directories of sysfs there are the host's own files too (HostTree), whose
 // node ids are made of their paths.
 //
 // The files look like those of /proc: their content is made when it is read at

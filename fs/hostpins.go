@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The host's files below sys/devices/system/cpu are many: some 100 for each CPU. So one is
+// The host's files below sys/devices/system are many: some 100 for each CPU. So one is
 // pinned when it is opened first, before that OPEN is answered, and it stays pinned as long
 // as it is open in a container. A lease needs a descriptor: whoever opens the file later
 // finds it pinned again, before it has one.
@@ -21,8 +21,8 @@ const (
 	maxOwnerPins = maxHostPins / 8
 )
 
-// openHostPinned makes the reply to the OPEN of the host's file at path, with a pin of the
-// file. It returns ENFILE if too many are pinned.
+// openHostPinned makes the reply to the OPEN of the host's file at path below the root, with
+// a pin of the file. It returns ENFILE if too many are pinned.
 func (s *Server) openHostPinned(t *Turn, path string) (int, error) {
 	if s.pins == nil || !s.pins.IsOpen() {
 		return s.openReply(t)
@@ -31,7 +31,7 @@ func (s *Server) openHostPinned(t *Turn, path string) (int, error) {
 		if err := t.Block(0); err != nil {
 			return 0, err
 		}
-		err := s.pins.addHost(t.id, s.hostPath(path), t.owner, s.handles.hostNodes)
+		err := s.pins.addHost(t.id, path, t.owner, s.handles.hostNodes)
 		switch {
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, ErrPinsClosed):
 			// A lease from before there were pins, or an unmount: nothing that the
@@ -139,19 +139,19 @@ func (p *Pins) mayAdd(owner uint64) bool {
 // hostPaths adds to paths those of the host's files that are open: a former process has
 // pinned them.
 func (s *Server) hostPaths(paths map[NodeID]string) {
-	if s.cpus == nil {
+	if len(s.hosts) == 0 {
 		return
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.handles.hostNodes())) {
-		if path, err := s.cpus.find(id); err == nil { // else the host has it no more
-			paths[id] = s.hostPath(path)
+		if h, path, err := s.findHost(id); err == nil { // else the host has it no more
+			paths[id] = s.hostPath(h, path)
 		}
 	}
 }
 
-// hostPath returns the path below the root of the host's file at path.
-func (s *Server) hostPath(path string) string {
-	return s.tree.path(s.tree.node(s.cpus.dir)) + "/" + path
+// hostPath returns the path below the root of the file of h at path.
+func (s *Server) hostPath(h *HostTree, path string) string {
+	return s.tree.path(s.tree.node(h.dir)) + "/" + path
 }
 
 // hostNodes returns the host's files that are open, with the owner of one who has each

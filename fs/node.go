@@ -12,7 +12,7 @@ import (
 //
 // The kernel holds node ids for as long as it likes, over a restart of the
 // daemon too. So an id is never reused and never changed: a file has the same
-// id in every process, in every version. Ids with hostBit are those of a CPUTree.
+// id in every process, in every version. Ids with hostBit are those of a HostTree.
 type NodeID uint64
 
 // NodeRoot is the root of the mount, which every table has.

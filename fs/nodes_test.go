@@ -47,7 +47,7 @@ func NewTestServer(c *Conn, src Source, o ServerOptions) *Server {
 		{NodeDiskstats, "proc/diskstats", file, 0},
 		{NodeSlabinfo, "proc/slabinfo", syscall.S_IFREG | 0o400, 0},
 	}
-	if o.CPUs != nil {
+	if len(o.Hosts) > 0 {
 		o.Nodes = append(o.Nodes, []Node{
 			{NodeSys, "sys", dir, 0},
 			{NodeDevices, "sys/devices", dir | 0o200, 0},

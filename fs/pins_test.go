@@ -230,7 +230,7 @@ func TestAMountWithPinsEnds(t *testing.T) {
 
 // TestNoLeaseDelaysAnOpenOfTheHostsFiles: they are pinned when they are opened first.
 func TestNoLeaseDelaysAnOpenOfTheHostsFiles(t *testing.T) {
-	m := servePinned(t, fs.ServerOptions{CPUs: openCPUs(t, fakeCPUs(t, 1), nil)})
+	m := servePinned(t, fs.ServerOptions{Hosts: []*fs.HostTree{openCPUs(t, fakeCPUs(t, 1), nil)}})
 	if err := m.srv.Pin(); err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,7 @@ func TestNoLeaseDelaysAnOpenOfTheHostsFiles(t *testing.T) {
 // refused, and nobody else.
 func TestOneOwnerDoesNotTakeAllPins(t *testing.T) {
 	const files = fs.MaxOwnerPins + 50
-	m := servePinned(t, fs.ServerOptions{CPUs: openCPUs(t, fakeCPUs(t, files), nil)})
+	m := servePinned(t, fs.ServerOptions{Hosts: []*fs.HostTree{openCPUs(t, fakeCPUs(t, files), nil)}})
 	if err := m.srv.Pin(); err != nil {
 		t.Fatal(err)
 	}

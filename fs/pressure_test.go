@@ -311,7 +311,7 @@ func changesOf(file, beside string) map[string]error {
 // the superblock is not.
 func TestOnlyPressureCanBeOpenedForWriting(t *testing.T) {
 	tree := openCPUs(t, fakeCPUs(t, 2), nil)
-	m := serve(t, constant("some\nfull\n"), fs.ServerOptions{Triggers: &fakeTriggers{}, CPUs: tree})
+	m := serve(t, constant("some\nfull\n"), fs.ServerOptions{Triggers: &fakeTriggers{}, Hosts: []*fs.HostTree{tree}})
 	for _, file := range []string{m.path("uptime"), m.path("stat"), m.dir + "/sys/devices/system/cpu/online", m.dir + "/sys/devices/system/cpu/cpu0/topology/core_id"} {
 		for what, err := range changesOf(file, path.Dir(file)+"/x") {
 			if err != unix.EROFS {

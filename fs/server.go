@@ -30,9 +30,9 @@ type ServerOptions struct {
 	// one owner never has more than an eighth of them. Further ones wait for their
 	// turn. Default DefaultWorkers.
 	Workers int
-	// CPUs is what sys/devices/system/cpu shows beside the Nodes; nil for nothing. It
-	// stays the caller's, and may be closed when Serve has returned.
-	CPUs *CPUTree
+	// Hosts are what directories show beside the Nodes. They stay the caller's, and may be
+	// closed when Serve has returned.
+	Hosts []*HostTree
 	// Journal is what the connection's former server has left, or an empty one
 	// of NewJournal. Without one, nobody can go on with the requests that are in
 	// hand when this process dies.
@@ -73,8 +73,8 @@ type Server struct {
 	tree       *tree
 	handles    *handles
 	waits      *waits
-	cpus       *CPUTree // nil: none
-	pins       *Pins    // nil: none
+	hosts      []*HostTree
+	pins       *Pins // nil: none
 	// triggers is nil if no file can be written to.
 	triggers Triggers
 	// left are the requests of a former process that are to be replayed, suspects those
@@ -116,7 +116,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		operations: operations(),
 		tree:       newTree(o.Nodes),
 		waits:      newWaits(o.Workers),
-		cpus:       o.CPUs,
+		hosts:      o.Hosts,
 		pins:       o.Pins,
 		triggers:   o.Triggers,
 		pulse:      newPulse(),

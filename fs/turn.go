@@ -245,18 +245,6 @@ func (s *Server) makeContent(t *Turn) (content []byte, err error) {
 	return t.out[outHeaderSize:len(out)], nil
 }
 
-// lastCPU returns the highest CPU that the caller may see.
-func (s *Server) lastCPU(t *Turn) (last int, err error) {
-	defer s.recovered(t, &err)
-	return s.cpus.view.LastCPU(t)
-}
-
-// cpuOffline reports whether a CPU is off for the caller.
-func (s *Server) cpuOffline(t *Turn, cpu int) (off bool, err error) {
-	defer s.recovered(t, &err)
-	return s.cpus.view.CPUOffline(t, cpu)
-}
-
 // recovered, when deferred, turns a panic of the Source into EIO.
 func (s *Server) recovered(t *Turn, err *error) {
 	if p := recover(); p != nil {

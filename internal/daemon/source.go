@@ -15,8 +15,8 @@ import (
 // source makes the content of the files of a view. It implements fs.Source.
 type source struct {
 	registry *procvirt.Registry
-	cpus     *fs.CPUTree // nil if that of the host cannot be opened
-	files    int         // most descriptors that this process may have
+	cpus     *fs.HostTree // nil if that of the host cannot be opened
+	files    int          // most descriptors that this process may have
 	log      *slog.Logger
 }
 
@@ -75,7 +75,10 @@ func (s *source) Close() {
 // serverOptions returns the options of a server of conn with content from s. saved has
 // the triggers of a former worker; if it is nil, triggers end with this process.
 func (s *source) serverOptions(conn *fs.Conn, saved *shm.Table) fs.ServerOptions {
-	o := fs.ServerOptions{Log: s.log, CPUs: s.cpus, Nodes: nodes(s.registry.Files(), s.cpus != nil)}
+	o := fs.ServerOptions{Log: s.log, Nodes: nodes(s.registry.Files(), s.cpus != nil)}
+	if s.cpus != nil {
+		o.Hosts = []*fs.HostTree{s.cpus}
+	}
 	if s.registry.HasPressure() {
 		o.Triggers = newTriggers(s, conn, saved)
 	}

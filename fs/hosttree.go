@@ -5,19 +5,17 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// CPUTree is the host's /sys/devices/system/cpu, which the mount shows as
-// sys/devices/system/cpu: the files that the node table has there are the
-// Source's, all others the host's, read-only, to whom the host's permission bits
-// let in. Only directories, regular files and symbolic links are shown. A
-// directory cpuN exists for callers that may have a CPU of that number or a
-// higher one. If the caller does not see that CPU, it looks switched off.
+// HostTree is a directory of the host's sysfs, which the mount shows at the same path:
+// the files that the node table has there are the Source's, and so are those that its
+// rules make; all others are the host's, read-only, to whom the host's permission bits let
+// in. Only directories, regular files and symbolic links are shown, and of these what the
+// rules do not hide from the caller.
 //
 // The host's files are reached with openat2(2) below a descriptor of the
 // directory: no name, no symbolic link and no mount leads out of it. A symbolic
@@ -25,10 +23,12 @@ import (
 // mount namespace.
 //
 // It is safe for concurrent use.
-type CPUTree struct {
+type HostTree struct {
 	dir  NodeID // the directory's
 	root int    // O_PATH
-	view CPUView
+	// salt is put before paths to make their ids: those of two trees differ.
+	salt  string
+	rules hostRules
 
 	mu sync.Mutex
 	// paths are those of the entries that the kernel has asked for. Nothing
@@ -37,27 +37,29 @@ type CPUTree struct {
 	paths map[NodeID]string
 }
 
-// maxPaths bounds CPUTree.paths, to about 8 MiB. A CPU has some 100 files.
+// maxPaths bounds HostTree.paths, to about 8 MiB. A CPU has some 100 files.
 const maxPaths = 1 << 16
 
-// CPUView is which CPUs a turn's caller has. The methods block as Source.Append does,
-// and so are their errors.
-type CPUView interface {
-	// LastCPU returns the number of the highest CPU that the caller may have,
-	// math.MaxInt for all of the host's.
-	LastCPU(t *Turn) (int, error)
-	// CPUOffline reports whether a CPU that the caller may have is off for it.
-	CPUOffline(t *Turn, cpu int) (bool, error)
+// hostRules say what a turn's caller sees of a HostTree. All paths are below its
+// directory, which is "." itself. The methods may block, and return the errors of
+// Source.Append.
+type hostRules interface {
+	// hides reports whether the entry at path, or a directory that it is in, is not there.
+	hides(t *Turn, path string) (bool, error)
+	// filter returns which names of the directory dir are there, nil for all.
+	filter(t *Turn, dir string) (func(name string) bool, error)
+	// append appends the content of the file at path, unless that is the host's.
+	append(dst []byte, path string, t *Turn) (out []byte, ours bool, err error)
 }
 
-// OpenCPUTree opens the host's directory, "/sys/devices/system/cpu" but in tests. dir is
-// the node of sys/devices/system/cpu in the table. It needs Linux 5.6.
-func OpenCPUTree(path string, dir NodeID, view CPUView) (*CPUTree, error) {
+// openHostTree opens the host's directory. dir is its node in the table. It needs Linux
+// 5.6.
+func openHostTree(path string, dir NodeID, salt string, rules hostRules) (*HostTree, error) {
 	root, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	t := &CPUTree{dir: dir, root: root, view: view, paths: make(map[NodeID]string)}
+	t := &HostTree{dir: dir, root: root, salt: salt, rules: rules, paths: make(map[NodeID]string)}
 	fd, err := t.open(".", unix.O_PATH)
 	if err != nil {
 		t.Close()
@@ -71,7 +73,7 @@ func OpenCPUTree(path string, dir NodeID, view CPUView) (*CPUTree, error) {
 }
 
 // Close closes the directory. No Server may use it any more.
-func (t *CPUTree) Close() { unix.Close(t.root) }
+func (t *HostTree) Close() { unix.Close(t.root) }
 
 // hostBit is set in the ids of the host's entries. The rest of such an id is made
 // of the path below the directory, so that it is the same in every process that
@@ -82,12 +84,12 @@ const (
 	pathBits        = 48
 )
 
-func hostID(path string) NodeID {
+func (t *HostTree) id(path string) NodeID {
 	top, _, _ := strings.Cut(path, "/")
-	return hostBit | topHash(top)<<pathBits | NodeID(hash(path)&(1<<pathBits-1))
+	return hostBit | t.topHash(top)<<pathBits | NodeID(hash(t.salt+path)&(1<<pathBits-1))
 }
 
-func topHash(top string) NodeID { return NodeID(hash(top) >> 49) }
+func (t *HostTree) topHash(top string) NodeID { return NodeID(hash(t.salt+top) >> 49) }
 
 func hash(s string) uint64 {
 	sum := sha256.Sum256([]byte(s))
@@ -95,11 +97,11 @@ func hash(s string) uint64 {
 }
 
 // errCollision says that two entries have the same id.
-var errCollision = errors.New("two entries of the host's CPUs have the same id")
+var errCollision = errors.New("two entries of the host have the same id")
 
 // remember returns the id of the entry at path.
-func (t *CPUTree) remember(path string) (NodeID, error) {
-	id := hostID(path)
+func (t *HostTree) remember(path string) (NodeID, error) {
+	id := t.id(path)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if known, ok := t.paths[id]; ok && known != path {
@@ -112,34 +114,23 @@ func (t *CPUTree) remember(path string) (NodeID, error) {
 	return id, nil
 }
 
-// path returns the path below the directory of the entry id, "." for the
-// directory itself. It returns ESTALE if the host does not have the entry, or not any
-// more.
-//
-// An id that is not known was given out by a former process: the host's tree is
-// searched for it.
-func (t *CPUTree) path(id NodeID, turn *Turn) (string, error) {
+// known returns the path below the directory of the entry id, "." for the directory
+// itself, if the kernel has asked this process for it.
+func (t *HostTree) known(id NodeID) (path string, ok bool) {
 	if id == t.dir {
-		return ".", nil
+		return ".", true
 	}
 	t.mu.Lock()
-	path, ok := t.paths[id]
-	t.mu.Unlock()
-	if ok {
-		return path, nil
-	}
-	if err := turn.Block(0); err != nil {
-		return "", err
-	}
-	return t.find(id)
+	defer t.mu.Unlock()
+	path, ok = t.paths[id]
+	return path, ok
 }
 
-// find is path for those who may take their time.
-func (t *CPUTree) find(id NodeID) (string, error) {
-	t.mu.Lock()
-	path, ok := t.paths[id]
-	t.mu.Unlock()
-	if ok {
+// find is known for those who may take their time. It returns ESTALE if the host does not
+// have the entry, or not any more. An id that is not known was given out by a former
+// process: the host's tree is searched for it.
+func (t *HostTree) find(id NodeID) (string, error) {
+	if path, ok := t.known(id); ok {
 		return path, nil
 	}
 	path, err := t.search(id)
@@ -151,16 +142,16 @@ func (t *CPUTree) find(id NodeID) (string, error) {
 }
 
 // search looks for an id among all of the host's entries that can have it.
-func (t *CPUTree) search(id NodeID) (string, error) {
+func (t *HostTree) search(id NodeID) (string, error) {
 	found := ""
 	var walk func(path string, entries []dirent) error
 	walk = func(dir string, entries []dirent) error {
 		for _, e := range entries {
-			if dir == "." && topHash(e.name) != id&^hostBit>>pathBits {
+			if dir == "." && t.topHash(e.name) != id&^hostBit>>pathBits {
 				continue
 			}
 			path := join(dir, e.name)
-			if hostID(path) == id {
+			if t.id(path) == id {
 				if found != "" {
 					return fmt.Errorf("%s and %s: %w", found, path, errCollision)
 				}
@@ -200,7 +191,7 @@ func join(dir, name string) string {
 // open opens the entry at path, which must be a path of the host's tree. It
 // follows no symbolic link, though it opens one with O_PATH. What lies behind a
 // link, or in a file system that is mounted there, does not exist.
-func (t *CPUTree) open(path string, flags int) (int, error) {
+func (t *HostTree) open(path string, flags int) (int, error) {
 	how := unix.OpenHow{
 		Flags:   uint64(flags) | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
@@ -219,7 +210,7 @@ func (t *CPUTree) open(path string, flags int) (int, error) {
 
 // stat returns the attributes of the entry at path. Other kinds of entries than
 // those that are shown do not exist.
-func (t *CPUTree) stat(path string) (st unix.Stat_t, err error) {
+func (t *HostTree) stat(path string) (st unix.Stat_t, err error) {
 	fd, err := t.open(path, unix.O_PATH)
 	if err != nil {
 		return st, err
@@ -241,7 +232,7 @@ func shown(mode uint32) bool {
 }
 
 // statFor is stat by c: EACCES if c may not search a directory on the way.
-func (t *CPUTree) statFor(path string, c Caller) (st unix.Stat_t, err error) {
+func (t *HostTree) statFor(path string, c Caller) (st unix.Stat_t, err error) {
 	if c.UID != 0 {
 		if err := t.mayReach(path, c); err != nil {
 			return st, err
@@ -250,32 +241,8 @@ func (t *CPUTree) statFor(path string, c Caller) (st unix.Stat_t, err error) {
 	return t.stat(path)
 }
 
-// cpuOf returns the number of the CPU that path is about, -1 for all other paths, and
-// the path below the CPU's directory.
-func cpuOf(path string) (cpu int, below string) {
-	top, below, _ := strings.Cut(path, "/")
-	number, ok := strings.CutPrefix(top, "cpu")
-	if !ok {
-		return -1, below
-	}
-	n, err := strconv.ParseUint(number, 10, 31)
-	if err != nil {
-		return -1, below
-	}
-	return int(n), below
-}
-
-// ofOnlineCPU reports whether an entry of a CPU's directory is there only while the CPU
-// is on. Programs count physical cores from them. The CPU's file online, if the host
-// has one, then says 0; the first CPU often has none, as it cannot be switched off, and
-// gets none.
-func ofOnlineCPU(below string) bool {
-	top, _, _ := strings.Cut(below, "/")
-	return top == "topology" || top == "cache"
-}
-
 // mayReach returns EACCES where c may not search a directory on the way to path.
-func (t *CPUTree) mayReach(path string, c Caller) error {
+func (t *HostTree) mayReach(path string, c Caller) error {
 	dir := "."
 	for i := 0; ; i++ {
 		st, err := t.stat(dir)
@@ -295,7 +262,7 @@ func (t *CPUTree) mayReach(path string, c Caller) error {
 }
 
 // readlink returns the text of the symbolic link at path.
-func (t *CPUTree) readlink(path string) (string, error) {
+func (t *HostTree) readlink(path string) (string, error) {
 	fd, err := t.open(path, unix.O_PATH)
 	if err != nil {
 		return "", err
@@ -315,7 +282,7 @@ const maxHostContent = 1 << 20
 
 // read appends the content of the file at path to dst. It can take as long as the
 // host's kernel likes.
-func (t *CPUTree) read(dst []byte, path string) ([]byte, error) {
+func (t *HostTree) read(dst []byte, path string) ([]byte, error) {
 	fd, err := t.open(path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return dst, err

@@ -61,7 +61,7 @@ func (f lastCPU) LastCPU(t *fs.Turn) (int, error)      { return f(t) }
 func (lastCPU) CPUOffline(*fs.Turn, int) (bool, error) { return false, nil }
 
 // openCPUs opens dir for callers that view tells of, nil for all CPUs.
-func openCPUs(t testing.TB, dir string, view fs.CPUView) *fs.CPUTree {
+func openCPUs(t testing.TB, dir string, view fs.CPUView) *fs.HostTree {
 	t.Helper()
 	if view == nil {
 		view = lastCPU(func(*fs.Turn) (int, error) { return math.MaxInt, nil })
@@ -77,7 +77,7 @@ func openCPUs(t testing.TB, dir string, view fs.CPUView) *fs.CPUTree {
 // serveCPUs serves the host's directory dir, and returns where it is shown.
 func serveCPUs(t testing.TB, dir string, view fs.CPUView) (*served, string) {
 	t.Helper()
-	m := serve(t, constant("ours\n"), fs.ServerOptions{CPUs: openCPUs(t, dir, view)})
+	m := serve(t, constant("ours\n"), fs.ServerOptions{Hosts: []*fs.HostTree{openCPUs(t, dir, view)}})
 	return m, m.dir + "/sys/devices/system/cpu"
 }
 
@@ -434,7 +434,7 @@ func TestSuccessorKnowsTheHostsEntries(t *testing.T) {
 	if err := m.wait(t); err != nil {
 		t.Fatalf("Serve after Stop: %v", err)
 	}
-	m.srv = fs.NewTestServer(m.conn, constant("ours\n"), fs.ServerOptions{CPUs: openCPUs(t, dir, nil)})
+	m.srv = fs.NewTestServer(m.conn, constant("ours\n"), fs.ServerOptions{Hosts: []*fs.HostTree{openCPUs(t, dir, nil)}})
 	m.done = make(chan error, 1)
 	go func() { m.done <- m.srv.Serve() }()
 	<-asked
@@ -539,9 +539,9 @@ func TestColdCallersOfTheHostsEntriesAreAnswered(t *testing.T) {
 
 func TestAPanicAboutACallersCPUsIsAnError(t *testing.T) {
 	log := newLog()
-	m := serve(t, constant("x"), fs.ServerOptions{Log: log.logger(), CPUs: openCPUs(t, fakeCPUs(t, 2), lastCPU(func(*fs.Turn) (int, error) {
+	m := serve(t, constant("x"), fs.ServerOptions{Log: log.logger(), Hosts: []*fs.HostTree{openCPUs(t, fakeCPUs(t, 2), lastCPU(func(*fs.Turn) (int, error) {
 		panic("no idea")
-	}))})
+	}))}})
 	var st unix.Stat_t
 	if err := unix.Stat(m.dir+"/sys/devices/system/cpu/cpu1", &st); err != unix.EIO {
 		t.Errorf("stat: %v", err)
