@@ -2,6 +2,7 @@ package fs
 
 import (
 	"container/list"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,8 +21,9 @@ const (
 
 // shareOf returns how many of limit turns at work one owner may have: what one
 // container makes the daemon do must not take all threads nor, if it takes CPU time,
-// all CPUs.
-func shareOf(limit int) int { return max(limit/8, 1) }
+// all CPUs. With 8 instead of 2, on two CPUs, writes of 4 KiB to pressure made another's
+// open, read, read, close take 1.5 instead of 0.3 ms in the median (6.18).
+func shareOf(limit int) int { return max(min(limit/8, max(2, runtime.NumCPU()/2)), 1) }
 
 // waits has the turns that have blocked and are not answered. It is safe for
 // concurrent use, and nothing is waited for while its lock is held.

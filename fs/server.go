@@ -27,7 +27,7 @@ type ServerOptions struct {
 	// Default: nothing is logged.
 	Log *slog.Logger
 	// Workers is how many blocked turns, each on a thread, are at work at most;
-	// one owner never has more than an eighth of them. Further ones wait for their
+	// one owner never has more than its share (shareOf). Further ones wait for their
 	// turn. Default DefaultWorkers.
 	Workers int
 	// Hosts are what directories show beside the Nodes. They stay the caller's, and may be
