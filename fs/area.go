@@ -41,15 +41,9 @@ func layOut(j *journal.Journal) *area {
 	return a
 }
 
-// NewJournal makes an empty journal for c, whose file system has the number dev (st_dev).
-// dev is 0 if it is not known.
-func NewJournal(c *Conn, dev uint64) (*journal.Journal, error) {
-	j, err := journal.New(areaLayout())
-	if err == nil {
-		j.SetInit(c.request, c.answer, dev)
-	}
-	return j, err
-}
+// NewJournal makes an empty journal for a connection whose file system has the number dev
+// (st_dev), 0 if it is not known.
+func NewJournal(dev uint64) (*journal.Journal, error) { return journal.New(areaLayout(), dev) }
 
 // OpenJournal opens the journal fd as journal.Open does, and makes a Conn of the descriptor
 // fuse of its connection. It takes both descriptors over if it succeeds.
@@ -58,6 +52,5 @@ func OpenJournal(fd, fuse int) (*journal.Journal, *Conn, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	request, answer := j.Init()
-	return j, newConn(fuse, request, answer), nil
+	return j, &Conn{fuse}, nil
 }

@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"syscall"
@@ -15,23 +14,10 @@ import (
 // READ would be as small as max_write.
 const minMinor = 28
 
-// Conn is an initialised FUSE connection: a descriptor of /dev/fuse, and the
-// INIT request and its answer as plain bytes, so that another process can be
-// given all three and serve on.
-//
-// The Conn owns the descriptor. Its methods are safe for concurrent use, except
-// Close.
-type Conn struct {
-	fd              int
-	request, answer []byte
-}
-
-// newConn makes a Conn of a descriptor on which handshake has already run, in
-// this process or another, and takes the descriptor over. request and answer are
-// the INIT request and its answer; they may be nil if they are lost.
-func newConn(fd int, request, answer []byte) *Conn {
-	return &Conn{fd: fd, request: bytes.Clone(request), answer: bytes.Clone(answer)}
-}
+// Conn is an initialised FUSE connection: a descriptor of /dev/fuse, which it owns.
+// Another process that has a duplicate can serve on. Its methods are safe for concurrent
+// use, except Close.
+type Conn struct{ fd int }
 
 // handshake reads the INIT request from a descriptor of /dev/fuse that has just
 // been mounted, answers it, and takes the descriptor over if it succeeds.
@@ -51,7 +37,7 @@ func handshake(fd int) (*Conn, error) {
 	if errno := rawWrite(fd, answer); errno != 0 {
 		return nil, fmt.Errorf("answer the fuse init request: %w", errno)
 	}
-	return newConn(fd, buf[:n], answer), nil
+	return &Conn{fd}, nil
 }
 
 // answerInit returns the answer to an INIT request, header included.

@@ -78,7 +78,7 @@ func TestTwoEntriesWithOneIDAreNotMixedUp(t *testing.T) {
 // TestMadeUpNamesCostNoMemory looks names up that the host does not have.
 func TestMadeUpNamesCostNoMemory(t *testing.T) {
 	tree := smallTree(t)
-	s := NewTestServer(NewConn(devNull(t), nil, nil), content("x"), ServerOptions{Hosts: []*HostTree{tree}})
+	s := NewTestServer(NewConn(devNull(t)), content("x"), ServerOptions{Hosts: []*HostTree{tree}})
 	w := newTurn(s)
 	execute(s, w, wire(header(opLookup, NodeCPU), "cpu0\x00"))
 	for i := range 10_000 {
@@ -158,7 +158,7 @@ func FuzzHostRequest(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, request []byte) {
-		s := NewTestServer(NewConn(devNull(t), nil, nil), content("content\n"), ServerOptions{Hosts: []*HostTree{tree}})
+		s := NewTestServer(NewConn(devNull(t)), content("content\n"), ServerOptions{Hosts: []*HostTree{tree}})
 		s.Stop() // a reader that takes over ends at once
 		w := newTurn(s)
 		in := s.journal.Slot()

@@ -22,7 +22,7 @@ func (content) Owner(Caller) uint64 { return 0 }
 // deadServer is a server without a connection: requests are given to execute, and
 // replies go to fd.
 func deadServer(fd int, src Source) (*Server, *Turn) {
-	s := NewTestServer(NewConn(fd, nil, nil), src, ServerOptions{})
+	s := NewTestServer(NewConn(fd), src, ServerOptions{})
 	return s, newTurn(s)
 }
 

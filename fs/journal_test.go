@@ -88,7 +88,7 @@ func pass(t testing.TB, j *journal.Journal) *journal.Journal {
 
 func newTestJournal(t testing.TB) *journal.Journal {
 	t.Helper()
-	j, err := NewJournal(NewConn(-1, nil, nil), 0)
+	j, err := NewJournal(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,8 +275,8 @@ func TestHandlesOfAnotherFormAreNotUsed(t *testing.T) {
 	}
 }
 
-func TestTheJournalRemembersTheConnection(t *testing.T) {
-	j, err := NewJournal(NewConn(-1, []byte("request"), []byte("answer")), 42)
+func TestTheJournalRemembersTheFileSystem(t *testing.T) {
+	j, err := NewJournal(42)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,13 +284,12 @@ func TestTheJournalRemembersTheConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, conn, err := OpenJournal(fd, -1)
+	j, _, err = OpenJournal(fd, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request, answer := conn.Init()
-	if string(request) != "request" || string(answer) != "answer" || j.Dev() != 42 {
-		t.Errorf("%q %q %d", request, answer, j.Dev())
+	if j.Dev() != 42 {
+		t.Errorf("it has the number %d", j.Dev())
 	}
 	if err := j.Close(); err != nil {
 		t.Error(err)
@@ -328,7 +327,7 @@ func FuzzJournal(f *testing.F) {
 		copy(j.Slot(), b)
 		j = pass(t, j)
 		defer j.Close()
-		s := NewTestServer(NewConn(devNull(t), nil, nil), content("content"), ServerOptions{Journal: j, Crashed: len(b)%2 == 0})
+		s := NewTestServer(NewConn(devNull(t)), content("content"), ServerOptions{Journal: j, Crashed: len(b)%2 == 0})
 		s.stop.Store(true)
 		if err := s.Serve(); err != nil {
 			t.Error(err)

@@ -55,20 +55,20 @@ func operations() (ops [numOpcodes]operation) {
 		ops[op] = change
 	}
 	ops[opLookup] = operation{anyNode, decodeLookup, (*Server).lookup, (*Server).lookupHost}
-	ops[opGetattr] = operation{anyNode, decodeGetattr, (*Server).getattr, (*Server).getattrHost}
-	ops[opSetattr] = operation{anything, decodeSetattr, (*Server).setattr, nil}
+	ops[opGetattr] = operation{anyNode, with(takeGetattr), (*Server).getattr, (*Server).getattrHost}
+	ops[opSetattr] = operation{anything, with(takeSetattr), (*Server).setattr, nil}
 	ops[opReadlink] = operation{anything, nil, fail(syscall.EINVAL), (*Server).readlinkHost}
-	ops[opOpen] = operation{aFile, decodeOpen, (*Server).open, (*Server).openHost}
-	ops[opRead] = operation{aFile, decodeRead, (*Server).read, (*Server).read}
+	ops[opOpen] = operation{aFile, with(takeOpen), (*Server).open, (*Server).openHost}
+	ops[opRead] = operation{aFile, with(takeRead), (*Server).read, (*Server).read}
 	ops[opWrite] = operation{aFile, decodeWrite, (*Server).write, nil}
 	ops[opStatfs] = operation{execute: (*Server).statfs}
-	ops[opRelease] = operation{decode: decodeRelease, execute: (*Server).release}
+	ops[opRelease] = operation{decode: with(takeRelease), execute: (*Server).release}
 	ops[opOpendir] = operation{aDirectory, nil, (*Server).opendir, (*Server).opendirHost}
-	ops[opReaddir] = operation{aDirectory, decodeReaddir, (*Server).readdir, (*Server).readdirHost}
-	ops[opAccess] = operation{anyNode, decodeAccess, (*Server).access, (*Server).accessHost}
-	ops[opInterrupt] = operation{decode: decodeInterrupt, execute: (*Server).interrupt}
+	ops[opReaddir] = operation{aDirectory, with(takeReaddir), (*Server).readdir, (*Server).readdirHost}
+	ops[opAccess] = operation{anyNode, with(takeAccess), (*Server).access, (*Server).accessHost}
+	ops[opInterrupt] = operation{decode: with(takeInterrupt), execute: (*Server).interrupt}
 	ops[opIoctl] = operation{execute: fail(syscall.ENOTTY)}
-	ops[opPoll] = operation{decode: decodePoll, execute: (*Server).poll}
+	ops[opPoll] = operation{decode: with(takePoll), execute: (*Server).poll}
 	ops[opNotifyReply] = operation{execute: (*Server).notifyReply}
 	return ops
 }
@@ -146,6 +146,17 @@ func callerOf(h *fuse.InHeader) Caller {
 // errShort is the answer to a request that is shorter than its struct.
 const errShort = syscall.EIO
 
+// with returns a decode that hands the struct of a request to take.
+func with[T wireStruct](take func(s *Server, t *Turn, in *T) error) func(*Server, *Turn, []byte) error {
+	return func(s *Server, t *Turn, b []byte) error {
+		in := decode[T](b)
+		if in == nil {
+			return errShort
+		}
+		return take(s, t, in)
+	}
+}
+
 func decodeLookup(_ *Server, t *Turn, b []byte) error {
 	t.name = lookupName(b)
 	if t.replayed() {
@@ -158,11 +169,7 @@ func decodeLookup(_ *Server, t *Turn, b []byte) error {
 	return nil
 }
 
-func decodeGetattr(s *Server, t *Turn, b []byte) error {
-	in := decode[fuse.GetAttrIn](b)
-	if in == nil {
-		return errShort
-	}
+func takeGetattr(s *Server, t *Turn, in *fuse.GetAttrIn) error {
 	if t.node != nil && !t.node.isDir() && in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
 		// lseek(2) with SEEK_END asks, under the lock of the inode (fuse_file_llseek,
 		// fs/fuse/file.c), which all containers share.
@@ -172,35 +179,22 @@ func decodeGetattr(s *Server, t *Turn, b []byte) error {
 	return nil
 }
 
-func decodeSetattr(_ *Server, t *Turn, b []byte) error {
-	in := decode[fuse.SetAttrIn](b)
-	if in == nil {
-		return errShort
-	}
+func takeSetattr(_ *Server, t *Turn, in *fuse.SetAttrIn) error {
 	t.valid = in.Valid
 	return nil
 }
 
-func decodeOpen(_ *Server, t *Turn, b []byte) error {
-	in := decode[fuse.OpenIn](b)
-	if in == nil {
-		return errShort
-	}
+func takeOpen(_ *Server, t *Turn, in *fuse.OpenIn) error {
 	t.flags = in.Flags
 	return nil
 }
 
-func decodeRead(s *Server, t *Turn, b []byte) error {
-	in := decode[fuse.ReadIn](b)
-	switch {
-	case in == nil:
-		return errShort
-	case in.ReadFlags&fuse.READ_LOCKOWNER == 0:
-		// This read fills the page cache (sendfile, splice, mmap; Linux
-		// 6.5 and later), which all containers share, and read(2) does
-		// not. EINVAL makes sendfile(2) and splice(2) fail as on a file
-		// that does not support them, and programs fall back to
-		// read(2).
+func takeRead(s *Server, t *Turn, in *fuse.ReadIn) error {
+	if in.ReadFlags&fuse.READ_LOCKOWNER == 0 {
+		// This read fills the page cache (sendfile, splice, mmap; Linux 6.5 and
+		// later), which all containers share, and read(2) does not. EINVAL makes
+		// sendfile(2) and splice(2) fail as on a file that does not support them,
+		// and programs fall back to read(2).
 		return syscall.EINVAL
 	}
 	t.fh, t.off, t.size = in.Fh, in.Offset, int(min(in.Size, maxPages*pageSize))
@@ -208,48 +202,27 @@ func decodeRead(s *Server, t *Turn, b []byte) error {
 	return nil
 }
 
-func decodeRelease(_ *Server, t *Turn, b []byte) error {
-	in := decode[fuse.ReleaseIn](b)
-	if in == nil {
-		return errShort
-	}
+func takeRelease(_ *Server, t *Turn, in *fuse.ReleaseIn) error {
 	t.fh = in.Fh
 	return nil
 }
 
-func decodeReaddir(_ *Server, t *Turn, b []byte) error {
-	in := decode[fuse.ReadIn](b)
-	if in == nil {
-		return errShort
-	}
+func takeReaddir(_ *Server, t *Turn, in *fuse.ReadIn) error {
 	t.off, t.size = in.Offset, int(min(in.Size, requestSize))
 	return nil
 }
 
-func decodeAccess(_ *Server, t *Turn, b []byte) error {
-	in := decode[fuse.AccessIn](b)
-	if in == nil {
-		return errShort
-	}
+func takeAccess(_ *Server, t *Turn, in *fuse.AccessIn) error {
 	t.mask = in.Mask
 	return nil
 }
 
-// decodeInterrupt keeps the unique of the request to be interrupted as the offset.
-func decodeInterrupt(_ *Server, t *Turn, b []byte) error {
-	in := decode[fuse.InterruptIn](b)
-	if in == nil {
-		return errNoReply
-	}
-	t.off = in.Unique
+func takeInterrupt(_ *Server, t *Turn, in *fuse.InterruptIn) error {
+	t.interrupted = in.Unique
 	return nil
 }
 
-func decodePoll(_ *Server, t *Turn, b []byte) error {
-	in := decode[pollIn](b)
-	if in == nil {
-		return errShort
-	}
+func takePoll(_ *Server, t *Turn, in *pollIn) error {
 	t.fh, t.events = in.Fh, in.Events
 	if in.Flags&fuse.FUSE_POLL_SCHEDULE_NOTIFY != 0 {
 		t.kh = in.Kh

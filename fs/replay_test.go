@@ -29,7 +29,7 @@ func serveKernel(t *testing.T, j *journal.Journal, src Source, crashed bool) *ke
 		t.Fatal(err)
 	}
 	k := &kernel{fd: ends[0], done: make(chan struct{})}
-	k.server = NewTestServer(NewConn(ends[1], nil, nil), src, ServerOptions{Journal: j, Crashed: crashed})
+	k.server = NewTestServer(NewConn(ends[1]), src, ServerOptions{Journal: j, Crashed: crashed})
 	go func() {
 		defer close(k.done)
 		if err := k.server.Serve(); err != nil {

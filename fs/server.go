@@ -219,7 +219,7 @@ const interruptGrace = 100 * time.Millisecond
 // the result of the work is dropped. fstat(2) gets a bound instead: no program expects EINTR
 // of it. A request that is not pending has been answered already. There is no reply to an INTERRUPT itself.
 func (s *Server) interrupt(t *Turn) (int, error) {
-	unique := t.off
+	unique := t.interrupted
 	if !s.waits.isPending(unique) {
 		return 0, errNoReply
 	}

@@ -81,62 +81,52 @@ func TestUnmountOfWhatIsNoMountFails(t *testing.T) {
 	}
 }
 
-// A successor has the descriptor, and the INIT as bytes or not at all; it has
-// never seen the handles that are open.
+// A successor has the descriptor. It has never seen the handles that are open.
 func TestSuccessorServesTheConnectionAndItsOldHandles(t *testing.T) {
-	for _, withInit := range []bool{true, false} {
-		t.Run(fmt.Sprintf("init=%v", withInit), func(t *testing.T) {
-			content := strings.Repeat("0123456789", 1000)
-			m := serve(t, constant(content), fs.ServerOptions{})
-			fd := open(t, m.path("stat"))
-			pread(t, fd, 1000, 0)
+	content := strings.Repeat("0123456789", 1000)
+	m := serve(t, constant(content), fs.ServerOptions{})
+	fd := open(t, m.path("stat"))
+	pread(t, fd, 1000, 0)
 
-			m.srv.Stop()
-			// The parked reader takes one more request and goes. It may
-			// have gone already; then both wait for the next server.
-			asked := make(chan error, 2)
-			statfs := func() {
-				var st unix.Statfs_t
-				asked <- unix.Statfs(m.dir, &st)
-			}
-			go statfs()
-			if err := m.wait(t); err != nil {
-				t.Fatalf("Serve after Stop: %v", err)
-			}
-			go statfs()
+	m.srv.Stop()
+	// The parked reader takes one more request and goes. It may
+	// have gone already; then both wait for the next server.
+	asked := make(chan error, 2)
+	statfs := func() {
+		var st unix.Statfs_t
+		asked <- unix.Statfs(m.dir, &st)
+	}
+	go statfs()
+	if err := m.wait(t); err != nil {
+		t.Fatalf("Serve after Stop: %v", err)
+	}
+	go statfs()
 
-			request, answer := m.conn.Init()
-			if !withInit {
-				request, answer = nil, nil
-			}
-			next := fs.NewConn(m.conn.FD(), request, answer)
-			m.srv = fs.NewTestServer(next, constant(content), fs.ServerOptions{})
-			m.done = make(chan error, 1)
-			go func() { m.done <- m.srv.Serve() }()
-			for range 2 {
-				if err := <-asked; err != nil {
-					t.Errorf("a request between the servers: %v", err)
-				}
-			}
-			// Without the journal nobody knows the text that was begun.
-			if n, err := unix.Pread(fd, make([]byte, 1<<16), 1000); err != unix.ESTALE {
-				t.Errorf("the old handle goes on with %d bytes, %v, want ESTALE", n, err)
-			}
-			if got := pread(t, fd, 1<<16, int64(len(content))); got != "" {
-				t.Errorf("after the end of the old text: %d bytes", len(got))
-			}
-			if end, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil || end != int64(len(content)) {
-				t.Errorf("its end is at %d, %v", end, err)
-			}
-			if got := pread(t, fd, 1<<16, 0); got != content {
-				t.Errorf("from the start it has %d bytes", len(got))
-			}
-			if names := list(t, m.dir+"/proc"); len(names) == 0 || names[0] != "uptime" {
-				t.Errorf("%q", names)
-			}
-			if got, err := readAll(m.path("uptime")); got != content {
-				t.Errorf("a new handle: %d bytes, %v", len(got), err)
-			}
-		})
+	m.srv = fs.NewTestServer(fs.NewConn(m.conn.FD()), constant(content), fs.ServerOptions{})
+	m.done = make(chan error, 1)
+	go func() { m.done <- m.srv.Serve() }()
+	for range 2 {
+		if err := <-asked; err != nil {
+			t.Errorf("a request between the servers: %v", err)
+		}
+	}
+	// Without the journal nobody knows the text that was begun.
+	if n, err := unix.Pread(fd, make([]byte, 1<<16), 1000); err != unix.ESTALE {
+		t.Errorf("the old handle goes on with %d bytes, %v, want ESTALE", n, err)
+	}
+	if got := pread(t, fd, 1<<16, int64(len(content))); got != "" {
+		t.Errorf("after the end of the old text: %d bytes", len(got))
+	}
+	if end, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil || end != int64(len(content)) {
+		t.Errorf("its end is at %d, %v", end, err)
+	}
+	if got := pread(t, fd, 1<<16, 0); got != content {
+		t.Errorf("from the start it has %d bytes", len(got))
+	}
+	if names := list(t, m.dir+"/proc"); len(names) == 0 || names[0] != "uptime" {
+		t.Errorf("%q", names)
+	}
+	if got, err := readAll(m.path("uptime")); got != content {
+		t.Errorf("a new handle: %d bytes, %v", len(got), err)
 	}
 }

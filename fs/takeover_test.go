@@ -83,7 +83,7 @@ func hold(t testing.TB) *held {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := fs.NewJournal(conn, 0)
+	j, err := fs.NewJournal(0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +331,7 @@ func TestPingComesThroughTheReader(t *testing.T) {
 		t.Errorf("nobody reads: %v", err)
 	}
 	// Nobody answers what the mount may ask when it ends.
-	next := fs.NewTestServer(fs.NewConn(m.conn.FD(), nil, nil), constant("content"), fs.ServerOptions{})
+	next := fs.NewTestServer(fs.NewConn(m.conn.FD()), constant("content"), fs.ServerOptions{})
 	served := make(chan error, 1)
 	go func() { served <- next.Serve() }()
 	unix.Close(fd)

@@ -52,9 +52,10 @@ type request struct {
 	size   int
 	mask   uint32 // ACCESS
 	// name is what LOOKUP looks for. It is valid until Block.
-	name []byte
-	text string // WRITE: the first bytes of what was written
-	kh   uint64 // POLL
+	name        []byte
+	text        string // WRITE: the first bytes of what was written
+	kh          uint64 // POLL
+	interrupted uint64 // INTERRUPT: the unique of another request
 	// events are what POLL is interested in, valid what SETATTR sets.
 	events, valid uint32
 	// owner is whom the request is accounted to, 0 as long as it is not known.

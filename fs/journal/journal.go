@@ -1,6 +1,6 @@
 // Package journal is the memory of a FUSE connection that outlives the process that
-// serves it: the requests that are not answered yet (requests.go), the connection's INIT,
-// and an Area that the server lays out.
+// serves it: the requests that are not answered yet (requests.go), and an Area that the
+// server lays out.
 //
 // A process that is killed at any moment leaves it so that the next one can answer every
 // request that the first had read. It is a memfd that is mapped shared. Nothing is ever
@@ -70,15 +70,11 @@ type header struct {
 	area uint64
 	// dev is the number of the file system (st_dev), 0 if it is not known.
 	dev uint64
-	// The INIT request and its answer.
-	requestSize uint32
-	answerSize  uint32
-	request     [512]byte
-	answer      [512]byte
 }
 
-// New makes an empty journal for a connection that nobody has served yet.
-func New(l Layout) (*Journal, error) {
+// New makes an empty journal for a connection that nobody has served yet, of the file
+// system with the number dev (st_dev).
+func New(l Layout, dev uint64) (*Journal, error) {
 	fd, err := unix.MemfdCreate("vprocfs-journal", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
@@ -95,6 +91,7 @@ func New(l Layout) (*Journal, error) {
 		return nil, err
 	}
 	j.format(l)
+	j.header().dev = dev
 	return j, nil
 }
 
@@ -223,25 +220,7 @@ func (j *Journal) FD() int { return j.fd }
 // first. It is valid until Close or Leave.
 func (j *Journal) Area() []byte { return j.mem[areaOffset:len(j.mem):len(j.mem)] }
 
-// SetInit remembers the connection's INIT request and its answer, if they are not too
-// long, and dev, the file system's st_dev.
-func (j *Journal) SetInit(request, answer []byte, dev uint64) {
-	h := j.header()
-	h.dev = dev
-	h.requestSize, h.answerSize = 0, 0
-	if len(request) <= len(h.request) && len(answer) <= len(h.answer) {
-		h.requestSize = uint32(copy(h.request[:], request))
-		h.answerSize = uint32(copy(h.answer[:], answer))
-	}
-}
-
-// Init returns what SetInit has remembered. The slices are valid until Close or Leave.
-func (j *Journal) Init() (request, answer []byte) {
-	h := j.header()
-	return h.request[:min(int(h.requestSize), len(h.request))], h.answer[:min(int(h.answerSize), len(h.answer))]
-}
-
-// Dev returns the st_dev that SetInit has remembered.
+// Dev returns the st_dev that New was given.
 func (j *Journal) Dev() uint64 { return j.header().dev }
 
 func (j *Journal) header() *header { return (*header)(unsafe.Pointer(&j.mem[0])) }

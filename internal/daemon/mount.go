@@ -48,7 +48,7 @@ func (m *view) mount() error {
 		return err
 	}
 	files := map[string]*os.File{fileFuse: os.NewFile(uintptr(conn.FD()), fileFuse)}
-	dev, err := m.addJournal(conn, files)
+	dev, err := m.addJournal(files)
 	if err != nil {
 		return errors.Join(err, fs.Unmount(m.dir))
 	}
@@ -57,7 +57,7 @@ func (m *view) mount() error {
 }
 
 // addJournal makes the journal of a new mount. It returns the st_dev of the mount.
-func (m *view) addJournal(conn *fs.Conn, files map[string]*os.File) (dev uint64, err error) {
+func (m *view) addJournal(files map[string]*os.File) (dev uint64, err error) {
 	// The path without symbolic links, which umount2(2) does not follow.
 	path, err := resolve(m.dir)
 	if err != nil {
@@ -67,7 +67,7 @@ func (m *view) addJournal(conn *fs.Conn, files map[string]*os.File) (dev uint64,
 	if dev, err = fs.DevOf(path); err != nil {
 		return 0, err
 	}
-	j, err := fs.NewJournal(conn, dev)
+	j, err := fs.NewJournal(dev)
 	if err != nil {
 		return 0, err
 	}
