@@ -91,12 +91,8 @@ func (s *Server) release(t *Turn) (int, error) {
 // read makes the reply to a READ: of kept content, or of new content, which is
 // kept.
 //
-// At offset 0 it is new, as the kernel's is: a handle that stays open is to show what
-// is. To answer that from what was kept, too, would save what a pread takes beyond the
-// floor (as much again for uptime, thrice as much for meminfo; docs/benchmarks.md). The
-// caller is resolved then (4 us, of which statx(2) takes nearly all), and not at OPEN,
-// which may be another's: once for open, read, read, close, as the end of the file
-// comes from what is kept.
+// At offset 0 it is new, as the kernel's is. The caller is resolved then (4 us, nearly all
+// of them for statx(2)), and not at OPEN, which may be another's.
 func (s *Server) read(t *Turn) (int, error) {
 	out, ok, err := s.handles.read(t.out[:outHeaderSize], &t.request)
 	if ok {
@@ -148,18 +144,17 @@ func (s *Server) getattr(t *Turn) (int, error) {
 
 // contentLength returns the length of the content as t.caller sees it.
 //
-// The content that it makes is kept for the read that follows where the handle is
-// known, so that size and content agree and the work is not done twice. lseek(2)
-// with SEEK_END sends the handle. It must not wait for content, and gets a bound instead, as
-// does who has too many requests that wait. fstat(2) does not (fs/fuse/dir.c, fuse_getattr,
-// 5.10 to 6.18), but it mostly comes from the thread that has just opened the
-// file. A text that somebody is in the middle of reading stays, and has its length.
-//
-// For a thread that opened no such file, as in Node's pool, or a program whose
-// shell did, or one that goes by a path, the content will be another one when it is
-// read. Its numbers may be longer then, and Node reads as many bytes as it was
-// told: the size is a bound, of whole pages, which GNU wc does not take for the
+// If the handle is known, the content is kept for the read that follows, so that size and
+// content agree. lseek(2) with SEEK_END sends the handle; it must not wait, and gets a bound
+// instead, as does a caller with too many requests that wait. fstat(2) sends none
+// (fs/fuse/dir.c, fuse_getattr, 5.10 to 6.18), but mostly comes from the thread that has
+// just opened the file. A text that somebody is in the middle of reading stays, and has its
 // length.
+//
+// For any other thread, as in Node's pool, a program whose shell has opened the file, or
+// stat(2), the content will be another one when it is read, perhaps a longer one, and Node
+// reads no more than the size. So the size is a bound, of whole pages, which GNU wc does
+// not take for the length.
 func (s *Server) contentLength(t *Turn) (int, error) {
 	fh := t.fh
 	if fh == noHandle {

@@ -198,7 +198,7 @@ func TestOwnersTakeTurns(t *testing.T) {
 		}
 	}
 	// The last one's caller got a signal.
-	if _, ok := w.interrupt(unique); !ok || <-all[len(all)-1].wake != unix.EINTR {
+	if _, _, ok := w.interrupt(unique); !ok || <-all[len(all)-1].wake != unix.EINTR {
 		t.Error("a turn that waits cannot be interrupted")
 	}
 	var order []rune

@@ -13,8 +13,7 @@ import (
 )
 
 // probeTimeout is how long another mount may take to answer before it counts as
-// hung. It is generous: it delays only the start of a daemon that will be
-// refused.
+// hung. It delays only the start of a daemon that will be refused.
 const probeTimeout = 2 * time.Second
 
 // clearMountPoint returns the absolute path of dir without symbolic links, once
@@ -31,17 +30,13 @@ func clearMountPoint(dir, fsType string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		mounted, err := mountedType(path)
-		if err == nil && mounted != "" {
-			err = probe(fd, path, mounted, fsType)
-		} else {
+		mount, err := topMount(path)
+		if err != nil || mount.FSType == "" {
 			unix.Close(fd)
+			return path, err
 		}
-		if err != nil {
+		if err := probe(fd, path, mount.FSType, fsType); err != nil {
 			return "", err
-		}
-		if mounted == "" {
-			return path, nil
 		}
 		if err := Unmount(path); err != nil {
 			return "", fmt.Errorf("replace the mount of a dead daemon: %w", err)
@@ -87,9 +82,8 @@ func probe(fd int, path, mounted, fsType string) error {
 	}
 }
 
-// withTimeout runs f in a goroutine of its own and returns ErrMountHung where f
-// does not return in time. f's goroutine then lives for as long as the mount
-// that holds it: there is no way to call a system call back.
+// withTimeout runs f in a goroutine of its own, and returns ErrMountHung if f does not
+// return in time. The goroutine then lives as long as the mount that holds it.
 func withTimeout(f func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- f() }()
@@ -99,13 +93,6 @@ func withTimeout(f func() error) error {
 	case <-time.After(probeTimeout):
 		return ErrMountHung
 	}
-}
-
-// mountedType returns the type of the topmost mount on path, "" where there is
-// none.
-func mountedType(path string) (string, error) {
-	m, err := topMount(path)
-	return m.FSType, err
 }
 
 // topMount returns the topmost mount on path, an absolute path without symbolic

@@ -32,16 +32,7 @@ type Triggers interface {
 // named, is worth another POLL: whoever waits for it is woken. It is no error
 // where the file is closed by now, or unmounted.
 func (c *Conn) Wake(kh uint64) error {
-	// struct fuse_notify_poll_wakeup_out; a message that is no reply has the
-	// unique 0 and its code for an error.
-	message := struct {
-		fuse.OutHeader
-		kh uint64
-	}{kh: kh}
-	message.Length = uint32(unsafe.Sizeof(message))
-	message.Status = notifyPoll
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&message)), unsafe.Sizeof(message))
-	if errno := rawWrite(c.fd, b); errno != 0 && errno != syscall.ENOENT && errno != syscall.ENODEV {
+	if errno := notify(c, notifyPoll, wakeupOut{kh}); errno != 0 && errno != syscall.ENOENT && errno != syscall.ENODEV {
 		return errno
 	}
 	return nil
@@ -77,11 +68,11 @@ const maxText = 32
 
 // decodeWrite accepts a text at any offset and of any length, as the kernel's own file does.
 //
-// The inode is one for all containers. For a write beyond its size, and one with O_APPEND,
-// the kernel holds the inode's lock until the answer (fuse_dio_wr_exclusive_lock,
+// For a write beyond the size of the inode, which all containers share, and one with
+// O_APPEND, the kernel holds the inode's lock until the answer (fuse_dio_wr_exclusive_lock,
 // fs/fuse/file.c), and the writes of others wait. To refuse such writes does not help: the
-// lock is held for the refusal too, and a write that succeeds extends the size, so that the
-// next ones take the lock shared.
+// lock is held for the refusal too, while a write that succeeds extends the size, so that
+// the next ones take the lock shared.
 func decodeWrite(s *Server, t *Turn, b []byte) error {
 	in := decode[fuse.WriteIn](b)
 	const fixed = int(unsafe.Sizeof(fuse.WriteIn{}))

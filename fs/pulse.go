@@ -11,14 +11,12 @@ const pulsePeriod = 20 * time.Millisecond
 // pulse is a timer that is set while requests come, and for one to two periods
 // after the last. It does nothing but be due.
 //
-// In Go 1.26.8 and 1.27.3 a goroutine that enters a system call can miss that the
-// world is to be stopped: reentersyscall (runtime/proc.go) looks at
-// sched.gcwaiting first and shows itself as _Gsyscall after that, and between the
-// two stopTheWorldWithSema sees it neither there nor stopped. When the system call
-// blocks, as the reader's does, only sysmon takes the processor from it; but
-// sysmon goes to sleep when it sees that the world is being stopped, for 60 s or
-// until the next timer is due. Until then nobody gets an answer. A loop of
-// one-byte reads of a pipe and stops of the world meets this once in some 10,000
+// In Go 1.26.8 and 1.27.3 a goroutine that enters a system call can miss that the world is
+// to be stopped: reentersyscall (runtime/proc.go) looks at sched.gcwaiting before it shows
+// itself as _Gsyscall, and stopTheWorldWithSema in between sees it neither there nor
+// stopped. If the system call blocks, as the reader's does, only sysmon takes the processor
+// from it, and sysmon sleeps while the world is being stopped, for 60 s or until the next
+// timer is due. A loop of reads of a pipe and stops of the world meets this once in 10,000
 // stops: 60.0 s each time, and 21 ms at most with a timer every 20 ms.
 //
 // It is safe for concurrent use.

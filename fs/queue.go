@@ -274,29 +274,21 @@ func (w *waits) claim(unique uint64) *Turn {
 	return t
 }
 
-// interrupted is what is known of a turn that was interrupted.
-type interrupted struct {
-	entry journal.Request
-	// sized is the file that a GETATTR asked about, nil for another request.
-	sized *node
-}
-
 // interrupt is claim for somebody else than the goroutine of the turn. It ends the wait
-// of the turn.
-func (w *waits) interrupt(unique uint64) (i interrupted, ok bool) {
+// of the turn. If that is a GETATTR, sized is the file that it is about.
+func (w *waits) interrupt(unique uint64) (entry journal.Request, sized *node, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t := w.pending[unique]
 	if t == nil {
-		return i, false
+		return entry, nil, false
 	}
 	delete(w.pending, unique)
 	t.dismiss(syscall.EINTR)
-	i.entry = t.entry
 	if t.op == opGetattr {
-		i.sized = t.node
+		sized = t.node
 	}
-	return i, true
+	return t.entry, sized, true
 }
 
 // end ends the waits of a connection that has ended: nobody waits for the answers.

@@ -33,13 +33,11 @@ type ServerOptions struct {
 	// Hosts are what directories show beside the Nodes. They stay the caller's, and may be
 	// closed when Serve has returned.
 	Hosts []*HostTree
-	// Journal is what the connection's former server has left, or an empty one
-	// of NewJournal. Without one, nobody can go on with the requests that are in
-	// hand when this process dies.
+	// Journal is what the connection's former server has left, or an empty one of
+	// NewJournal. Without one the requests in hand are lost when this process dies.
 	Journal *journal.Journal
-	// Crashed says that the former server's process died of itself, and not of
-	// a SIGKILL: one of the requests in the journal may have been what it died
-	// of (replay.go).
+	// Crashed says that the former server's process died of itself, not of a SIGKILL:
+	// perhaps of one of the requests in the journal (replay.go).
 	Crashed bool
 	// Nodes are the files and directories that are served.
 	Nodes []Node
@@ -52,17 +50,15 @@ type ServerOptions struct {
 // Server answers the requests of one connection.
 //
 // Exactly one goroutine is parked in read(2). It answers most requests itself; one that
-// is about to block first starts the next reader (Turn.Block). With several parked readers
-// the kernel wakes the one that has slept longest, which then waits for a processor of the
-// Go scheduler: 56 instead of 24 us for open, read, read, close with 4 readers (6.18, same
-// CPU). A second reader only while requests queue up gave 1.05 times the answers (median
-// of 0.9 to 1.3, with 4 to 200 processes, two CPUs) for 1.1 to 1.4 times the CPU time, and
-// 4.4 to 5.3 ms instead of 1.6 in the 99th percentile of a thousand containers.
+// is about to block first starts the next reader (Turn.Block). With 4 parked readers open,
+// read, read, close took 56 instead of 24 us (6.18, same CPU): the kernel wakes the one
+// that has slept longest, which waits for a processor of the Go scheduler. A second reader
+// only while requests queue up gave 1.05 times the answers for 1.1 to 1.4 times the CPU
+// time, and 4.4 to 5.3 ms instead of 1.6 in the 99th percentile of a thousand containers.
 //
-// FUSE over io_uring (Linux 6.14) is not used, though it answers 62,000 to 78,000 instead
-// of 37,000 to 43,000 uptimes a second on two CPUs: requests in flight when the server
-// dies hang until the unmount. A new ring does not fetch them, and NOTIFY_RESEND covers
-// only the queues of /dev/fuse (6.18).
+// FUSE over io_uring (Linux 6.14) answers 62,000 to 78,000 instead of 37,000 to 43,000
+// uptimes a second on two CPUs, but requests in flight when the server dies hang until the
+// unmount: NOTIFY_RESEND covers only the queues of /dev/fuse (6.18).
 type Server struct {
 	conn       *Conn
 	journal    *journal.Journal
@@ -87,7 +83,7 @@ type Server struct {
 	stop    atomic.Bool
 	aborted atomic.Bool
 	active  sync.WaitGroup // goroutines: the reader, blocked turns, timers
-	pings   pings
+	pings   sync.Map       // by unique: a chan struct{} that the pong closes
 	pulse   *pulse
 	rush    rush
 
@@ -209,15 +205,15 @@ const (
 	maxDelay = 100 * time.Millisecond
 )
 
-// interruptGrace is how long an interrupted request may still finish. A caller
-// whose signal handler restarts system calls (SA_RESTART) expects a read of /proc
-// not to fail with EINTR, and nearly all slow requests take a few milliseconds.
+// interruptGrace is how long an interrupted request may still finish: with SA_RESTART no
+// caller expects EINTR of a read of /proc, and nearly all slow requests take a few
+// milliseconds.
 const interruptGrace = 100 * time.Millisecond
 
-// interrupt lets go of a blocked request whose caller got a signal: it is answered
-// with EINTR after a grace, so that the caller returns to user mode, or dies, and
-// the result of the work is dropped. fstat(2) gets a bound instead: no program expects EINTR
-// of it. A request that is not pending has been answered already. There is no reply to an INTERRUPT itself.
+// interrupt lets go of a blocked request whose caller got a signal: after a grace it is
+// answered EINTR, and the result of the work is dropped. fstat(2) gets a bound instead, as
+// no program expects EINTR of it. A request that is not pending has been answered already.
+// There is no reply to an INTERRUPT itself.
 func (s *Server) interrupt(t *Turn) (int, error) {
 	unique := t.interrupted
 	if !s.waits.isPending(unique) {
@@ -226,23 +222,25 @@ func (s *Server) interrupt(t *Turn) (int, error) {
 	s.active.Add(1)
 	time.AfterFunc(interruptGrace, func() {
 		defer s.active.Done()
-		i, ok := s.waits.interrupt(unique)
+		entry, sized, ok := s.waits.interrupt(unique)
 		if !ok {
 			return
 		}
 		out := make([]byte, smallReply)
-		if i.sized != nil {
-			s.send(out, unique, s.placeAttr(out, i.sized, i.sized.anyBound()), 0)
+		if sized != nil {
+			s.send(out, unique, s.placeAttr(out, sized, sized.anyBound()), 0)
 		} else {
 			s.send(out, unique, 0, syscall.EINTR)
 		}
-		i.entry.Done()
+		entry.Done()
 	})
 	return 0, errNoReply
 }
 
 // notifyReply takes the answer to a ping.
 func (s *Server) notifyReply(t *Turn) (int, error) {
-	s.pings.pong(t.unique)
+	if pong, ok := s.pings.LoadAndDelete(t.unique); ok {
+		close(pong.(chan struct{}))
+	}
 	return 0, errNoReply
 }

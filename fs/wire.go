@@ -52,39 +52,34 @@ const (
 	inHeaderSize  = int(unsafe.Sizeof(fuse.InHeader{}))
 	outHeaderSize = int(unsafe.Sizeof(fuse.OutHeader{}))
 
-	// requestSize is the size in bytes of a request buffer. The kernel
-	// refuses a read(2) with less than FUSE_MIN_READ_BUFFER (8192) or than
-	// two headers and max_write (fs/fuse/dev.c, fuse_dev_do_read). Nothing
-	// but a trigger's line is ever written, so max_write is the kernel's
-	// minimum and the first bound holds. With 128 KiB open, read, read, close
-	// takes 0.95 to 0.99 times as long, which is nothing.
+	// requestSize is the size in bytes of a request buffer: FUSE_MIN_READ_BUFFER, the
+	// least that the kernel accepts (fs/fuse/dev.c, fuse_dev_do_read). Nothing but a
+	// trigger's line is ever written, so maxWrite is the kernel's minimum. With 128 KiB
+	// open, read, read, close takes 0.95 to 0.99 times as long.
 	requestSize = journal.SlotSize
 	maxWrite    = 4096
 
-	// maxPages bounds a READ, in pages of 4096 bytes: with 256 (the
-	// kernel's default limit) one read(2) of up to 1 MiB is one READ. The
-	// kernel sizes its requests by the caller's buffer, so a large bound
-	// costs nothing.
+	// maxPages bounds a READ, in pages of 4096 bytes: with 256, the kernel's default
+	// limit, one read(2) of up to 1 MiB is one READ.
 	maxPages = 256
 
-	// maxBackground is how many requests that nobody waits for the kernel puts
-	// into the queue at once; here those are the RELEASEs. Of the kernel's
-	// default, 12, as many are answered as the queue is gone through, which is
-	// one in fifty with 600 threads that open, read and close: the rest of their
-	// RELEASEs fill the kernel's memory (626,000 were waiting after three minutes
-	// of 1,000 containers on a busy machine), and their handles ours. With 1024
-	// the RELEASEs of 3,000 threads keep up with their other requests. And where
-	// 45,000 files are closed at once the longest read of another took 31 to
-	// 48 ms, three requests; with 65,535 it took 137 and 180 ms.
-	// A daemon without CAP_SYS_ADMIN gets max_user_bgreq at most (fuse module
-	// parameter; by the memory of the host, 8,000 with 24 GiB).
+	// maxBackground is how many requests that nobody waits for, the RELEASEs, the kernel
+	// puts into the queue at once. With its default of 12 those of 600 threads that open,
+	// read and close fall behind and fill its memory (626,000 after three minutes of
+	// 1,000 containers on a busy machine) and our table of handles. With 1024 those of
+	// 3,000 threads keep up. While 45,000 files are closed at once, another's read takes
+	// 31 to 48 ms at most; with 65,535 it took 137 and 180.
+	// A daemon without CAP_SYS_ADMIN gets max_user_bgreq at most (a parameter of the fuse
+	// module; 8,000 with 24 GiB of memory).
 	maxBackground = 1024
 )
 
 // What go-fuse does not export.
 const (
-	// notifyPoll is FUSE_NOTIFY_POLL of enum fuse_notify_code.
-	notifyPoll = 1
+	// Codes of enum fuse_notify_code: FUSE_NOTIFY_POLL, and FUSE_NOTIFY_RETRIEVE (Linux
+	// 2.6.36).
+	notifyPoll     = 1
+	notifyRetrieve = 5
 	// parallelDirectWrites is FOPEN_PARALLEL_DIRECT_WRITES.
 	parallelDirectWrites = 1 << 6
 )
@@ -99,7 +94,28 @@ type (
 	pollOut struct {
 		Revents, _ uint32
 	}
+	// wakeupOut is struct fuse_notify_poll_wakeup_out, retrieveOut struct
+	// fuse_notify_retrieve_out.
+	wakeupOut   struct{ Kh uint64 }
+	retrieveOut struct {
+		Unique  uint64
+		NodeID  NodeID
+		_       uint64 // offset
+		Size, _ uint32
+	}
 )
+
+// notify sends the kernel a message that is no reply: its unique is 0, and its error the
+// code.
+func notify[T wakeupOut | retrieveOut](c *Conn, code int32, body T) syscall.Errno {
+	message := struct {
+		fuse.OutHeader
+		body T
+	}{body: body}
+	size := unsafe.Sizeof(message)
+	message.Length, message.Status = uint32(size), code
+	return rawWrite(c.fd, unsafe.Slice((*byte)(unsafe.Pointer(&message)), size))
+}
 
 // wireStruct is any of the fixed-size structs that the kernel sends, each with
 // the InHeader in front.
@@ -164,11 +180,9 @@ type sysCalls struct {
 	write func(fd int, b []byte) syscall.Errno
 }
 
-// rawRead and rawWrite are read(2) and write(2) on /dev/fuse.
-//
-// A read parks, so the scheduler must know of it (Syscall). A write only copies,
-// and to tell the scheduler would cost more than the write: 27.6 instead of 24.1
-// us for open, read, read, close (6.18, same CPU).
+// rawRead and rawWrite are read(2) and write(2) on /dev/fuse. A read parks, so the
+// scheduler must know of it (Syscall). A write only copies: with Syscall open, read, read,
+// close took 27.6 instead of 24.1 us (6.18, same CPU).
 func rawRead(fd int, b []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.Syscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 	return int(n), errno

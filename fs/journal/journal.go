@@ -80,13 +80,7 @@ func New(l Layout, dev uint64) (*Journal, error) {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
 	j := &Journal{fd: fd, lock: -1}
-	err = unix.Ftruncate(fd, int64(areaOffset+l.Size))
-	if err != nil {
-		err = fmt.Errorf("ftruncate of the journal: %w", err)
-	} else {
-		err = j.mapAndLock(l)
-	}
-	if err != nil {
+	if err := j.mapAndLock(l); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
@@ -220,12 +214,9 @@ func (j *Journal) FD() int { return j.fd }
 // first. It is valid until Close or Leave.
 func (j *Journal) Area() []byte { return j.mem[areaOffset:len(j.mem):len(j.mem)] }
 
-// Dev returns the st_dev that New was given.
-func (j *Journal) Dev() uint64 { return j.header().dev }
-
 func (j *Journal) header() *header { return (*header)(unsafe.Pointer(&j.mem[0])) }
 
-// Dev returns the st_dev that a journal remembers, whoever works with it, and ErrFormat
+// Dev returns the st_dev that New was given, whoever works with the journal, and ErrFormat
 // if Open would do so.
 func Dev(fd int) (uint64, error) {
 	var words [unsafe.Sizeof(header{}) / 8]uint64
