@@ -23,8 +23,7 @@ type areaHeader struct {
 }
 
 // areaVersion changes with what area means. An area of another version, or with sizes
-// that another compiler has chosen, is lost: texts are made anew for handles in the
-// middle of being read.
+// that another compiler has chosen, is lost, and with it the texts that are being read.
 const areaVersion = 3
 
 func areaLayout() journal.Layout {

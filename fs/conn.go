@@ -49,8 +49,7 @@ func answerInit(request []byte) ([]byte, error) {
 	if in.Major != 7 || in.Minor < minMinor {
 		return nil, fmt.Errorf("the kernel speaks fuse %d.%d: need 7.%d (Linux 4.20)", in.Major, in.Minor, minMinor)
 	}
-	// Each flag with its reason; a flag not wanted is one more way to be
-	// asked for something.
+	// A flag that is not wanted is one more way to be asked for something.
 	const wanted uint64 = fuse.CAP_ATOMIC_O_TRUNC | // O_TRUNC comes with OPEN, not as a SETATTR
 		fuse.CAP_PARALLEL_DIROPS | // lookups in one directory do not wait for each other
 		fuse.CAP_ABORT_ERROR | // read(2) returns ECONNABORTED after an abort, ENODEV after an unmount
@@ -83,9 +82,8 @@ func decodeInit(request []byte) (in fuse.InitIn, ok bool) {
 // FD returns the descriptor, which stays the Conn's.
 func (c *Conn) FD() int { return c.fd }
 
-// Close closes the descriptor. If it is the last one, the kernel aborts the
-// connection, and a mount that still exists answers ENOTCONN. Close does not wake
-// a Server: call it after Serve has returned.
+// Close closes the descriptor. If it is the last one, the kernel aborts the connection.
+// Close does not wake a Server: call it after Serve has returned.
 func (c *Conn) Close() error {
 	if c.fd < 0 {
 		return fmt.Errorf("close /dev/fuse: %w", syscall.EBADF)

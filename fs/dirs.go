@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"bytes"
 	"encoding/binary"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -75,15 +74,6 @@ func (s *Server) lookup(t *Turn) (int, error) {
 	return noEntry(t), nil
 }
 
-// lookupName is the name that a LOOKUP asks for. It points into b.
-func lookupName(b []byte) []byte {
-	name := b[inHeaderSize:]
-	if end := bytes.IndexByte(name, 0); end >= 0 {
-		name = name[:end]
-	}
-	return name
-}
-
 // noEntry makes the reply to a LOOKUP of a name that does not exist: node id 0,
 // which is ENOENT with a time to live.
 func noEntry(t *Turn) int {
@@ -103,10 +93,9 @@ func (s *Server) entry(t *Turn, n *node) int {
 	return size
 }
 
-// opendir lets the kernel cache the listings of the table. It is asked each time,
-// since the answer that would spare it that (ENOSYS) is for all directories of the
-// connection (fuse_dir_open, fs/fuse/dir.c), and those of a HostTree differ from
-// caller to caller.
+// opendir lets the kernel cache the listings of the table. ENOSYS would spare the request,
+// but for all directories of the connection (fuse_dir_open, fs/fuse/dir.c), and those of a
+// HostTree differ from caller to caller.
 func (s *Server) opendir(t *Turn) (int, error) {
 	out, size := place[fuse.OpenOut](t.out)
 	if s.hostDir(t.id) == nil {
@@ -115,12 +104,9 @@ func (s *Server) opendir(t *Turn) (int, error) {
 	return size, nil
 }
 
-// readdir lists a directory of the table as struct fuse_dirent: ino, off, namelen
-// and type, then the name, padded to 8 bytes.
-//
-// The offset of an entry is 1 for ".", 2 for "..", and the node id and 2 for
-// others. So a listing goes on where it was when a daemon with a longer table
-// takes over.
+// readdir lists a directory of the table. The offset of an entry is 1 for ".", 2 for "..",
+// and the node id and 2 for others, so that a listing goes on when a daemon with a longer
+// table takes over.
 func (s *Server) readdir(t *Turn) (int, error) {
 	dir := t.node
 	if s.hostDir(dir.id) != nil {
@@ -144,8 +130,7 @@ func (s *Server) readdir(t *Turn) (int, error) {
 // direntRoom returns how many bytes of entries the reply to a READDIR has room for.
 func (t *Turn) direntRoom() int { return min(t.size, cap(t.out)-outHeaderSize) }
 
-// appendSince appends the entry with offset off if it comes after the offset
-// since; ok is false where the reply has no room for it.
+// appendSince is appendDirent for a node, if its offset off comes after since.
 func appendSince(out []byte, room int, since, off uint64, n *node, name string) (_ []byte, ok bool) {
 	if off <= since {
 		return out, true
@@ -153,7 +138,8 @@ func appendSince(out []byte, room int, since, off uint64, n *node, name string) 
 	return appendDirent(out, room, uint64(n.id), off, n.mode, name)
 }
 
-// appendDirent appends an entry; ok is false where the reply has no room for it.
+// appendDirent appends a struct fuse_dirent: ino, off, namelen and type, then the name,
+// padded to 8 bytes. ok is false if the reply has no room for it.
 func appendDirent(out []byte, room int, ino, off uint64, mode uint32, name string) (_ []byte, ok bool) {
 	const fixed = 24
 	size := (fixed + len(name) + 7) &^ 7

@@ -3,30 +3,26 @@
 //
 // It knows the FUSE wire protocol and nothing of what the files say: which there are is the
 // caller's table (Node), the content comes from a Source, and what a write starts is for
-// Triggers. The pieces are a negotiated connection (Conn), the mounts that make one (Mount,
-// MountDetached), and the Server, which reads requests from the connection and answers
-// them. Below some directories of sysfs there are the host's own files too (HostTree), whose
-// node ids are made of their paths.
+// Triggers. Mount and MountDetached make a connection (Conn), and a Server answers its
+// requests. Below some directories of sysfs there are the host's own files too (HostTree),
+// whose node ids are made of their paths.
 //
-// The files look like those of /proc: their content is made when it is read at
-// offset 0, it differs from caller to caller, and it is kept with the open
-// handle so that the next reads continue it.
+// The files look like those of /proc: their content is made when it is read at offset 0, it
+// differs from caller to caller, and the open handle keeps it for the next reads.
 //
-// Never open a file of the own mount with Go's os package from the process that
-// serves it: os registers the descriptor with epoll, the kernel asks the server
-// with FUSE_POLL, and a program that waits for itself stands still. The raw
-// calls of golang.org/x/sys/unix are safe.
+// Never open a file of the own mount with Go's os package from the process that serves it:
+// os registers the descriptor with epoll, the kernel asks the server with FUSE_POLL, and
+// the program waits for itself. The raw calls of golang.org/x/sys/unix are safe.
 package fs
 
 // Caller is the thread that made a request, as the kernel names it in
 // struct fuse_in_header (include/uapi/linux/fuse.h).
 type Caller struct {
-	// PID is a thread id (not a thread group id) in the pid namespace of
-	// the process that mounted. It is 0 when the caller is not visible
-	// there.
+	// PID is a thread id (not a thread group id) in the pid namespace of the process
+	// that mounted, 0 if the caller is not visible there.
 	PID int
-	// UID and GID are the caller's fsuid and fsgid in the user namespace
-	// of the mount; ^uint32(0) where they have no mapping there.
+	// UID and GID are the caller's fsuid and fsgid in the user namespace of the mount,
+	// ^uint32(0) if they have no mapping there.
 	UID, GID uint32
 }
 

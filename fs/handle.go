@@ -36,17 +36,15 @@ const (
 	sizedFor = time.Second
 )
 
-// handle is an open file. It takes 128 bytes; a text of more than inlineSize bytes takes
-// pieces of the arena besides. It lies in the journal: the order in which its fields are
-// stored is such that a process that is killed in between leaves a handle that is open or
-// not, and has its text or none.
+// handle is an open file, 128 bytes in the journal; a text of more than inlineSize bytes
+// takes pieces of the arena besides. Its fields are stored in an order in which a process
+// that is killed in between leaves a handle that is open or not, and has its text or none.
 type handle struct {
 	fh uint64 // 0 where it is not open; stored last
-	// maker is the unique of the OPEN that made the handle, and then that of
-	// the READ or GETATTR that the text was made for. The request may come
-	// twice, where a process died between the answer and clearing the journal:
-	// the second time it must find what it has made, and not make anew what a
-	// reader has begun to read.
+	// maker is the unique of the OPEN that made the handle, and then that of the READ or
+	// GETATTR that the text was made for. If a process dies between the answer and
+	// clearing the journal, the request comes twice: it must find what it has made, and
+	// not make anew what a reader has begun to read.
 	maker uint64
 	// sized, where it is not 0, is when the text was made to answer a GETATTR of
 	// caller. It is not begun then.
@@ -92,14 +90,12 @@ const (
 	recentWays = 4
 )
 
-// handles is the table of open files. It is safe for concurrent use. Nothing is
-// waited for and nothing is called while its lock is held, so that the reader of
-// the connection may take it.
+// handles is the table of open files. It is safe for concurrent use. Nothing is waited for
+// while its lock is held, so that the reader of the connection may take it.
 //
-// Memory is never given back, but bounded: by the most handles that were ever open
-// at once (10,000 of them with uptime's content: 1.3 MiB; 131,072: 16 MiB) and by
-// arenaSize for the texts of all handles together. share.go has what one owner may take
-// of both.
+// Memory is never given back, but bounded by the most handles that were ever open at once
+// (10,000: 1.3 MiB; 131,072: 16 MiB) and, for all texts together, by arenaSize. share.go has
+// what one owner may take of both.
 type handles struct {
 	mu       sync.Mutex
 	header   *areaHeader
@@ -285,9 +281,9 @@ func (t *handles) get(fh uint64) *handle {
 	return nil
 }
 
-// adopt makes a handle of the kernel's known, which a process with another journal
-// has opened. It must be called by the reader of the connection, before anybody
-// else can read the RELEASE of fh: else the handle would stay for ever.
+// adopt makes a handle known that a process with another journal has opened. It must be
+// called by the reader of the connection, before anybody else can read the RELEASE of fh:
+// else the handle would stay for ever.
 func (t *handles) adopt(fh uint64, id NodeID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,8 +16,7 @@ var (
 	ErrNoFUSE = errors.New("no fuse: /dev/fuse or the fuse file system is missing")
 	// ErrMounted says that something else is mounted on the directory.
 	ErrMounted = errors.New("something is already mounted there")
-	// ErrMountHung says that a mount of the same kind is on the directory
-	// and does not answer.
+	// ErrMountHung says that a mount of the same type is there and does not answer.
 	ErrMountHung = errors.New("a mount that does not answer is already there")
 )
 
@@ -64,13 +64,12 @@ func mountParams(fd int) []mountParam {
 	}
 }
 
-// Mount mounts on the directory dir and does the handshake. Nothing is answered
-// until a Server serves the Conn. The kernel reports callers by their pids in the
-// pid namespace of the process that calls Mount. It needs CAP_SYS_ADMIN.
+// Mount mounts on the directory dir and does the handshake. Nothing is answered until a
+// Server serves the Conn. The kernel reports callers by their pids in the pid namespace of
+// the process that calls Mount. It needs CAP_SYS_ADMIN.
 //
-// A mount of the same type whose daemon is dead is detached and replaced. A live
-// one, and a mount of any other type, is refused with ErrMounted, one that does
-// not answer with ErrMountHung.
+// A mount of the same type whose daemon is dead is replaced. Mount returns ErrMounted for
+// a live one and a mount of any other type, and ErrMountHung for one that does not answer.
 func Mount(dir string, o MountOptions) (*Conn, error) {
 	o = o.withDefaults()
 	target, err := clearMountPoint(dir, o.fsType())
@@ -81,37 +80,30 @@ func Mount(dir string, o MountOptions) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
-	data := ""
-	for i, p := range mountParams(fd) {
-		if i > 0 {
-			data += ","
-		}
-		data += p.key
-		if p.value != "" {
-			data += "=" + p.value
-		}
+	var data []string
+	for _, p := range mountParams(fd) {
+		data = append(data, strings.TrimSuffix(p.key+"="+p.value, "="))
 	}
 	// There are no devices, no set-uid files, no programs. It is not MS_RDONLY: the
 	// files of proc/pressure can be written to, and the Server refuses all else.
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount(o.FSName, target, o.fsType(), flags, data); err != nil {
+	if err := unix.Mount(o.FSName, target, o.fsType(), flags, strings.Join(data, ",")); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount %s: %w", dir, noFUSE(err))
 	}
 	c, err := handshake(fd)
 	if err != nil {
-		_ = unix.Unmount(target, unix.MNT_DETACH) // the error to report is the other one
+		_ = unix.Unmount(target, unix.MNT_DETACH) // the other error is to be reported
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	return c, nil
 }
 
-// MountDetached makes a mount that is attached nowhere and does the handshake.
-// mountfd is its root: move_mount(2) with MOVE_MOUNT_F_EMPTY_PATH attaches it, in
-// whichever mount namespace the calling thread is in. The mount is gone when
-// mountfd is closed and it was not attached. It needs Linux 5.2 and
-// CAP_SYS_ADMIN.
+// MountDetached makes a mount that is attached nowhere and does the handshake. mountfd is
+// its root: move_mount(2) with MOVE_MOUNT_F_EMPTY_PATH attaches it, in the mount namespace
+// of the calling thread. If mountfd is closed before, the mount is gone. It needs Linux 5.2
+// and CAP_SYS_ADMIN.
 func MountDetached(o MountOptions) (conn *Conn, mountfd int, err error) {
 	o = o.withDefaults()
 	fd, err := openDev()
@@ -177,8 +169,7 @@ func checkClone(fd int, dev uint64) error {
 	return nil
 }
 
-// detachedMount does what Mount does by mount(2), with the same flags for the
-// same reasons.
+// detachedMount makes the same mount as Mount.
 func detachedMount(fd int, o MountOptions) (int, error) {
 	fsfd, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
 	if err == unix.ENOSYS {

@@ -37,9 +37,8 @@ type Node struct {
 // that it is for: some digits, or a row of a CPU.
 const lengthRoom = 64
 
-// pageSize is st_blksize, and st_size of a directory. A bound of whole pages is not taken
-// for the length by GNU wc, and GNU tail and sendfile users start at offset 0, because the
-// whole file fits in their first block.
+// pageSize is st_blksize, and st_size of a directory. GNU wc does not take a bound of whole
+// pages for the length, and GNU tail and users of sendfile start at offset 0.
 const pageSize = 4096
 
 // node is a row made ready.

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"errors"
 	"syscall"
 
@@ -158,10 +159,10 @@ func with[T wireStruct](take func(s *Server, t *Turn, in *T) error) func(*Server
 }
 
 func decodeLookup(_ *Server, t *Turn, b []byte) error {
-	t.name = lookupName(b)
+	t.name, _, _ = bytes.Cut(b[inHeaderSize:], []byte{0})
 	if t.replayed() {
 		// The record may become another request's when a signal ends this one.
-		t.name = append([]byte(nil), t.name...)
+		t.name = bytes.Clone(t.name)
 	}
 	if len(t.name) > maxName {
 		return syscall.ENAMETOOLONG

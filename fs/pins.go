@@ -31,11 +31,11 @@ type Pins struct {
 	keep   func(fd int)
 	opener OpenFunc
 
-	// thread is the id of the thread that opens a pin, 0 for none. The Server answers
-	// its OPEN at once, and lets it write.
+	// thread is the id of the thread that opens a pin, 0 for none. The Server answers its
+	// OPEN at once.
 	thread atomic.Int32
-	// opening is held while a pin is opened. The reader of the connection must not wait
-	// for it: it has to answer the OPEN.
+	// opening is held while a pin is opened. The reader of the connection, which answers
+	// the OPEN, must not wait for it.
 	opening sync.Mutex
 
 	mu     sync.Mutex

@@ -10,9 +10,9 @@ import (
 	"vprocfs/fs/journal"
 )
 
-// Turn is one request on its way through the server: what is asked, and the memory
-// that the reply is made in. It belongs to the goroutine that executes the request,
-// and is valid until the method that it was given to returns.
+// Turn is one request on its way through the server, and the memory that the reply is made
+// in. It belongs to the goroutine that executes the request, and is valid until the method
+// that it was given to returns.
 type Turn struct {
 	server *Server
 	request
@@ -30,9 +30,9 @@ type Turn struct {
 	// bulky is set if the turn kept a large reply buffer when it blocked.
 	bulky bool
 
-	// What follows is the queue's, below its lock. holder is whose share the turn
-	// takes, nil if none. queued is its place in the holder's queue while it waits,
-	// and wake gets one value when that ends.
+	// The rest is the queue's, below its lock. holder is whose share the turn takes, nil
+	// if none, queued its place in the holder's queue while it waits, and wake gets one
+	// value when that ends.
 	queue  *queue
 	holder *owner
 	queued *list.Element
@@ -102,9 +102,9 @@ func (t *Turn) SetOwner(owner uint64) { t.owner = owner }
 // the turn. owner is the outermost container of the caller, 0 if it is not known yet:
 // the Source is asked for it then.
 //
-// It returns EAGAIN if too many requests wait or others would wait for this one, EINTR if the caller got a signal, and
-// ENODEV if the connection has ended. The error is what the request must be answered
-// with. A second call does nothing and returns what the first returned.
+// It returns EAGAIN if too many requests wait or others would wait for this one, EINTR if
+// the caller got a signal, and ENODEV if the connection has ended. The request must be
+// answered with the error. A second call returns what the first returned.
 func (t *Turn) Block(owner uint64) error {
 	if t.holdsInode {
 		t.blockErr = errHoldsInode
