@@ -116,6 +116,7 @@ func (c *container) checkNamespace(pid int, want uint64) error {
 	if err != nil {
 		return err
 	}
+	var own uint64
 	for _, p := range []int{os.Getpid(), 1} {
 		var st unix.Stat_t
 		err := unix.Stat(fmt.Sprintf("%s/%d/ns/mnt", hostProc, p), &st)
@@ -132,6 +133,10 @@ func (c *container) checkNamespace(pid int, want uint64) error {
 			}
 			return fmt.Errorf("it is in no container: its mount namespace is that of %s", whose)
 		}
+		if st.Ino == own {
+			break // as usual, init's is that of this process
+		}
+		own = st.Ino
 		mounts, err := mountinfo.Load(fmt.Sprintf("%s/%d/mountinfo", hostProc, p))
 		if err != nil {
 			return err

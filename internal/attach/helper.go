@@ -61,6 +61,8 @@ type answer struct {
 	Target string `json:",omitempty"` // "" if the error concerns the whole job
 	State  State  `json:",omitempty"`
 	Error  string `json:",omitempty"`
+	// Occupied says that Error is errOccupied.
+	Occupied bool `json:",omitempty"`
 }
 
 // errHung is returned by run if the helper did not end in time.
@@ -169,7 +171,7 @@ func help(in io.Reader, out *json.Encoder) error {
 func newAnswer(r Result) answer {
 	a := answer{Target: r.Target, State: r.State}
 	if r.Err != nil {
-		a.Error = r.Err.Error()
+		a.Error, a.Occupied = r.Err.Error(), errors.Is(r.Err, errOccupied)
 	}
 	return a
 }
@@ -185,10 +187,19 @@ func endAnswer(err error) answer {
 	return answer{Error: err.Error()}
 }
 
+// occupiedError is an errOccupied that a helper has found.
+type occupiedError struct{ text string }
+
+func (e *occupiedError) Error() string { return e.text }
+func (e *occupiedError) Unwrap() error { return errOccupied }
+
 // result returns the result that a stands for.
 func (a *answer) result() Result {
 	r := Result{Target: a.Target, State: a.State}
-	if a.Error != "" {
+	switch {
+	case a.Occupied:
+		r.Err = &occupiedError{a.Error}
+	case a.Error != "":
 		r.Err = errors.New(a.Error)
 	}
 	return r

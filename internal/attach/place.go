@@ -113,6 +113,9 @@ func mountID(fd int) (int, error) {
 	return int(st.Mnt_id), nil
 }
 
+// errOccupied is the error of a file that a mount of another program covers.
+var errOccupied = errors.New("another mount is there")
+
 var errNoMountID = errors.New("statx tells no mount id: this needs Linux 5.8")
 
 // newPlace returns the place of an O_PATH descriptor, which it owns from now on.
@@ -179,7 +182,7 @@ func (c *container) show(fd int, it item, j *job) (State, error) {
 	case c.isOurType(p.id) && (j.Replace || p.dead()):
 		return c.replaceMount(fd, p, it, j)
 	}
-	return "", fmt.Errorf("another mount is there, of type %s", c.typeOf(p.id))
+	return "", fmt.Errorf("%w, of type %s", errOccupied, c.typeOf(p.id))
 }
 
 // replaceMount replaces the mount that p is on by detached mount fd. With fd -1 it

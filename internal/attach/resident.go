@@ -75,6 +75,10 @@ func IsHung(err error) bool { return errors.Is(err, errHung) }
 // IsGone reports whether an error says that the process has ended.
 func IsGone(err error) bool { return errors.Is(err, errGone) }
 
+// IsOccupied reports whether an error of a file says that another program has mounted
+// something over it.
+func IsOccupied(err error) bool { return errors.Is(err, errOccupied) }
+
 // AttachAlone is Attach in a helper process of its own, which may take longer.
 func (r *Resident) AttachAlone(ctx context.Context, pid int, ns uint64) ([]Result, error) {
 	return run(ctx, job{PID: pid, NS: ns, Dir: r.dir}, patience)

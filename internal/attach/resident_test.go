@@ -187,3 +187,21 @@ func TestMountNamespaceIsLocked(t *testing.T) {
 		t.Errorf("the second has no lock: %v", err)
 	}
 }
+
+func TestErrorsOfHelpersKeepTheirKind(t *testing.T) {
+	occupied := Result{Target: "/proc/stat", State: Failed, Err: fmt.Errorf("%w, of type tmpfs", errOccupied)}
+	a := newAnswer(occupied)
+	if got := a.result(); !IsOccupied(got.Err) || got.Err.Error() != occupied.Err.Error() {
+		t.Errorf("%v", got.Err)
+	}
+	a = newAnswer(Result{Target: "/proc/stat", State: Failed, Err: errors.New("another")})
+	if got := a.result(); IsOccupied(got.Err) || got.Err == nil {
+		t.Errorf("%v", got.Err)
+	}
+	for _, err := range []error{errGone, errors.New("other"), nil} {
+		a := endAnswer(err)
+		if got := a.err(); IsGone(got) != IsGone(err) || (got == nil) != (err == nil) {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+}

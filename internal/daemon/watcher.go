@@ -125,7 +125,7 @@ func (k *keeper) watch() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	defer stdin.Close()
+	defer func() { _ = stdin.Close() }() // the watcher may have ended
 	k.setPidfd(cmd.Process.Pid)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -194,7 +194,6 @@ func watchContainers(o Options, dir string) error {
 	}
 	return watch.Run(ctx, watch.Config{
 		Dir: path, Rules: o.Watch, Log: log, Attach: attacher, Owner: resolver.Outermost,
-		Off: func(int) bool { return false },
 	})
 }
 

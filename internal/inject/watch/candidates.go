@@ -91,7 +91,7 @@ func (c *candidates) drop(pid int) {
 // changed notes that mounts of p have changed. It returns true if p should be looked
 // at now. A runtime mounts a dozen file systems before it changes the root, which is
 // the moment that counts; others are looked at when their mounts settle.
-func (p *candidate) changed(now time.Time) bool {
+func (p *candidate) changed() bool {
 	if p.rootChanged() {
 		return true
 	}

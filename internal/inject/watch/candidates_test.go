@@ -117,7 +117,7 @@ mkdir /mnt/old; cd /mnt; pivot_root . old; echo pivoted; read line`)
 		if n != 1 || err != nil || c.byFD[int(events[0].Fd)] != p {
 			t.Fatalf("epoll: %d, %v", n, err)
 		}
-		return p.changed(now)
+		return p.changed()
 	}
 	fmt.Fprintln(in)
 	said("mounted")

@@ -25,8 +25,6 @@ type Config struct {
 	// Owner returns an id of the outermost container of a process. The containers of
 	// one owner share its turns.
 	Owner func(pid int) (uint64, error)
-	// Off reports whether process pid must not see the view.
-	Off func(pid int) bool
 }
 
 // Attacher attaches files in the mount namespace ns of process pid. An error that is
@@ -179,7 +177,7 @@ func (w *watcher) loop(ctx context.Context) error {
 				_, _ = unix.Read(fd, b[:]) // it is readable
 			} else if w.isSource[fd] {
 				fromSource = true
-			} else if c := w.candidates.byFD[fd]; c != nil && c.changed(now) {
+			} else if c := w.candidates.byFD[fd]; c != nil && c.changed() {
 				w.consider(event{pid: c.pid, follow: true}, now)
 			}
 		}
@@ -361,10 +359,6 @@ func (s *sighting) has(dev uint64) bool {
 
 // attach does a job. It reports whether the container hung.
 func (w *watcher) attach(ctx context.Context, j job) (hung bool) {
-	if w.Off(j.pid) {
-		w.Log.Debug("not attached: its view is off", "pid", j.pid)
-		return false
-	}
 	do := w.Attach.Attach
 	if j.alone {
 		do = w.Attach.AttachAlone
@@ -378,7 +372,8 @@ func (w *watcher) attach(ctx context.Context, j job) (hung bool) {
 		return hung
 	}
 	for _, r := range results {
-		if r.Err != nil {
+		// What somebody has mounted there on purpose stays: LXCFS, another vprocfs.
+		if r.Err != nil && !attach.IsOccupied(r.Err) {
 			err = errors.Join(err, fmt.Errorf("%s: %w", r.Target, r.Err))
 		}
 	}

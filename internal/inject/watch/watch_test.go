@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os/exec"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -86,7 +85,6 @@ func config(rules Rules, a Attacher, log io.Writer) Config {
 	return Config{
 		Dir: "/nowhere", Rules: rules, Attach: a, Log: slog.New(slog.NewTextHandler(log, nil)),
 		Owner: func(int) (uint64, error) { return 1, nil },
-		Off:   func(int) bool { return false },
 	}
 }
 
@@ -120,23 +118,5 @@ func TestSandboxIsLeftAlone(t *testing.T) {
 	time.Sleep(time.Second)
 	if a.has(pid) {
 		t.Error("a process that stays in the cgroup of its parent counts as a container")
-	}
-}
-
-func TestViewThatIsOffIsNotAttached(t *testing.T) {
-	var a fakeAttacher
-	asked := make(chan int, 100)
-	var log strings.Builder
-	cfg := config(Rules{Attach: []string{"/"}}, &a, &log)
-	cfg.Off = func(pid int) bool { asked <- pid; return true }
-	start(t, cfg)
-	pid := startProcess(t)
-	for p := range asked {
-		if p == pid {
-			break
-		}
-	}
-	if a.has(pid) {
-		t.Error("a container whose view is off is attached")
 	}
 }
