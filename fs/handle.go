@@ -382,6 +382,13 @@ func (t *handles) learn(pid int, owner uint64) {
 	}
 }
 
+// learnOwner is learn for those who do not hold t.mu.
+func (t *handles) learnOwner(pid int, owner uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.learn(pid, owner)
+}
+
 // ownerOf returns the owner of the thread pid; ok is false if it is not known.
 func (t *handles) ownerOf(pid int) (owner uint64, ok bool) {
 	t.mu.Lock()

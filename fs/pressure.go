@@ -92,9 +92,12 @@ func decodeWrite(s *Server, t *Turn, b []byte) error {
 	return nil
 }
 
-// write makes the reply to a WRITE. To find the writer's container may take long.
+// write makes the reply to a WRITE. To find the writer's container may take long. An owner
+// with many threads that write has its share of turns only if it is known before: to find
+// it is not part of the turn.
 func (s *Server) write(t *Turn) (int, error) {
-	if err := t.Block(t.owner); err != nil {
+	owner, _ := s.handles.ownerOf(t.caller.PID)
+	if err := t.Block(owner); err != nil {
 		return 0, err
 	}
 	if err := s.triggers.Set(t, t.fh, t.id, []byte(t.text)); err != nil {

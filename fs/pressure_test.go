@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -472,5 +474,37 @@ func TestSeekingToTheEndWaitsForNoContent(t *testing.T) {
 		case <-time.After(deadline / 4):
 			t.Fatal("it waits")
 		}
+	}
+}
+
+// askedOwners counts how often it is asked for the owner of a thread.
+type askedOwners struct {
+	fs.Source
+	asked atomic.Int64
+}
+
+func (a *askedOwners) Owner(fs.Caller) uint64 {
+	a.asked.Add(1)
+	return 7
+}
+
+// TestWritesOfOneThreadAskForItsOwnerOnce: to find an owner takes system calls, which are
+// made before the turn of the owner comes. 200 threads that write would make them all at
+// once.
+func TestWritesOfOneThreadAskForItsOwnerOnce(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	src := &askedOwners{Source: constant("some\nfull\n")}
+	m := serve(t, src, fs.ServerOptions{Triggers: &fakeTriggers{set: map[uint64]string{}}})
+	fd := openRDWR(t, m.path("pressure/cpu"))
+	start := time.Now()
+	for range 200 {
+		if _, err := unix.Write(fd, []byte("some 100000 1000000")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// It is remembered for a second.
+	if n, most := src.asked.Load(), int64(time.Since(start)/time.Second)+1; n > most {
+		t.Errorf("the owner was asked for %d times, want %d at most", n, most)
 	}
 }

@@ -131,6 +131,7 @@ func (s *Server) block(t *Turn, owner uint64) error {
 	}
 	if owner == 0 {
 		owner = s.src.Owner(t.caller)
+		s.handles.learnOwner(t.caller.PID, owner)
 	}
 	t.owner = owner
 	return s.waits.enter(q, t)
