@@ -73,11 +73,10 @@ func (p *Pins) addHost(id NodeID, path string, owner uint64, open func() map[Nod
 	if p.use(id) {
 		return nil
 	}
-	root, err := p.makeRoom(owner, open)
-	if err != nil {
+	if err := p.makeRoom(owner, open); err != nil {
 		return err
 	}
-	fd, err := p.open(root, path)
+	fd, err := p.open(path)
 	if err != nil {
 		return err
 	}
@@ -90,16 +89,16 @@ func (p *Pins) addHost(id NodeID, path string, owner uint64, open func() map[Nod
 	return p.send([]int{fd})
 }
 
-// makeRoom returns the root of the clone once the owner may have another pin. It drops the
-// pins of files that are not open if that needs to be.
-func (p *Pins) makeRoom(owner uint64, open func() map[NodeID]uint64) (root int, err error) {
+// makeRoom returns nil if the owner may have another pin. It drops the pins of files that
+// are not open if that needs to be.
+func (p *Pins) makeRoom(owner uint64, open func() map[NodeID]uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.root < 0:
-		return -1, ErrPinsClosed
+		return ErrPinsClosed
 	case p.mayAdd(owner):
-		return p.root, nil
+		return nil
 	}
 	// Under the lock: a file that is about to be opened has its pin in use.
 	opened := open()
@@ -113,13 +112,13 @@ func (p *Pins) makeRoom(owner uint64, open func() map[NodeID]uint64) (root int, 
 	})
 	if p.bundle != nil {
 		if err := p.pack(); err != nil {
-			return -1, err
+			return err
 		}
 	}
 	if !p.mayAdd(owner) {
-		return -1, errTooManyFiles
+		return errTooManyFiles
 	}
-	return p.root, nil
+	return nil
 }
 
 func (p *Pins) mayAdd(owner uint64) bool {

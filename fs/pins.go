@@ -35,7 +35,7 @@ type Pins struct {
 	// OPEN at once.
 	thread atomic.Int32
 	// opening is held while a pin is opened. The reader of the connection, which answers
-	// the OPEN, must not wait for it.
+	// the OPEN, must not wait for it. What mu guards is only written with both held.
 	opening sync.Mutex
 
 	mu     sync.Mutex
@@ -65,6 +65,8 @@ func NewPins(opener OpenFunc, keep func(fd int)) *Pins {
 // Open opens the Pins, without files. root is the root of a private clone of the mount
 // (Clone) and becomes the Pins'.
 func (p *Pins) Open(root int) {
+	p.opening.Lock()
+	defer p.opening.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.root = root
@@ -82,22 +84,10 @@ func (p *Pins) isOpening(c Caller) bool {
 	return p != nil && c.PID != 0 && int32(c.PID) == p.thread.Load()
 }
 
-// missing returns the root of the clone, and those of paths that have no pin.
-func (p *Pins) missing(paths map[NodeID]string) (root int, missing map[NodeID]string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	missing = maps.Clone(paths)
-	maps.DeleteFunc(missing, func(id NodeID, _ string) bool {
-		_, ok := p.files[id]
-		return ok
-	})
-	return p.root, missing
-}
-
 // open opens the file at path. The mutex opening is held.
-func (p *Pins) open(root int, path string) (int, error) {
+func (p *Pins) open(path string) (int, error) {
 	defer p.thread.Store(0)
-	fd, err := p.opener(root, path, func(thread int) { p.thread.Store(int32(thread)) })
+	fd, err := p.opener(p.root, path, func(thread int) { p.thread.Store(int32(thread)) })
 	if err != nil {
 		return -1, fmt.Errorf("pin %s: %w", path, err)
 	}
@@ -130,15 +120,17 @@ func OpenPin(root int, path string) (fd int, err error) {
 func (p *Pins) add(paths map[NodeID]string) error {
 	p.opening.Lock()
 	defer p.opening.Unlock()
-	root, missing := p.missing(paths)
-	if root < 0 {
+	if p.root < 0 {
 		return ErrPinsClosed
 	}
 	var errs []error
 	var fds []int
-	opened := make(map[NodeID]*pin, len(missing))
-	for _, id := range slices.Sorted(maps.Keys(missing)) {
-		fd, err := p.open(root, missing[id])
+	opened := make(map[NodeID]*pin, len(paths))
+	for _, id := range slices.Sorted(maps.Keys(paths)) {
+		if p.files[id] != nil {
+			continue
+		}
+		fd, err := p.open(paths[id])
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -196,7 +188,7 @@ func (p *Pins) fds() []int {
 // Close closes the pins and the clone of the mount. If nobody else uses the file system,
 // it ends. Open opens them again.
 func (p *Pins) Close() error {
-	p.opening.Lock() // it uses the clone
+	p.opening.Lock()
 	defer p.opening.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
