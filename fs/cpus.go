@@ -73,15 +73,20 @@ func (r cpuRules) append(dst []byte, path string, t *Turn) (out []byte, ours boo
 // the path below the CPU's directory.
 func cpuOf(path string) (cpu int, below string) {
 	top, below, _ := strings.Cut(path, "/")
-	number, ok := strings.CutPrefix(top, "cpu")
+	return numbered(top, "cpu"), below
+}
+
+// numbered returns N of a name that is the kind and N, such as cpu7, -1 for all others.
+func numbered(name, kind string) int {
+	number, ok := strings.CutPrefix(name, kind)
 	if !ok {
-		return -1, below
+		return -1
 	}
 	n, err := strconv.ParseUint(number, 10, 31)
 	if err != nil {
-		return -1, below
+		return -1
 	}
-	return int(n), below
+	return int(n)
 }
 
 // ofOnlineCPU reports whether an entry of a CPU's directory is there only while the CPU

@@ -41,6 +41,10 @@ func (allCPUs) CPUOffline(*Turn, int) (bool, error) { return false, nil }
 // The kernel holds the ids of the host's entries over a change of daemons.
 func TestHostIDsNeverChange(t *testing.T) {
 	tree := smallTree(t)
+	nodes := &HostTree{salt: "node:"}
+	if got := nodes.id("node0/cpulist"); got != 0x93821a75d63a6708 {
+		t.Errorf("node0/cpulist has id %#x", uint64(got))
+	}
 	for path, id := range map[string]NodeID{
 		"cpu0":                  0xdb6309151b56cfec,
 		"cpu1/topology/core_id": 0xd41f54a69af9d7b6,

@@ -23,6 +23,8 @@ const (
 	NodeCPUPresent     NodeID = 33
 	NodeCPUPossible    NodeID = 34
 	NodeCPUOffline     NodeID = 35
+	NodeNUMA           NodeID = 8
+	NodeNUMAOnline     NodeID = 48
 	NodePressureCPU    NodeID = 40
 	NodePressureMemory NodeID = 41
 	NodePressureIO     NodeID = 42
@@ -57,6 +59,12 @@ func NewTestServer(c *Conn, src Source, o ServerOptions) *Server {
 			{NodeCPUPresent, "sys/devices/system/cpu/present", file, pageSize},
 			{NodeCPUPossible, "sys/devices/system/cpu/possible", file, pageSize},
 			{NodeCPUOffline, "sys/devices/system/cpu/offline", file, pageSize},
+		}...)
+	}
+	if len(o.Hosts) > 1 {
+		o.Nodes = append(o.Nodes, []Node{
+			{NodeNUMA, "sys/devices/system/node", dir | 0o200, 0},
+			{NodeNUMAOnline, "sys/devices/system/node/online", file, pageSize},
 		}...)
 	}
 	if o.Triggers != nil {

@@ -33,6 +33,9 @@ type Container struct {
 	// which is used until the text is made. Nothing is read from them that the
 	// request has not written before.
 	groups, initGroups, buf, host, list []byte
+	// path is for the path of a file of a memory node, and node is its number.
+	path []byte
+	node int
 	// policy is the container's, and attributes the text that it was made of.
 	policy     *policy
 	attributes []byte

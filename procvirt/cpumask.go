@@ -18,7 +18,7 @@ const (
 
 func onlineFile() File {
 	return File{
-		Path: onlinePath, Node: 32, Mode: 0o444, Size: SizePage,
+		Path: onlinePath, Node: onlineNode, Mode: 0o444, Size: SizePage,
 		needs:   sourceCPU,
 		numbers: func() numbers { return new(online) },
 	}
@@ -43,6 +43,7 @@ func possibleFile() File {
 }
 
 const (
+	onlineNode   = 32
 	possibleNode = 34
 	offlineNode  = 35
 )

@@ -69,6 +69,8 @@ func table() []File {
 		cgroupsFile(), vmstatFile(),
 		onlineFile(), presentFile(), possibleFile(), offlineFile(),
 		cpuPressureFile(), memoryPressureFile(), ioPressureFile(), irqPressureFile(),
+		nodeOnlineFile(), nodePossibleFile(), nodeHasCPUFile(), nodeHasMemoryFile(), nodeHasNormalMemoryFile(),
+		nodeCPUListFile(), nodeCPUMapFile(), nodeMeminfoFile(), nodeNumastatFile(),
 	}
 	for i := range files {
 		f := &files[i]
@@ -115,6 +117,7 @@ const (
 	sourceRequest
 	sourceLoad
 	sourceCounters
+	sourceNodes
 	sourceCPUPressure
 	sourceMemoryPressure
 	sourceIOPressure

@@ -132,6 +132,7 @@ type state struct {
 	cpu     *cgroup.CPUFiles
 	io      *cgroup.IOFiles
 	oom     *cgroup.OOMFile
+	numa    *cgroup.NUMAFiles
 	request *cgroup.RequestFile
 	stalls  cgroup.PressureFiles
 	opened  []interface{ Close() } // policyFiles to request, if they are not nil
@@ -198,6 +199,8 @@ func (s *state) has(source sources) bool {
 		return s.io != nil
 	case sourceCounters:
 		return s.oom != nil
+	case sourceNodes:
+		return s.numa != nil
 	case sourceRequest:
 		return s.request != nil
 	case sourceLoad:
@@ -272,6 +275,8 @@ func (s *state) openSource(source sources) error {
 		return s.openIO()
 	case sourceCounters:
 		return s.openCounters()
+	case sourceNodes:
+		return s.openNodes()
 	case sourceRequest:
 		return s.openRequest()
 	case sourceLoad:
@@ -385,7 +390,7 @@ func (s *state) closeLocked() {
 	}
 	s.opened = nil
 	s.stalls.Close()
-	s.policyFiles, s.memory, s.cpu, s.huge, s.nodes, s.io, s.oom, s.request = nil, nil, nil, nil, nil, nil, nil, nil
+	s.policyFiles, s.memory, s.cpu, s.huge, s.nodes, s.io, s.oom, s.numa, s.request = nil, nil, nil, nil, nil, nil, nil, nil, nil
 	s.not, s.unsettled = [numSources]error{}, false
 	s.look.Store(0)
 }

@@ -302,11 +302,15 @@ func cloneFile(dir, name string) (int, error) {
 	return fd, nil
 }
 
-// cpuDir is the directory of sysfs that is attached as a whole.
-const cpuDir = "sys/devices/system/cpu"
-
-// cpuFiles are the files of cpuDir whose content is not the host's.
-var cpuFiles = []string{"online", "present", "possible", "offline"}
+// sysDirs are the directories of sysfs that are attached as a whole, and the files in them
+// whose content is not the host's.
+var sysDirs = []struct {
+	path  string
+	files []string
+}{
+	{"sys/devices/system/cpu", []string{"online", "present", "possible", "offline"}},
+	{"sys/devices/system/node", []string{"online", "possible", "has_cpu", "has_memory", "has_normal_memory"}},
+}
 
 // all returns an item for everything that the daemon at dir serves.
 func (c *container) all(dir string) ([]item, error) {
@@ -318,18 +322,21 @@ func (c *container) all(dir string) ([]item, error) {
 	for _, e := range entries {
 		items = append(items, item{Path: "proc/" + e.Name(), Optional: true})
 	}
-	if _, err := os.Lstat(filepath.Join(dir, cpuDir)); errors.Is(err, os.ErrNotExist) {
-		return items, nil
-	} else if err != nil {
-		return nil, err
-	}
-	// Runtimes mask some files in it (thermal_throttle). A mount over the
-	// directory would hide the masks.
-	if !hasBelow(c.list, path.Join("/", c.rootfs, cpuDir)) {
-		return append(items, item{Path: cpuDir, Optional: true}), nil
-	}
-	for _, name := range cpuFiles {
-		items = append(items, item{Path: path.Join(cpuDir, name), Optional: true})
+	for _, d := range sysDirs {
+		if _, err := os.Lstat(filepath.Join(dir, d.path)); errors.Is(err, os.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		// Runtimes mask some files in it (thermal_throttle). A mount over the
+		// directory would hide the masks.
+		if !hasBelow(c.list, "/"+d.path) {
+			items = append(items, item{Path: d.path, Optional: true})
+			continue
+		}
+		for _, name := range d.files {
+			items = append(items, item{Path: path.Join(d.path, name), Optional: true})
+		}
 	}
 	return items, nil
 }

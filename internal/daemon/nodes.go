@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,7 @@ import (
 // files (procvirt.File.Node), are never changed and never used again.
 const (
 	nodeCPU         = 6
+	nodeNUMA        = 8
 	nodeCPUPossible = 34
 )
 
@@ -26,18 +28,19 @@ var directories = [...]fs.Node{
 	{ID: 4, Path: "sys/devices", Mode: unix.S_IFDIR | 0o755},
 	{ID: 5, Path: "sys/devices/system", Mode: unix.S_IFDIR | 0o755},
 	{ID: nodeCPU, Path: "sys/devices/system/cpu", Mode: unix.S_IFDIR | 0o755},
+	{ID: nodeNUMA, Path: "sys/devices/system/node", Mode: unix.S_IFDIR | 0o755},
 }
 
 // pageSize is st_size of a file that says procvirt.SizePage, in bytes.
 const pageSize = 4096
 
-// nodes returns the files as package fs serves them, and the directories that they are in.
-// Without sys they are those of /proc.
-func nodes(files []*procvirt.File, sys bool) []fs.Node {
+// nodes returns the files as package fs serves them, and the directories that they are in,
+// but for those whose paths begin with one of the prefixes without.
+func nodes(files []*procvirt.File, without ...string) []fs.Node {
 	var all []fs.Node
 	used := map[string]bool{"": true}
 	for _, f := range files {
-		if !sys && strings.HasPrefix(f.Path, "sys/") {
+		if slices.ContainsFunc(without, func(prefix string) bool { return strings.HasPrefix(f.Path, prefix) }) {
 			continue
 		}
 		n := fs.Node{ID: fs.NodeID(f.Node), Path: f.Path, Mode: unix.S_IFREG | f.Mode}

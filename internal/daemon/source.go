@@ -10,18 +10,24 @@ import (
 	"vprocfs/fs"
 	"vprocfs/internal/shm"
 	"vprocfs/procvirt"
+	"vprocfs/procvirt/cgroup"
 )
 
 // source makes the content of the files of a view. It implements fs.Source.
 type source struct {
 	registry *procvirt.Registry
-	cpus     *fs.HostTree // nil if that of the host cannot be opened
-	files    int          // most descriptors that this process may have
+	hosts    []*fs.HostTree // of the directories of the host that can be opened
+	unserved []string       // prefixes of the paths of the others
+	files    int            // most descriptors that this process may have
 	log      *slog.Logger
 }
 
-// hostCPUs is the host's directory of CPUs.
-const hostCPUs = "/sys/devices/system/cpu"
+// cpuDir and nodeDir are the directories of CPUs and of memory nodes, on the host and in the
+// view.
+const (
+	cpuDir  = "sys/devices/system/cpu"
+	nodeDir = "sys/devices/system/node"
+)
 
 // newSource opens the files of the host. The source is safe for concurrent use.
 func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
@@ -49,10 +55,22 @@ func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if s.cpus, err = fs.OpenCPUTree(hostCPUs, nodeCPU, s); err != nil {
-		log.Warn("sys/devices/system/cpu is not served", "err", err)
+	s.addHost(cpuDir, func(path string) (*fs.HostTree, error) { return fs.OpenCPUTree(path, nodeCPU, s) })
+	if s.registry.HasNodes() {
+		s.addHost(nodeDir, func(path string) (*fs.HostTree, error) { return fs.OpenNodeTree(path, nodeNUMA, s) })
 	}
 	return s, nil
+}
+
+// addHost opens a directory of the host. If it cannot, the view does not have it.
+func (s *source) addHost(dir string, open func(path string) (*fs.HostTree, error)) {
+	h, err := open("/" + dir)
+	if err != nil {
+		s.log.Warn(dir+" is not served", "err", err)
+		s.unserved = append(s.unserved, dir+"/")
+		return
+	}
+	s.hosts = append(s.hosts, h)
 }
 
 // openFileLimit returns how many descriptors this process may have.
@@ -66,8 +84,8 @@ func openFileLimit() (int, error) {
 
 // Close frees everything. No Append may be running.
 func (s *source) Close() {
-	if s.cpus != nil {
-		s.cpus.Close()
+	for _, h := range s.hosts {
+		h.Close()
 	}
 	s.registry.Close()
 }
@@ -75,10 +93,7 @@ func (s *source) Close() {
 // serverOptions returns the options of a server of conn with content from s. saved has
 // the triggers of a former worker; if it is nil, triggers end with this process.
 func (s *source) serverOptions(conn *fs.Conn, saved *shm.Table) fs.ServerOptions {
-	o := fs.ServerOptions{Log: s.log, Nodes: nodes(s.registry.Files(), s.cpus != nil)}
-	if s.cpus != nil {
-		o.Hosts = []*fs.HostTree{s.cpus}
-	}
+	o := fs.ServerOptions{Log: s.log, Hosts: s.hosts, Nodes: nodes(s.registry.Files(), s.unserved...)}
 	if s.registry.HasPressure() {
 		o.Triggers = newTriggers(s, conn, saved)
 	}
@@ -129,4 +144,43 @@ func (s *source) CPUOffline(t *fs.Turn, cpu int) (bool, error) {
 	}
 	defer c.Release()
 	return c.Offline(cpu)
+}
+
+// Nodes returns what reports whether the caller of t sees a memory node. A caller without a
+// container sees all.
+func (s *source) Nodes(t *fs.Turn) (func(node int) bool, error) {
+	return s.sees(t, s.registry.NoNodes, (*procvirt.Container).Nodes)
+}
+
+// CPUs returns what reports whether the caller of t sees a CPU.
+func (s *source) CPUs(t *fs.Turn) (func(cpu int) bool, error) {
+	return s.sees(t, s.registry.NoCPUs, (*procvirt.Container).VisibleCPUs)
+}
+
+// sees returns what reports whether the caller of t sees a number of the set that get sets.
+// It sees all if without, which counts the reason for that, returns no error.
+func (s *source) sees(t *fs.Turn, without func(error) error, get func(*procvirt.Container, *cgroup.CPUs) (bool, error)) (func(int) bool, error) {
+	all := func(int) bool { return true }
+	c, err := s.registry.Acquire(t.Caller().PID, t)
+	if err != nil {
+		return all, without(err)
+	}
+	defer c.Release()
+	var set cgroup.CPUs
+	ok, err := get(c, &set)
+	if err != nil || !ok {
+		return all, err
+	}
+	return set.Has, nil
+}
+
+// AppendNode appends a file of a memory node as the caller of t sees it, unless that is the
+// host's.
+func (s *source) AppendNode(dst []byte, node int, name string, t *fs.Turn) (out []byte, ours bool, err error) {
+	c, err := s.registry.Acquire(t.Caller().PID, t)
+	if err != nil {
+		return dst, false, s.registry.NoNodes(err)
+	}
+	defer c.Release()
+	return c.AppendNode(dst, node, name)
 }

@@ -23,8 +23,8 @@ const InitVerb = "container-init"
 // ErrNotInit is returned by Init if Run did not start this process.
 var ErrNotInit = errors.New("only `vprocfs run` can start this")
 
-// hostCPUs is a path of the host's /sys, and of the view.
-const hostCPUs = "/sys/devices/system/cpu"
+// sysDirs are paths of the host's /sys, and of the view.
+var sysDirs = [...]string{"/sys/devices/system/cpu", "/sys/devices/system/node"}
 
 // Descriptors of the init of a container (exec.Cmd.ExtraFiles).
 const (
@@ -151,7 +151,7 @@ func reap(child int) (ended, stopped bool, status error) {
 }
 
 // mountContainerProc mounts a /proc of this pid namespace, each entry of the view's
-// proc over the one of the same name, and the view's CPU directory over the host's.
+// proc over the one of the same name, and the view's directories of sysfs over the host's.
 func mountContainerProc(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make all mounts private: %w", err)
@@ -169,11 +169,16 @@ func mountContainerProc(dir string) error {
 	if err != nil {
 		return err
 	}
-	cpus, err := openTree(filepath.Join(view, hostCPUs))
-	if err != nil && !errors.Is(err, unix.ENOENT) { // a daemon may not serve it
-		return err
+	for _, path := range sysDirs {
+		fd, err := openTree(filepath.Join(view, path))
+		if errors.Is(err, unix.ENOENT) { // a daemon may not serve it
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		files[path] = fd
 	}
-	haveCPUs := err == nil
 	if dir == "" {
 		if err := unix.Unmount(view, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount the view from %s: %w", view, err)
@@ -185,18 +190,15 @@ func mountContainerProc(dir string) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	for name, fd := range files {
-		if err := bindFile(fd, filepath.Join("/proc", name)); err != nil {
+	for path, fd := range files {
+		if err := bindFile(fd, path); err != nil {
 			return err
 		}
-	}
-	if haveCPUs {
-		return bindFile(cpus, hostCPUs)
 	}
 	return nil
 }
 
-// cloneFiles returns a detached mount of each entry of dir, by name.
+// cloneFiles returns a detached mount of each entry of dir, by its path below /proc.
 func cloneFiles(dir string) (map[string]int, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -208,7 +210,7 @@ func cloneFiles(dir string) (map[string]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		files[e.Name()] = fd
+		files[filepath.Join("/proc", e.Name())] = fd
 	}
 	return files, nil
 }

@@ -76,6 +76,24 @@ func (s *CPUs) Add(cpu int) {
 	s.words[w] |= 1 << (cpu % 64)
 }
 
+// Remove takes cpu out of s.
+func (s *CPUs) Remove(cpu int) {
+	if s.Has(cpu) {
+		s.words[cpu/64] &^= 1 << (cpu % 64)
+	}
+}
+
+// Intersect takes out of s what is not in t.
+func (s *CPUs) Intersect(t *CPUs) {
+	for w := range s.words {
+		if w < len(t.words) {
+			s.words[w] &= t.words[w]
+		} else {
+			s.words[w] = 0
+		}
+	}
+}
+
 // Has reports whether cpu is in s.
 func (s *CPUs) Has(cpu int) bool {
 	return cpu >= 0 && cpu/64 < len(s.words) && s.words[cpu/64]&(1<<(cpu%64)) != 0

@@ -25,58 +25,63 @@ func (s *MemoryStat) reclaimable() uint64 {
 
 func (s *MemoryStat) parse(text []byte) {
 	for key, v := range scan.KeyValues(text) {
-		switch string(key) {
-		case "anon":
-			s.Anon = v
-		case "file":
-			s.File = v
-		case "shmem":
-			s.Shmem = v
-		case "kernel_stack":
-			s.KernelStack = v
-		case "pagetables":
-			s.Pagetables = v
-		case "sec_pagetables":
-			s.SecPagetables = v
-		case "percpu":
-			s.Percpu = v
-		case "vmalloc":
-			s.Vmalloc = v
-		case "zswap":
-			s.Zswap = v
-		case "zswapped":
-			s.Zswapped = v
-		case "file_mapped":
-			s.FileMapped = v
-		case "file_dirty":
-			s.FileDirty = v
-		case "file_writeback":
-			s.FileWriteback = v
-		case "swapcached":
-			s.SwapCached = v
-		case "anon_thp":
-			s.AnonTHP = v
-		case "file_thp":
-			s.FileTHP = v
-		case "shmem_thp":
-			s.ShmemTHP = v
-		case "inactive_anon":
-			s.InactiveAnon = v
-		case "active_anon":
-			s.ActiveAnon = v
-		case "inactive_file":
-			s.InactiveFile = v
-		case "active_file":
-			s.ActiveFile = v
-		case "unevictable":
-			s.Unevictable = v
-		case "slab_reclaimable":
-			s.SlabReclaimable = v
-		case "slab_unreclaimable":
-			s.SlabUnreclaimable = v
-		case "hugetlb":
-			s.Hugetlb = v
-		}
+		s.set(key, v)
+	}
+}
+
+// set sets what v2 calls key.
+func (s *MemoryStat) set(key []byte, v uint64) {
+	switch string(key) {
+	case "anon":
+		s.Anon = v
+	case "file":
+		s.File = v
+	case "shmem":
+		s.Shmem = v
+	case "kernel_stack":
+		s.KernelStack = v
+	case "pagetables":
+		s.Pagetables = v
+	case "sec_pagetables":
+		s.SecPagetables = v
+	case "percpu":
+		s.Percpu = v
+	case "vmalloc":
+		s.Vmalloc = v
+	case "zswap":
+		s.Zswap = v
+	case "zswapped":
+		s.Zswapped = v
+	case "file_mapped":
+		s.FileMapped = v
+	case "file_dirty":
+		s.FileDirty = v
+	case "file_writeback":
+		s.FileWriteback = v
+	case "swapcached":
+		s.SwapCached = v
+	case "anon_thp":
+		s.AnonTHP = v
+	case "file_thp":
+		s.FileTHP = v
+	case "shmem_thp":
+		s.ShmemTHP = v
+	case "inactive_anon":
+		s.InactiveAnon = v
+	case "active_anon":
+		s.ActiveAnon = v
+	case "inactive_file":
+		s.InactiveFile = v
+	case "active_file":
+		s.ActiveFile = v
+	case "unevictable":
+		s.Unevictable = v
+	case "slab_reclaimable":
+		s.SlabReclaimable = v
+	case "slab_unreclaimable":
+		s.SlabUnreclaimable = v
+	case "hugetlb":
+		s.Hugetlb = v
 	}
 }
 
