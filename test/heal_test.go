@@ -255,22 +255,45 @@ func TestHealReplacesLXCFS(t *testing.T) {
 // daemon has none for, as a host may have that comes from LXCFS.
 func TestHealUncoversWhatTheDaemonDoesNotServe(t *testing.T) {
 	dir, d := deadMount(t)
-	c := plainContainer(t, fmt.Sprintf("mount --bind %s/proc/uptime /proc/vmstat", dir))
+	c := plainContainer(t, fmt.Sprintf("mount --bind %s/proc/uptime /proc/version", dir))
 	d.killWholly(t)
 	// Who opens it just when the connection ends gets ECONNABORTED.
 	waitFor(t, "the file to be dead", func() bool {
-		return strings.Contains(c.sh(t, "cat /proc/vmstat 2>&1"), "not connected")
+		return strings.Contains(c.sh(t, "cat /proc/version 2>&1"), "not connected")
 	})
 	startDaemon(t, dir, nil, "serve", dir).line(t)
-	if done := heal(t, dir, c); len(done) != 1 || !strings.HasSuffix(done[0], ": removed /proc/vmstat\n") {
+	if done := heal(t, dir, c); len(done) != 1 || !strings.HasSuffix(done[0], ": removed /proc/version\n") {
 		t.Errorf("heal: %s", done)
 	}
-	if out := c.sh(t, "cat /proc/vmstat"); !strings.HasPrefix(out, "nr_free_pages ") {
-		t.Errorf("vmstat: %.100s", out)
+	if out := c.sh(t, "cat /proc/version"); !strings.HasPrefix(out, "Linux version ") {
+		t.Errorf("version: %.100s", out)
 	}
 	if again := heal(t, dir, c); len(again) != 0 {
 		t.Errorf("a second heal says %s", again)
 	}
+}
+
+// TestHealRemovesWhatIsDead leaves the kernel's files, and living mounts alone.
+func TestHealRemovesWhatIsDead(t *testing.T) {
+	living, _ := serve(t)
+	other := startContainer(t, "--mount", living, "--memory", "64M", "--cpus", "0.5")
+	dir, d := deadMount(t)
+	c := plainContainer(t, "")
+	wantAttached(t, dir, c, "attached")
+	before := mountsOf(t, c)
+	if lines := heal(t, dir, c, "--remove"); len(lines) != 0 || mountsOf(t, c) != before {
+		t.Errorf("of a living daemon: heal says %s", lines)
+	}
+	d.killWholly(t)
+	wantDead(t, c)
+	if lines := heal(t, "/nowhere", c, "--remove"); len(lines) != 1 || !strings.Contains(lines[0], ": removed ") || strings.Contains(lines[0], "failed") {
+		t.Errorf("heal says %s", lines)
+	}
+	wantHost(t, c)
+	if strings.Contains(mountsOf(t, c), "fuse.") {
+		t.Errorf("mounts are left:\n%s", mountsOf(t, c))
+	}
+	wantView(t, other)
 }
 
 func TestHealSurvivesTheDeathOfContainers(t *testing.T) {

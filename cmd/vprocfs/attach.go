@@ -84,6 +84,7 @@ func healCommand(stdout io.Writer) *command {
 	fl := newFlags("heal")
 	var o attach.HealOptions
 	fl.StringVar(&o.Dir, "mount", defaultMount, "`DIR` is the mount point of a running daemon")
+	fl.BoolVar(&o.Remove, "remove", false, "remove the files of dead daemons, so that the kernel's files show; no daemon is needed")
 	fl.BoolVarP(&o.DryRun, "dry-run", "n", false, "change nothing, print what would be done")
 	return &command{
 		name:    "heal",

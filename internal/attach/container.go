@@ -195,8 +195,10 @@ func (j *job) do(tell func(Result) error) error {
 	if err != nil {
 		return err
 	}
-	if err := ask(filepath.Join(j.Dir, "proc/uptime")); err != nil {
-		return err
+	if !j.Remove {
+		if err := ask(filepath.Join(j.Dir, "proc/uptime")); err != nil {
+			return err
+		}
 	}
 	if len(j.Items) == 0 {
 		if j.Items, err = c.all(j.Dir); err != nil {
@@ -207,7 +209,9 @@ func (j *job) do(tell func(Result) error) error {
 	files := make([]int, len(j.Items))
 	errs := make([]error, len(j.Items))
 	for i, it := range j.Items {
-		files[i], errs[i] = cloneFile(j.Dir, it.Path)
+		if files[i], errs[i] = -1, errNotServed; !j.Remove {
+			files[i], errs[i] = cloneFile(j.Dir, it.Path)
+		}
 	}
 	defer closeAll(files) // unmounts those that were not attached
 	if err := c.enter(); err != nil {

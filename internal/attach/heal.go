@@ -21,6 +21,9 @@ type HealOptions struct {
 	Dir string
 	// DryRun changes nothing: the results say what would be done.
 	DryRun bool
+	// Remove removes dead mounts instead of replacing them, so that the files of the
+	// kernel show. No daemon is needed.
+	Remove bool
 	// Owner returns an id of the outermost container of a process. The mount
 	// namespaces of one owner share its time and its helpers.
 	Owner func(pid int) (uint64, error)
@@ -65,8 +68,10 @@ func Heal(ctx context.Context, o HealOptions, each func(Namespace)) error {
 	if len(found) == 0 {
 		return nil
 	}
-	if err := probe(ctx, filepath.Join(o.Dir, "proc/uptime"), patience); err != nil {
-		return err
+	if !o.Remove {
+		if err := probe(ctx, filepath.Join(o.Dir, "proc/uptime"), patience); err != nil {
+			return err
+		}
 	}
 	alive, err := hostMounts(ctx)
 	if err != nil {
@@ -133,7 +138,7 @@ func (s *suspect) heal(ctx context.Context, o HealOptions) (again bool) {
 	if len(s.items) == 0 || ctx.Err() != nil {
 		return false
 	}
-	results, err := run(ctx, job{PID: s.PIDs[0], NS: s.NS, Dir: o.Dir, DryRun: o.DryRun, Items: s.items}, healPatience)
+	results, err := run(ctx, job{PID: s.PIDs[0], NS: s.NS, Dir: o.Dir, DryRun: o.DryRun, Remove: o.Remove, Items: s.items}, healPatience)
 	done := len(results)
 	s.results = append(s.results, slices.DeleteFunc(results, func(r Result) bool { return r.State == Gone })...)
 	switch {

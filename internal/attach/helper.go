@@ -36,6 +36,7 @@ type job struct {
 	Dir     string // the mount point of the daemon
 	Replace bool   // replace living mounts of our types too
 	Rootfs  string `json:",omitempty"` // see Options
+	Remove  bool   `json:",omitempty"` // see HealOptions
 	DryRun  bool
 	// Items are the files. If there are none, all files that are served count.
 	Items []item
