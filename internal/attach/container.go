@@ -32,6 +32,8 @@ type container struct {
 	// fds is a descriptor of the host's /proc/thread-self/fd. umount2(2) takes a
 	// path only, so a descriptor is named by its number in there.
 	fds int
+	// mountsFD is a descriptor of its mountinfo.
+	mountsFD int
 }
 
 const hostProc = "/proc"
@@ -45,7 +47,7 @@ func openContainer(pid int, ns uint64) (*container, error) {
 		return nil, gone(err)
 	}
 	defer unix.Close(pidfd)
-	c := &container{root: -1, ns: -1, fds: -1, hostGroups: make(map[string]bool)}
+	c := &container{root: -1, ns: -1, fds: -1, mountsFD: -1, hostGroups: make(map[string]bool)}
 	if err := c.init(pid, pidfd, ns); err != nil {
 		c.close()
 		return nil, err
@@ -63,7 +65,10 @@ func (c *container) init(pid, pidfd int, ns uint64) (err error) {
 	if c.root, err = unix.Open(dir+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return gone(err)
 	}
-	if c.list, err = mountinfo.Load(dir + "/mountinfo"); err != nil {
+	if err := c.openMounts(pid); err != nil {
+		return err
+	}
+	if c.list, err = mountinfo.LoadFD(c.mountsFD); err != nil {
 		return gone(err)
 	}
 	c.mounts = newTable(c.list)
@@ -79,7 +84,7 @@ func (c *container) init(pid, pidfd int, ns uint64) (err error) {
 
 // close closes the descriptors.
 func (c *container) close() {
-	for _, fd := range []int{c.root, c.ns, c.fds} {
+	for _, fd := range []int{c.root, c.ns, c.fds, c.mountsFD} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -218,21 +223,50 @@ func (j *job) do(tell func(Result) error) error {
 		return err
 	}
 	for i, it := range j.Items {
-		r := Result{Target: "/" + it.Path, Err: errs[i]}
-		if it.Mount != 0 {
-			r.Target = it.Point
+		results := []Result{{Target: it.target(), State: Failed, Err: errs[i]}}
+		if errs[i] == nil || errs[i] == errNotServed && it.Mount != 0 {
+			results = c.showItem(files[i], it, j) // the descriptor is -1 if it is not served
 		}
-		switch {
-		case r.Err == nil:
-			r.State, r.Err = c.show(files[i], it, j)
-		case r.Err == errNotServed && it.Mount != 0:
-			r.State, r.Err = c.show(-1, it, j)
+		for _, r := range results {
+			if err := tell(r); err != nil {
+				return err
+			}
 		}
-		if r.Err != nil {
-			r.State = Failed
+	}
+	return nil
+}
+
+// target returns the path of the file, as the container sees it.
+func (it *item) target() string {
+	if it.Mount != 0 {
+		return it.Point
+	}
+	return "/" + it.Path
+}
+
+// showItem is show, and has no mask of the container uncovered.
+func (c *container) showItem(fd int, it item, j *job) []Result {
+	state, err := c.show(fd, it, j)
+	if files := filesOf(it.Path); state == Attached && files != nil && !j.DryRun {
+		covers, err := c.covers(fd)
+		if err != nil {
+			return []Result{{Target: it.target(), State: Failed, Err: errors.Join(err, unmount(fd))}}
 		}
-		if err := tell(r); err != nil {
-			return err
+		if covers {
+			return c.showFiles(fd, it, files, j)
+		}
+	}
+	if err != nil {
+		state = Failed
+	}
+	return []Result{{Target: it.target(), State: state, Err: err}}
+}
+
+// filesOf returns the files of one of sysDirs, or nil for another path.
+func filesOf(dir string) []string {
+	for _, d := range sysDirs {
+		if d.path == dir {
+			return d.files
 		}
 	}
 	return nil
@@ -334,7 +368,7 @@ func (c *container) all(dir string) ([]item, error) {
 		}
 		// Runtimes mask some files in it (thermal_throttle). A mount over the
 		// directory would hide the masks.
-		if !hasBelow(c.list, "/"+d.path) {
+		if !hasBelow(c.list, path.Join("/", c.rootfs, d.path)) {
 			items = append(items, item{Path: d.path, Optional: true})
 			continue
 		}

@@ -69,6 +69,33 @@ func Load(path string) ([]Mount, error) {
 	return mounts, nil
 }
 
+// LoadFD reads the mountinfo file with descriptor fd from its beginning, and parses it.
+func LoadFD(fd int) ([]Mount, error) {
+	text, err := io.ReadAll(io.NewSectionReader(file(fd), 0, maxSize+1))
+	if err == nil && len(text) > maxSize {
+		err = fmt.Errorf("more than %d bytes", maxSize)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read mountinfo: %w", err)
+	}
+	return Parse(text)
+}
+
+// file is a descriptor.
+type file int
+
+// ReadAt implements io.ReaderAt.
+func (f file) ReadAt(b []byte, at int64) (int, error) {
+	n, err := unix.Pread(int(f), b, at)
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil // the kernel returns a page at most; a SectionReader asks again
+}
+
 // ErrMalformed is returned by Parse for a text that is no mountinfo.
 var ErrMalformed = errors.New("malformed mountinfo")
 
