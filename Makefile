@@ -18,7 +18,7 @@ VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|
 VM_LONG := NoCounter|Readers|Languages
 # The oldest kernel and the newest.
 VM_ENDS := bullseye-security:v2,trixie-backports:v2
-VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook|AnAborted|ALivingConnection|ForcedUnmount
+VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook|AnAborted|ALivingConnection|ForcedUnmount|FirstRead|ContainersThatRunAre|ContainersInContainers|SandboxesAre|PatternsSay|WatchingGoesOn|ThatHangsDelays
 
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
@@ -54,7 +54,7 @@ test-vm-gate: root guest-tools ## the same in less time, for .ci/run: what depen
 	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_LONG)|$(VM_LIFE)' test
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -swap 256 -timeout 20m -run '$(VM_CORE)' test
 	$(GO) run ./test/vm -hosts bookworm:hybrid -tests -swap 256 -timeout 20m -run '$(VM_CORE)' test
-	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -timeout 10m initpid fs procvirt/cgroup procvirt/host
+	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -timeout 10m initpid fs procvirt/cgroup procvirt/host internal/inject/watch
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 	$(GO) run ./test/vm -systemd -tests -timeout 10m -run '$(VM_SYSTEMD)'
 

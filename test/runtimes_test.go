@@ -35,6 +35,8 @@ type (
 		Args []string `json:"args"`
 		Env  []string `json:"env"`
 		Cwd  string   `json:"cwd"`
+		// Capabilities are by the names of their sets; without it there are none.
+		Capabilities map[string][]string `json:"capabilities,omitempty"`
 	}
 	bundleRoot struct {
 		Path string `json:"path"`
@@ -261,9 +263,23 @@ func TestPodmanStartsContainersWithTheFiles(t *testing.T) {
 // options for podman and for its verb run, and checks that it sees itself.
 func podmanShows(t *testing.T, global, options []string) {
 	t.Helper()
+	p := newPodman(t)
+	began := boottime(t)
+	options = append(options, "--security-opt", "mask="+cpuDir+"/cpu0/topology")
+	out, err := p.run(global, options, "/bin/busybox", "sh", "-c", show).Output()
+	if err != nil {
+		t.Fatal(failure(err))
+	}
+	checkShown(t, string(out), boottime(t)-began)
+}
+
+// podman starts containers of 64 MiB and half a CPU with podman and crun.
+type podman struct{ state, parent, root string }
+
+func newPodman(t *testing.T) *podman {
+	t.Helper()
 	need(t, "podman", "podman")
 	need(t, "crun", "crun")
-	began := boottime(t)
 	state, err := os.MkdirTemp("/run", "vp") // podman wants a path of at most 50 bytes
 	if err != nil {
 		t.Fatal(err)
@@ -278,20 +294,20 @@ func podmanShows(t *testing.T, global, options []string) {
 			}
 		}
 	})
-	command := slices.Concat([]string{
-		"podman", "--root", filepath.Join(state, "root"), "--runroot", filepath.Join(state, "run"), "--tmpdir", filepath.Join(state, "tmp"),
+	return &podman{state, parent, busyboxRoot(t)}
+}
+
+// run is the command line of podman run with global options, options of run, and the
+// program of the container.
+func (p *podman) run(global, options []string, program ...string) *exec.Cmd {
+	command := hidingV2(slices.Concat([]string{
+		"podman", "--root", filepath.Join(p.state, "root"), "--runroot", filepath.Join(p.state, "run"), "--tmpdir", filepath.Join(p.state, "tmp"),
 		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "crun",
 	}, global, []string{
 		"run", "--rm", "--network", "none", "--memory", "64m", "--cpus", "0.5", "--log-driver", "none",
-		"--cgroup-parent", parent,
+		"--cgroup-parent", p.parent,
 		// More than root may have without CAP_SYS_RESOURCE is podman's default.
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096",
-	}, options)
-	command = append(command, "--security-opt", "mask="+cpuDir+"/cpu0/topology", "--rootfs", busyboxRoot(t), "/bin/busybox", "sh", "-c", show)
-	command = hidingV2(command...)
-	out, err := exec.Command(command[0], command[1:]...).Output()
-	if err != nil {
-		t.Fatal(failure(err))
-	}
-	checkShown(t, string(out), boottime(t)-began)
+	}, options, []string{"--rootfs", p.root}, program)...)
+	return exec.Command(command[0], command[1:]...)
 }

@@ -45,6 +45,7 @@ func testPackages() []testPackage {
 			"TestReadsDoNotAllocate",
 		}},
 		{dir: "procvirt/host"},
+		{dir: "internal/inject/watch"},
 		{dir: "test", data: []string{"test/testdata"}, skip: []string{
 			// About the source, which a guest does not have.
 			"TestPackagesImportOnlyWhatTheirLayerMay", "TestBrokenArrowsAreFound",
