@@ -25,8 +25,6 @@ type Container struct {
 	pid      int
 	now      int64 // when it was acquired, on the clock of Config.Now
 	init     initpid.Init
-	// still is what cgroup.Callers.Learn wants.
-	still func(pid int) (ns uint64, ok bool)
 
 	// groups is the text of the caller's /proc/PID/cgroup, and initGroups that of
 	// the init's. buf is for files of control groups, and host for the host's file,
@@ -42,12 +40,10 @@ type Container struct {
 }
 
 func newContainer(r *Registry) *Container {
-	c := &Container{registry: r, policy: &r.noPolicy, buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192), groups: make([]byte, 0, 1024), initGroups: make([]byte, 0, 1024)}
-	c.still = func(pid int) (uint64, bool) {
-		init, ok, err := r.inits.Lookup(pid)
-		return init.NS, ok && err == nil
+	return &Container{
+		registry: r, policy: &r.noPolicy, buf: make([]byte, 0, 8192), host: make([]byte, 0, 8192),
+		groups: make([]byte, 0, 1024), initGroups: make([]byte, 0, 1024),
 	}
-	return c
 }
 
 // Release ends the request's hold on the container.
@@ -120,7 +116,7 @@ func (c *Container) identify() (err error) {
 }
 
 func (c *Container) readGroups() (err error) {
-	groups, err := c.registry.callers.Learn(c.pid, c.init.NS, c.still, c.groups)
+	groups, err := c.registry.callers.Learn(c.pid, c.init.NS, c.groups)
 	if err == nil {
 		c.groups = groups
 	}

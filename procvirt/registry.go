@@ -146,7 +146,10 @@ func newRegistry(cfg Config, newInits func(*Registry) (inits, error)) (_ *Regist
 	r.requests.New = func() any { return newContainer(r) }
 	r.counters.New = func() any { return &threadCounter{ThreadCounter: cgroup.NewThreadCounter(r.proc)} }
 	r.loads = loadavg.NewSampler(cfg.Steady)
-	r.callers = cgroup.NewCallers(&r.opener, r.proc, min(max(cfg.MaxFiles/16, 1), maxThreads))
+	r.callers = cgroup.NewCallers(&r.opener, r.proc, min(max(cfg.MaxFiles/16, 1), maxThreads), func(pid int) (uint64, bool) {
+		init, ok, err := r.inits.Lookup(pid)
+		return init.NS, ok && err == nil
+	})
 	if r.mounts, err = cgroup.Discover(cfg.Root); err != nil {
 		return nil, err
 	}

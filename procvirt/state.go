@@ -124,38 +124,42 @@ type state struct {
 	known  atomic.Pointer[policy]
 	warned atomic.Bool
 
-	policyFiles *cgroup.PolicyFiles
-
-	memory  *cgroup.MemoryFiles
-	huge    *cgroup.HugeFiles
-	nodes   *cgroup.NodeFiles
-	cpu     *cgroup.CPUFiles
-	io      *cgroup.IOFiles
-	oom     *cgroup.OOMFile
-	numa    *cgroup.NUMAFiles
-	request *cgroup.RequestFile
-	stalls  cgroup.PressureFiles
-	opened  []interface{ Close() } // policyFiles to request, if they are not nil
+	openFiles
 	// load is the container among those that are sampled. It stays when that has
 	// ended, for what was shown last.
 	load *loadavg.Tracked
 	// record is where load outlives the process; nil for nowhere.
 	record *shm.Record
-	// not is why there is nothing to open, if that is settled. unsettled says that one
-	// of them may change while the container stays in its groups.
-	not       [numSources]error
-	unsettled bool
 	// look is when to look for controllers that are enabled only above the container,
-	// on the clock of Config.Now, 0 for never. levels is what was found when the files
-	// were opened.
-	look   atomic.Int64
-	levels int
+	// on the clock of Config.Now, 0 for never.
+	look atomic.Int64
 
 	// pace is that of gathering for each file, by its index.
 	pace []pace
 
 	account  account
 	counters vmCounters
+}
+
+// openFiles are the files of a container that are open. The zero value is none.
+type openFiles struct {
+	policyFiles *cgroup.PolicyFiles
+	memory      *cgroup.MemoryFiles
+	huge        *cgroup.HugeFiles
+	nodes       *cgroup.NodeFiles
+	cpu         *cgroup.CPUFiles
+	io          *cgroup.IOFiles
+	oom         *cgroup.OOMFile
+	numa        *cgroup.NUMAFiles
+	request     *cgroup.RequestFile
+	stalls      cgroup.PressureFiles
+	opened      []interface{ Close() } // policyFiles to request, if they are not nil
+	// not is why there is nothing to open, if that is settled. unsettled says that one
+	// of them may change while the container stays in its groups.
+	not       [numSources]error
+	unsettled bool
+	// levels is what enabledLevels was when the files were opened.
+	levels int
 }
 
 // lookAgain is how soon a container is looked at again, one of whose controllers is
@@ -349,10 +353,7 @@ func (s *state) openCPU() (err error) {
 	s.cpu, err = cgroup.OpenCPU(&s.space.owner.opener, cgroup.CPUPlaces{
 		CPU: s.places[cgroup.CPU], CPUAcct: p, CPUSet: s.places[cgroup.CPUSet],
 	})
-	if err == nil {
-		s.opened = append(s.opened, s.cpu)
-	}
-	return err
+	return s.keep(s.cpu, err)
 }
 
 func (s *state) openIO() error {
@@ -360,17 +361,20 @@ func (s *state) openIO() error {
 	if err != nil {
 		return err
 	}
-	if s.io, err = cgroup.OpenIO(&s.space.owner.opener, p); err == nil {
-		s.opened = append(s.opened, s.io)
-	}
-	return err
+	s.io, err = cgroup.OpenIO(&s.space.owner.opener, p)
+	return s.keep(s.io, err)
 }
 
 func (s *state) openRequest() (err error) {
 	// There is no place for cpu if the host has no such controller.
 	s.request, err = cgroup.OpenRequest(&s.space.owner.opener, s.places[cgroup.CPU], filepath.Join(s.registry.cfg.Root, "sys"))
+	return s.keep(s.request, err)
+}
+
+// keep has f closed with the other files, if it was opened.
+func (s *state) keep(f interface{ Close() }, err error) error {
 	if err == nil {
-		s.opened = append(s.opened, s.request)
+		s.opened = append(s.opened, f)
 	}
 	return err
 }
@@ -388,10 +392,8 @@ func (s *state) closeLocked() {
 	for _, f := range s.opened {
 		f.Close()
 	}
-	s.opened = nil
 	s.stalls.Close()
-	s.policyFiles, s.memory, s.cpu, s.huge, s.nodes, s.io, s.oom, s.numa, s.request = nil, nil, nil, nil, nil, nil, nil, nil, nil
-	s.not, s.unsettled = [numSources]error{}, false
+	s.openFiles = openFiles{}
 	s.look.Store(0)
 }
 

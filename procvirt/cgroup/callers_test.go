@@ -36,13 +36,13 @@ func TestOnlyThreadsThatComeAgainAreRemembered(t *testing.T) {
 	f.set(7, "0::/a\n")
 	f.set(7+slots, "0::/b\n")
 	var o held.Opener
-	c := NewCallers(&o, f.proc, slots)
+	c := NewCallers(&o, f.proc, slots, alwaysIn(1))
 	learn := func(pid int, want string) {
 		t.Helper()
 		if _, _, ok := c.Read(pid, nil); ok {
 			t.Errorf("%d is known", pid)
 		}
-		if text, err := c.Learn(pid, 1, alwaysIn(1), nil); err != nil || string(text) != want {
+		if text, err := c.Learn(pid, 1, nil); err != nil || string(text) != want {
 			t.Errorf("%d: %q, %v", pid, text, err)
 		}
 	}
@@ -78,13 +78,13 @@ func TestARecycledNumberIsNotMistaken(t *testing.T) {
 	f := fakeThreads{t, t.TempDir()}
 	f.set(7, "0::/a\n")
 	var o held.Opener
-	c := NewCallers(&o, f.proc, slots)
 	for _, still := range []func(int) (uint64, bool){
 		alwaysIn(2),
 		func(int) (uint64, bool) { return 0, false },
 	} {
+		c := NewCallers(&o, f.proc, slots, still)
 		for range 3 {
-			if _, err := c.Learn(7, 1, still, nil); err != nil {
+			if _, err := c.Learn(7, 1, nil); err != nil {
 				t.Fatal(err)
 			}
 			if _, _, ok := c.Read(7, nil); ok || o.Count() != 0 {
@@ -97,9 +97,9 @@ func TestARecycledNumberIsNotMistaken(t *testing.T) {
 func TestADeadThreadIsForgotten(t *testing.T) {
 	cmd := startSleeper(t)
 	var o held.Opener
-	c := NewCallers(&o, "/proc", slots)
+	c := NewCallers(&o, "/proc", slots, alwaysIn(1))
 	for range 2 {
-		if _, err := c.Learn(cmd.Process.Pid, 1, alwaysIn(1), nil); err != nil {
+		if _, err := c.Learn(cmd.Process.Pid, 1, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -113,7 +113,7 @@ func TestADeadThreadIsForgotten(t *testing.T) {
 	if text, _, ok := c.Read(cmd.Process.Pid, nil); ok || o.Count() != 0 {
 		t.Errorf("%q of a dead thread, %d files", text, o.Count())
 	}
-	if _, err := c.Learn(cmd.Process.Pid, 1, alwaysIn(1), nil); err == nil {
+	if _, err := c.Learn(cmd.Process.Pid, 1, nil); err == nil {
 		t.Error("learned a dead thread")
 	}
 }

@@ -62,9 +62,6 @@ func (f *PressureFiles) Open(o *held.Opener, p Place, r Resource) error {
 // Has reports whether the file of r is open.
 func (f *PressureFiles) Has(r Resource) bool { return f.files[r] != nil }
 
-// IsOpen reports whether any file is open.
-func (f *PressureFiles) IsOpen() bool { return f.files != [NumResources]*held.File{} }
-
 // Read returns the text for r, in buf's memory if that is large enough.
 func (f *PressureFiles) Read(r Resource, buf []byte) ([]byte, error) {
 	b, err := f.files[r].Read(buf)
