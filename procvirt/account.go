@@ -10,24 +10,21 @@ import (
 // account keeps the CPU rows of one container's /proc/stat from read to read. All
 // its times are in microseconds: the CPU time of 8,192 CPUs fits for 71 years.
 //
-// A control group counts CPU time, but not on which of the visible CPUs, and the
-// CPUs a container sees may change at any moment. The rows hold what was shown
-// last, and each step only ever adds to them: no counter goes back, whatever
-// happens to the quota, the cpuset or the clock. These hold after each step:
+// A control group does not count on which of the visible CPUs time was used, and these
+// may change at any moment. The rows hold what was shown last, and a step only adds to
+// them: no counter goes back. These hold after each step:
 //
 //   - user + nice + system + idle of a visible row is the container's age;
 //   - a visible row gained no more busy time than passed since the step before;
 //   - the busy time of all rows and the carry together is what the container
-//     used since its init started. (No group tells how much of its time it used
-//     before that. What is more than all CPUs of the host could do in the
-//     container's age is not counted, and the rest is.)
+//     used since its init started. (No group tells what it used before that: what
+//     all CPUs of the host could not do in the container's age is left out.)
 //
-// A CPU that is no longer visible keeps its row, frozen, in the sum, as the
-// kernel does with a CPU that goes offline. It catches up in idle time when it
-// comes back.
+// The row of a CPU that is no longer visible stays in the sum, frozen, as the kernel's
+// does when a CPU goes offline. It catches up in idle time when the CPU comes back.
 //
-// It is safe for concurrent use. A step with older numbers than the one before,
-// as concurrent readers may bring, adds nothing.
+// It is safe for concurrent use. A step with older numbers than the one before adds
+// nothing.
 type account struct {
 	mu sync.Mutex
 	// record is where the account outlives the process; nil for nowhere.

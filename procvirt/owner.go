@@ -13,12 +13,11 @@ import (
 	"vprocfs/procvirt/host"
 )
 
-// What is remembered is accounted to the outermost container, whatever pid namespaces
-// it makes for itself: when it has too much, only its own has to go.
+// What is remembered is accounted to the outermost container: when that has too much,
+// only its own has to go.
 
-// maxOwned is how many pid namespaces of one owner are remembered. maxSpaces is how
-// many of all owners. A record that outlives the process is kept for each of their
-// containers.
+// maxOwned is how many pid namespaces of one owner are remembered, maxSpaces how many of
+// all owners.
 const (
 	maxOwned  = 512
 	maxSpaces = 16384
@@ -217,9 +216,9 @@ func (r *Registry) trimOwner(o *owner) {
 	}
 }
 
-// trim closes files until no more than most are open: of containers taken at
-// random. If all of them read in turn, those that have not read for longest would
-// be just those that read next. It reports whether it closed any.
+// trim closes files of containers taken at random until no more than most are open: if
+// all read in turn, those that have not read for longest read next. It reports whether
+// it closed any.
 func (r *Registry) trim(keep *owner, most int) bool {
 	before := r.opener.Count()
 	r.closeSome(r.any(keep), &r.opener, most)

@@ -5,12 +5,10 @@ import (
 	"time"
 )
 
-// defaultSlowAfter is how long gathering may hold up the other containers' readers. It
-// takes microseconds if the kernel has the numbers at hand; but memory.stat of
-// a group with many descendants has to be summed up first: 0.4 to 1.4 ms after 1,000
-// below it were active, and 8 us else (6.18, v1). Whoever asks for that pays for it,
-// so it is not kept for the next one. What takes no longer than this is done while all
-// others wait: 64 threads of one container that ask for it hold them up for 32 ms.
+// defaultSlowAfter is how long gathering may hold up the other containers' readers. The
+// memory.stat of a group takes 8 us, but 0.4 to 1.4 ms after 1,000 groups below it were
+// active (6.18, v1). 64 threads of one container that ask for what takes just this long
+// hold up the others for 32 ms.
 const defaultSlowAfter = 500 * time.Microsecond
 
 // pace remembers whether some work was slow. It is safe for concurrent use.

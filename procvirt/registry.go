@@ -108,8 +108,7 @@ type inits interface {
 	Close()
 }
 
-// maxThreads bounds the threads whose /proc/PID/cgroup is kept open. Those that have
-// ended count until their container has, or another takes the place.
+// maxThreads bounds the threads whose /proc/PID/cgroup is kept open.
 const maxThreads = 1024
 
 // New finds the control groups of the host and opens its files.

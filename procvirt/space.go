@@ -52,9 +52,8 @@ type membership struct {
 	until int64
 }
 
-// maxCallers bounds the decisions remembered for one pid namespace: who may
-// make groups of its own can move through any number of them, each with a path
-// of up to 4 KiB in every hierarchy.
+// maxCallers bounds the decisions remembered for one pid namespace: a container may make
+// any number of groups, each with a path of up to 4 KiB in every hierarchy.
 const (
 	maxCallers     = 64
 	maxCallersHost = 4096
@@ -167,9 +166,8 @@ func (sp *space) reconsider(groups string) {
 	delete(sp.callers, groups)
 }
 
-// readInit reads the init's groups and keeps the file open. It is opened anew each
-// time: since the last time the first thread of the init may have exited, and its
-// file, which can still be read, says nothing of use then.
+// readInit reads the init's groups and keeps the file open. It is opened anew each time:
+// the first thread of the init may have exited, whose file says nothing of use then.
 func (sp *space) readInit() ([]byte, error) {
 	sp.groups.Close()
 	sp.groups = nil

@@ -47,9 +47,8 @@ func (n *uptime) gather(c *Container) error {
 	return err
 }
 
-// append writes /proc/uptime (fs/proc/uptime.c): seconds since the init started,
-// and the idle seconds of stat's cpu line. In a time namespace the first number is
-// the kernel's: start times and btime are shifted by the same offset there.
+// append writes /proc/uptime (fs/proc/uptime.c): seconds since the init started, and the
+// idle seconds of stat's cpu line. In a time namespace the first number is the kernel's.
 func (n *uptime) append(dst []byte) []byte {
 	dst = appendHundredths(dst, uint64(n.up)/nanosPerHundredth)
 	dst = append(dst, ' ')

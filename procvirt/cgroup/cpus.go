@@ -108,8 +108,8 @@ func (s *CPUs) Count() int {
 	return n
 }
 
-// Next returns the lowest CPU in s that is not below from, and -1 where there
-// is none: for c := s.Next(0); c >= 0; c = s.Next(c + 1).
+// Next returns the lowest CPU in s that is not below from, and -1 if there is none:
+// for c := s.Next(0); c >= 0; c = s.Next(c + 1).
 func (s *CPUs) Next(from int) int {
 	for w := from / 64; w < len(s.words); w++ {
 		word := s.words[w]

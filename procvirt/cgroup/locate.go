@@ -14,9 +14,8 @@ import (
 type Policy int
 
 const (
-	// Auto takes the init's group, less a trailing /init.scope, where the
-	// caller is in it or below it, and else the caller's own: the init is then
-	// not the caller's (Kubernetes' shareProcessNamespace).
+	// Auto takes the init's group, less a trailing /init.scope, if the caller is in it
+	// or below it, and else the caller's own (Kubernetes' shareProcessNamespace).
 	Auto Policy = iota
 	// Init takes the init's group always, as LXCFS does.
 	Init
@@ -49,18 +48,16 @@ func appendPID(dst []byte, proc string, pid int, file string) []byte {
 	return append(append(dst, file...), 0)
 }
 
-// ReadMembership reads PROC/PID/cgroup into buf: three system calls, and no
-// allocation where buf is large enough. ENOENT and ESRCH say that the process
-// is gone.
+// ReadMembership reads PROC/PID/cgroup into buf, without an allocation if buf is large
+// enough. ENOENT and ESRCH say that the process is gone.
 func ReadMembership(proc string, pid int, buf []byte) ([]byte, error) {
 	var path [128]byte
 	return held.ReadAt(appendPID(path[:0], proc, pid, "cgroup"), buf)
 }
 
-// OpenInitMembership opens the /proc/PID/cgroup of the init of a pid namespace.
-// Where its first thread has exited, that is another thread's: the v1 lines of
-// an exiting thread say "/" whatever its group is (proc_cgroup_show,
-// kernel/cgroup/cgroup.c).
+// OpenInitMembership opens the /proc/PID/cgroup of the init of a pid namespace, or of
+// another thread of it if the first has exited: the v1 lines of an exiting thread say "/"
+// whatever its group is (proc_cgroup_show, kernel/cgroup/cgroup.c).
 func OpenInitMembership(o *held.Opener, proc string, pid int) (*held.File, error) {
 	dir := proc + "/" + strconv.Itoa(pid)
 	if exiting(proc, pid) {
@@ -119,7 +116,7 @@ func (m *Mounts) Locate(c Controller, policy Policy, caller, init []byte) (Place
 }
 
 // find returns the hierarchy that serves c, and the path that the membership
-// text names in it. A controller is in v2 where no v1 hierarchy has it.
+// text names in it. A controller is in v2 if no v1 hierarchy has it.
 func (m *Mounts) find(c Controller, text []byte) (*hierarchy, []byte, error) {
 	if h := m.v1[c]; h != nil {
 		if path := procpid.Cgroup(text, c.String()); path != nil {
@@ -134,7 +131,7 @@ func (m *Mounts) find(c Controller, text []byte) (*hierarchy, []byte, error) {
 		return nil, nil, ErrNoController
 	}
 	if live, cut := bytes.CutSuffix(path, []byte(" (deleted)")); cut {
-		// A group may be named so. It is removed where its directory is.
+		// A group may be named so: it is removed if there is no such directory.
 		if p, err := m.v2.place(string(path)); err != nil || len(p.Dirs) == 0 || !isDir(p.Dirs[0]) {
 			return nil, live, ErrRemoved
 		}

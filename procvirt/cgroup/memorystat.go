@@ -3,7 +3,8 @@ package cgroup
 import "vprocfs/procvirt/internal/scan"
 
 // MemoryStat holds keys of memory.stat under their v2 names (cgroup-v2.rst), in
-// bytes. A key that the kernel does not have is 0. On v1 they are the total_ keys, so that descendants count as they do on v2.
+// bytes. A key that the kernel does not have is 0. On v1 they are the total_ keys, so
+// that descendants count as they do on v2.
 type MemoryStat struct {
 	Anon, File, Shmem                      uint64
 	KernelStack, Pagetables, SecPagetables uint64

@@ -1,9 +1,5 @@
-// Package cgroup finds the control groups of a container and reads what they
-// say: cgroup v2, v1, and hosts that have both, each controller found by
-// itself.
-//
-// It knows one format of /proc: /proc/PID/cgroup, which says where a process is in
-// the hierarchies (cgroups(7)).
+// Package cgroup finds the control groups of a container (cgroups(7)) and reads what
+// they say: cgroup v2, v1, and hosts that have both, each controller found by itself.
 package cgroup
 
 import (
@@ -63,8 +59,8 @@ type hierarchy struct {
 	v2 bool
 	// dir is where it is mounted, below the injected root.
 	dir string
-	// top is the group that dir shows, as /proc/PID/cgroup names it: "/" but
-	// where only a part of the tree is mounted.
+	// top is the group that dir shows, as /proc/PID/cgroup names it: "/" unless only a
+	// part of the tree is mounted.
 	top string
 	// real says that dir shows the root group of the whole tree, which has no
 	// limits, and not only what a cgroup namespace calls its root.
@@ -177,25 +173,21 @@ func better(old, h *hierarchy) bool {
 	return old == nil || old.top != "/" && h.top == "/"
 }
 
-// ErrNoController is the answer for a controller that this host has neither on
-// v1 nor on v2.
-var ErrNoController = errors.New("controller is not mounted")
+// Errors of Locate.
+var (
+	// ErrNoController says that the host has the controller neither on v1 nor on v2.
+	ErrNoController = errors.New("controller is not mounted")
+	// ErrOutside says that the group is outside the part of the tree that is mounted,
+	// or outside the daemon's cgroup namespace ("/../x" in /proc/PID/cgroup).
+	ErrOutside = errors.New("control group is outside the mounted hierarchy")
+	// ErrRemoved says that the process is still in a group that has been removed.
+	ErrRemoved = errors.New("control group is removed")
+	// ErrTooDeep says that the group has too many ancestors: each may limit it, and
+	// is read each time.
+	ErrTooDeep = fmt.Errorf("control group is more than %d levels deep", maxLevels)
+)
 
-// ErrOutside is the answer for a process whose group the daemon cannot see: it
-// is outside the part of the tree that is mounted, or outside the daemon's
-// cgroup namespace ("/../x" in /proc/PID/cgroup).
-var ErrOutside = errors.New("control group is outside the mounted hierarchy")
-
-// ErrRemoved is the answer for a process that is still in a group that has been
-// removed.
-var ErrRemoved = errors.New("control group is removed")
-
-// ErrTooDeep is the answer for a group with too many ancestors. Each of them may
-// limit it, and is read each time.
-var ErrTooDeep = fmt.Errorf("control group is more than %d levels deep", maxLevels)
-
-// maxLevels bounds the ancestors. Kubernetes has 5, systemd in a container some
-// more; nobody has a use for this many but to keep the daemon busy.
+// maxLevels bounds the ancestors. Kubernetes has 5, systemd in a container some more.
 const maxLevels = 64
 
 // Place is where one controller keeps a container's numbers.
@@ -207,9 +199,9 @@ type Place struct {
 	Root bool
 	// Path is the container's group as /proc/PID/cgroup names it.
 	Path string
-	// Dirs are the directories of that group and its ancestors, nearest first.
-	// The root group of the whole tree is not among them, unless it is the
-	// container's own, for it has no limits.
+	// Dirs are the directories of that group and its ancestors, nearest first. The
+	// root group of the whole tree, which has no limits, is not among them unless it
+	// is the container's own.
 	Dirs []string
 	// Top is the directory that the tree is mounted on.
 	Top string

@@ -31,7 +31,7 @@ var pressureFiles = [NumResources]string{"cpu.pressure", "memory.pressure", "io.
 // stalled for r (cgroup-v2.rst, "CPU Interface Files" and the like).
 func PressureFile(p Place, r Resource) string { return p.Dirs[0] + "/" + pressureFiles[r] }
 
-// PressureFiles holds the files that were asked for open. Methods but Close and
+// PressureFiles keeps open the files that were asked for. Methods but Close and
 // Open are safe for concurrent use.
 type PressureFiles struct {
 	files [NumResources]*held.File

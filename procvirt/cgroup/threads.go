@@ -27,13 +27,10 @@ type Threads struct {
 
 // ThreadCounter counts threads, reusing its buffers. Not safe for concurrent use.
 //
-// Each thread costs the reading of one file. There is a cheaper way on v1, the
-// CGROUPSTATS_CMD_GET of taskstats(netlink), which counts a group's threads by
-// state in one call; but it compares states for equality (cgroupstats_build,
-// kernel/cgroup/cgroup-v1.c) and so passes over those in killable sleep, as are
-// the parent in vfork(2) and who waits for NFS. They are D in /proc and
-// count in the kernel's load. It does not tell them from other sleepers that it
-// passes over either, which since 6.1 are most.
+// Each thread costs the reading of one file. CGROUPSTATS_CMD_GET of taskstats, which
+// counts the threads of a v1 group by state in one call, does not count those in killable
+// sleep (cgroupstats_build, kernel/cgroup/cgroup-v1.c), such as the parent in vfork(2):
+// they are D in /proc and count in the kernel's load.
 type ThreadCounter struct {
 	proc string
 	path []byte
@@ -57,9 +54,9 @@ func NewThreadCounter(proc string) *ThreadCounter {
 	}
 }
 
-// Usage returns the CPU time that a group and all below it have used, in
-// nanoseconds that wrap around at 64 bits, as the kernel's do, from p, the place of
-// CPUAcct. It is for comparing: v1 counts nanoseconds, v2 microseconds. ErrRemoved is a group that is gone.
+// Usage returns the CPU time that a group and all below it have used, in nanoseconds
+// that wrap around at 64 bits, as the kernel's do. p is the place of CPUAcct. On v2 it is
+// a multiple of 1000. It returns ErrRemoved if the group is gone.
 func (t *ThreadCounter) Usage(p Place) (uint64, error) {
 	name := "/cpuacct.usage"
 	if p.V2 {
@@ -94,7 +91,7 @@ func removed(path string, err error) error {
 // ends after about limit looks; what it did not get to does not count.
 //
 // last is the id that the host gave out last: ids above it are from before they
-// began anew at the bottom. ErrRemoved is a group that is gone.
+// began anew at the bottom. It returns ErrRemoved if the group is gone.
 func (t *ThreadCounter) Count(p Place, last, limit int) (Threads, error) {
 	var n Threads
 	t.dirs = append(t.dirs[:0], p.Dirs[0])

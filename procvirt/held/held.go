@@ -145,11 +145,9 @@ func (f *File) Close() {
 	f.opener.count(-1)
 }
 
-// Read returns the whole text of the file as it is now, in buf's memory if
-// that is large enough and in new memory otherwise. It is for files that the
-// kernel returns in one piece (seq_file's single_open, every cgroup file): a
-// read that does not fill the buffer is the end, which saves the second read
-// that would only say so.
+// Read returns the whole text of the file as it is now, in buf's memory if that is
+// large enough. It is for files that the kernel returns in one piece (seq_file's
+// single_open, every cgroup file): a read that does not fill the buffer is the end.
 //
 // Errors carry the path. ENODEV is a cgroup that was removed, ESRCH a process
 // that is gone.
@@ -163,11 +161,10 @@ func (f *File) Read(buf []byte) ([]byte, error) {
 // most about a page of whole records, so it reads on to the end. Errors are those
 // of Read.
 //
-// The kernel goes on where the last read of a descriptor stopped only if the next
-// offset is just there (seq_read_iter, fs/seq_file.c); for any other it makes the
-// text anew from its beginning and counts off as many bytes, which by then may
-// end in the middle of another line. So one descriptor is read by one at a time.
-// A concurrent caller opens its own descriptor instead of waiting.
+// For an offset where the last read of the descriptor did not stop, the kernel makes the
+// text anew and counts off as many bytes, which may end in the middle of another line
+// (seq_read_iter, fs/seq_file.c). So one descriptor is read by one at a time: a
+// concurrent caller opens its own instead of waiting.
 func (f *File) ReadRecords(buf []byte) ([]byte, error) {
 	fd := f.fd
 	if f.records.TryLock() {

@@ -10,9 +10,8 @@ import (
 // some 8 us (6.18). One container costs at most 0.3 % of a CPU, all together a
 // tenth of one, whatever they do: beyond that they are sampled less often.
 const (
-	// maxTracked bounds the containers. Beyond, the one that was read longest ago
-	// has to go; when it is read again its CPU time stands for the samples it
-	// missed.
+	// maxTracked bounds the containers. Beyond, the one read longest ago has to go.
+	// When it is read again its CPU time stands for the samples it missed.
 	maxTracked = 4096
 	// idleAfter is when a container that nobody reads is no longer sampled.
 	idleAfter = int64(15 * time.Minute)
@@ -25,9 +24,8 @@ const (
 	// batch is how much is done at a stretch, with a rest behind each look.
 	batch = 2000
 	rest  = int64(75 * time.Microsecond)
-	// phases are the moments of a period at which samples are made: so many that
-	// those of a thousand containers are no burst that readers wait for, and so
-	// few that containers share wake-ups.
+	// phases are the moments of a period at which samples are made: enough that those
+	// of a thousand containers are no burst, few enough to share wake-ups.
 	phases = 100
 	// maxHolds is how often in a row the counts of a group that used no CPU time
 	// are taken for unchanged.

@@ -10,7 +10,7 @@ import (
 
 const (
 	// MaxPerOwner is the number of triggers that one owner may have. They cost the
-	// host at most one kernel thread (psimon) for each control group. It wakes up
+	// host at most one kernel thread (psimon) for each control group, which wakes up
 	// to twenty times a second while the group is stalled.
 	MaxPerOwner = 16
 	// MaxTriggers is the number of triggers in all. Each is an open file.
@@ -85,10 +85,9 @@ type owner struct {
 
 // Table has the triggers of all open files. It is safe for concurrent use.
 //
-// One goroutine waits for the events of all of them, in epoll_wait(2). Go's own
-// poller must not wait for the epoll descriptor: when it asks whether that is
-// readable, the kernel asks the files in it, and the event is lost (ep_item_poll,
-// fs/eventpoll.c).
+// One goroutine waits for the events of all of them, in epoll_wait(2). Go's poller must
+// not wait for the epoll descriptor: asked whether that is readable, the kernel asks the
+// files in it, and the event is lost (ep_item_poll, fs/eventpoll.c).
 type Table struct {
 	most   int
 	wake   func(waiter uint64)
