@@ -164,7 +164,6 @@ func (c *Container) decide() error {
 			c.state, err = sp.decide(c)
 			return err
 		})
-		r.trimOwner(sp.owner)
 		if err != nil || c.state != nil {
 			return err
 		}
@@ -294,7 +293,6 @@ func (c *Container) coldContent(dst []byte, f *File, why error) (text []byte, er
 		text, err = c.timedContent(dst, f)
 		return err
 	})
-	r.trimOwner(owner)
 	if errors.Is(err, errOtherGroup) {
 		if err := c.moveToOtherGroup(); err != nil {
 			return dst, err

@@ -122,6 +122,5 @@ const (
 	sourceMemoryPressure
 	sourceIOPressure
 	sourceIRQPressure
-	allSources = 1<<iota - 1
-	numSources = iota - 1
+	numSources = iota
 )

@@ -56,13 +56,12 @@ func (s *state) track() error {
 	if err != nil {
 		return err
 	}
-	from := s.load.State()
+	from, known := s.load.State(), s.load != nil
 	g := &sampled{registry: r, place: p, record: s.record}
-	before := false
-	if s.load == nil {
-		from, before = decodeLoad(s.record.Load())
+	if !known {
+		from, known = decodeLoad(s.record.Load())
 	}
-	if s.load == nil && !before {
+	if !known {
 		// The CPU time since the init's start stands for the samples since.
 		if err := s.openSource(sourceCPU); err != nil {
 			return err

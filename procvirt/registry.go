@@ -278,11 +278,14 @@ func (r *Registry) acquire(pid int, t Turn) (*Container, error) {
 
 // withRoom calls do, which opens files for owner o, nil if that is not known. If this
 // process has no descriptor left, files of other containers are closed, and do is
-// called once more.
+// called once more. Then o is kept to its share.
 func (r *Registry) withRoom(o *owner, do func() error) error {
 	err := do()
 	if noDescriptors(err) && r.trim(o, r.opener.Count()*3/4) {
 		err = do()
+	}
+	if o != nil {
+		r.trimOwner(o)
 	}
 	return err
 }

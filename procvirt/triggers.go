@@ -88,7 +88,7 @@ func (r *Registry) NewTriggers(cfg TriggerConfig) *Triggers {
 
 func newTriggers(cfg TriggerConfig, proc string, place func(TriggerRequest) (TriggerPlace, error)) *Triggers {
 	t := &Triggers{cfg: cfg, proc: proc, place: place}
-	saved := newSavedTriggers(cfg.Saved)
+	saved := savedTriggers{cfg.Saved}
 	t.table = psi.NewTable(cfg.Max, t.wake, saved)
 	for _, r := range saved.load() {
 		// If it cannot be set, poll(2) reports an error, as for a removed group.
@@ -195,17 +195,10 @@ func TriggerFormat() shm.Format {
 
 // savedTriggers are the records of triggers in memory that outlives the process. It
 // is a psi.Keeper.
-type savedTriggers struct {
-	table   *shm.Table
-	records map[uint64]*shm.Record // by handle
-}
-
-func newSavedTriggers(t *shm.Table) *savedTriggers {
-	return &savedTriggers{table: t, records: map[uint64]*shm.Record{}}
-}
+type savedTriggers struct{ table *shm.Table }
 
 // load returns the records of the former process.
-func (s *savedTriggers) load() (all []psi.Record) {
+func (s savedTriggers) load() (all []psi.Record) {
 	if s.table == nil {
 		return nil
 	}
@@ -218,19 +211,14 @@ func (s *savedTriggers) load() (all []psi.Record) {
 	return all
 }
 
-func (s *savedTriggers) record(handle uint64) *shm.Record {
-	r := s.records[handle]
-	if r == nil {
-		var key shm.Key
-		binary.NativeEndian.PutUint64(key[:], handle)
-		r = s.table.Get(key, shm.Owner{})
-		s.records[handle] = r
-	}
-	return r
+func (s savedTriggers) record(handle uint64) *shm.Record {
+	var key shm.Key
+	binary.NativeEndian.PutUint64(key[:], handle)
+	return s.table.Get(key, shm.Owner{})
 }
 
 // Keep saves r. If the table is full, the trigger ends with this process.
-func (s *savedTriggers) Keep(r psi.Record) {
+func (s savedTriggers) Keep(r psi.Record) {
 	if b, err := json.Marshal(r); err == nil {
 		record := s.record(r.Handle)
 		record.Commit(append(record.Buffer(), b...))
@@ -238,7 +226,4 @@ func (s *savedTriggers) Keep(r psi.Record) {
 }
 
 // Forget removes the record of a handle.
-func (s *savedTriggers) Forget(handle uint64) {
-	s.record(handle).Free()
-	delete(s.records, handle)
-}
+func (s savedTriggers) Forget(handle uint64) { s.record(handle).Free() }

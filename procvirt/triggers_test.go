@@ -164,7 +164,7 @@ func TestTriggerOfARemovedGroupIsLostWithTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	table, reopen := savedTable(t)
-	saved := newSavedTriggers(table)
+	saved := savedTriggers{table}
 	saved.Keep(psi.Record{Handle: 1, Waiter: 5, File: at.File, Trigger: psi.Trigger{Threshold: 1, Window: 2_000_000}})
 	tr, woken := triggersAt(t, &at, reopen())
 	tr.Close()
