@@ -68,11 +68,17 @@ func (n *stat) append(dst []byte) []byte {
 		dst = strconv.AppendInt(dst, int64(n.rows[i].cpu), 10)
 		dst = appendRow(dst, &n.rows[i])
 	}
-	for line := range scan.Lines(n.host) {
+	// The host's rows are the first lines.
+	rest := n.host
+	for bytes.HasPrefix(rest, []byte("cpu")) {
+		_, rest = scan.Line(rest)
+	}
+	if !n.tracked && n.offset == 0 {
+		return append(dst, rest...)
+	}
+	for line := range scan.Lines(rest) {
 		key, value, _ := bytes.Cut(line, []byte(" "))
 		switch {
-		case bytes.HasPrefix(key, []byte("cpu")):
-			continue
 		case string(key) == "btime":
 			dst = append(dst, "btime "...)
 			dst = n.appendBoot(dst, value)
