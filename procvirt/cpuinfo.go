@@ -231,7 +231,11 @@ func (n *cpuinfo) append(dst []byte) []byte {
 				most = pkg.cores
 			}
 		}
-		dst = appendAtMost(dst, &l, most)
+		if most < math.MaxUint64 {
+			dst = appendAtMost(dst, &l, most)
+		} else {
+			dst = append(dst, l.text...)
+		}
 		dst = append(dst, '\n')
 	}
 	return dst
