@@ -1,16 +1,14 @@
 package procvirt
 
 import (
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"vprocfs/procvirt/cgroup"
 )
 
-// Explanation says which container a process is in, how that was found, and what the
-// container's files rest on. It is for people, and made afresh.
+// Explanation says which container a process is in, how that was found, and where each
+// number of the container's files comes from. It is for people, and made afresh.
 type Explanation struct {
 	PID         int    `json:"pid"`
 	Namespace   uint64 `json:"pid_namespace"`
@@ -20,12 +18,12 @@ type Explanation struct {
 	Found       Found  `json:"found"`
 	// Again is the answer to the same question asked a second time, which may
 	// come from the cache.
-	Again Found `json:"again"`
-	// Files says for each file whether it is the container's or why it is the
-	// host's.
-	Files       []FileExplanation       `json:"files"`
+	Again       Found                   `json:"again"`
 	Controllers []ControllerExplanation `json:"controllers"`
-	CPUs        CPUExplanation          `json:"cpus"`
+	// Policy is the words that hold, and Unknown those that are ignored.
+	Policy  []PolicyWord      `json:"policy"`
+	Unknown []string          `json:"unknown_policy_words,omitempty"`
+	Files   []FileExplanation `json:"files"`
 }
 
 // Found says how the init was found, and how long that took.
@@ -34,43 +32,48 @@ type Found struct {
 	Microseconds float64 `json:"microseconds"`
 }
 
+// ControllerExplanation is about one controller's control group.
+type ControllerExplanation struct {
+	Name    string `json:"name"`
+	Version int    `json:"version,omitempty"` // 1 or 2
+	Group   string `json:"group,omitempty"`
+	Dir     string `json:"dir,omitempty"`
+	Root    bool   `json:"root,omitempty"`
+	Error   string `json:"error,omitempty"`
+}
+
 // FileExplanation is about one file.
 type FileExplanation struct {
 	Name string `json:"name"`
 	// Host is the reason why it is the host's file, empty if it is not.
 	Host string `json:"host,omitempty"`
+	// Policy is the words of the policy that this file depends on.
+	Policy []PolicyWord `json:"policy,omitempty"`
+	// Numbers are those of the file. What is not among them is the host's.
+	Numbers []NumberExplanation `json:"numbers,omitempty"`
 }
 
-// ControllerExplanation is about one controller's control group.
-type ControllerExplanation struct {
-	Name    string             `json:"name"`
-	Version int                `json:"version,omitempty"` // 1 or 2
-	Group   string             `json:"group,omitempty"`
-	Root    bool               `json:"root,omitempty"`
-	Levels  []LevelExplanation `json:"levels,omitempty"`
-	Error   string             `json:"error,omitempty"`
+// NumberExplanation is about one number, or several that come from one place.
+type NumberExplanation struct {
+	Name string `json:"name"`
+	// Value is what the container is shown, empty for several numbers.
+	Value string `json:"value,omitempty"`
+	// From is what the number is made of. A limit is the smallest of them.
+	From []SourceExplanation `json:"from"`
 }
 
-// LevelExplanation is about the group or one of its ancestors. Limits holds the
-// text of the limit files that are there, by their names.
-type LevelExplanation struct {
-	Dir    string            `json:"dir"`
-	Limits map[string]string `json:"limits,omitempty"`
-}
-
-// CPUExplanation is about the CPUs that the container sees.
-type CPUExplanation struct {
-	Visible   string `json:"visible,omitempty"`
-	Effective string `json:"effective,omitempty"`
-	// Quota is the smallest quota in whole CPUs, rounded up; 0 is none.
-	Quota int `json:"quota,omitempty"`
-}
-
-// limitFiles are the files that limit something, by controller and version.
-var limitFiles = map[cgroup.Controller][2][]string{
-	cgroup.Memory: {{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}, {"memory.max", "memory.swap.max"}},
-	cgroup.CPU:    {{"cpu.cfs_quota_us", "cpu.cfs_period_us"}, {"cpu.max"}},
-	cgroup.CPUSet: {{"cpuset.effective_cpus"}, {"cpuset.cpus.effective"}},
+// SourceExplanation is about one thing that a number is made of.
+type SourceExplanation struct {
+	// File is the name of a file of Group, or a path, or what is done with the others.
+	File string `json:"file"`
+	// Key is a line of the file, empty for all of it.
+	Key string `json:"key,omitempty"`
+	// Group is the control group, and Own says that it is the container's own.
+	Group string `json:"group,omitempty"`
+	Own   bool   `json:"own,omitempty"`
+	Value string `json:"value,omitempty"`
+	// Limits says that the number is this one, for it is the smallest.
+	Limits bool `json:"limits,omitempty"`
 }
 
 // Explain returns what the files of thread pid rest on.
@@ -90,30 +93,27 @@ func (r *Registry) Explain(pid int) (*Explanation, error) {
 		return nil, err
 	}
 	defer c.Release()
+	x := explainer{Container: c, texts: map[string][]byte{}}
+	errs := map[string]error{}
 	for _, f := range r.Files() {
-		fe := FileExplanation{Name: f.String()}
-		if _, err := c.content(nil, f); err != nil {
-			fe.Host = reasonOf(err).String()
-		}
-		e.Files = append(e.Files, fe)
+		text, err := c.content(nil, f)
+		x.texts[f.String()], errs[f.String()] = text, err
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, ctl := range cgroup.Controllers() {
 		e.Controllers = append(e.Controllers, explainController(ctl, &c.state.groups))
 	}
-	if c.cpu != nil {
-		var set cgroup.CPUs
-		if _, err := c.cpu.Effective(&set, nil); err == nil && set.Count() > 0 {
-			e.CPUs.Effective = set.String()
+	p := c.known.Load()
+	e.Policy, e.Unknown = p.list(c.policyPlace().Dirs), p.unknown
+	for _, f := range r.Files() {
+		fe := FileExplanation{Name: f.String(), Policy: p.wordsFor(f, c.policyPlace().Dirs)}
+		if err := errs[fe.Name]; err != nil {
+			fe.Host = reasonOf(err).String()
+		} else {
+			fe.Numbers = x.numbers(f)
 		}
-		var view cpuView
-		if err := view.gather(c); err == nil {
-			e.CPUs.Visible = view.visible.String()
-		}
-		if quota, _, err := c.cpu.Quota(nil); err == nil {
-			e.CPUs.Quota = quota
-		}
+		e.Files = append(e.Files, fe)
 	}
 	return e, nil
 }
@@ -135,17 +135,33 @@ func explainController(ctl cgroup.Controller, g *groups) ControllerExplanation {
 	if p.V2 {
 		e.Name, e.Version = ctl.NameV2(), 2
 	}
-	for _, dir := range p.Dirs {
-		l := LevelExplanation{Dir: dir}
-		for _, name := range limitFiles[ctl][e.Version-1] {
-			if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
-				if l.Limits == nil {
-					l.Limits = map[string]string{}
-				}
-				l.Limits[name] = strings.TrimSpace(string(text))
-			}
-		}
-		e.Levels = append(e.Levels, l)
+	if len(p.Dirs) > 0 {
+		e.Dir = p.Dirs[0]
 	}
 	return e
+}
+
+// wordsFor returns the words of p that decide about f. Their levels are dirs.
+func (p *policy) wordsFor(f *File, dirs []string) (words []PolicyWord) {
+	counts := [numWords]bool{
+		wordView: true, wordFiles: true,
+		wordCPU:     f.needs&sourceCPU != 0,
+		wordSwap:    f.needs&sourceMemory != 0 && f.needs&sourceCounters == 0,
+		wordLoadavg: f.needs&sourceLoad != 0 || f.Path == "proc/stat",
+	}
+	for key, s := range p.words {
+		if s.set && counts[key] {
+			words = append(words, PolicyWord{wordNames[key], s.text, dirs[s.level]})
+		}
+	}
+	return words
+}
+
+// groupAt returns the name of the group so many levels above that of p.
+func groupAt(p *cgroup.Place, level int) string {
+	name := p.Path
+	for range level {
+		name = filepath.Dir(name)
+	}
+	return name
 }

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -294,5 +295,64 @@ func TestPolicyGivesTheHostsPressure(t *testing.T) {
 	}
 	if log := d.stop(t); strings.Contains(log, "level=ERROR") {
 		t.Error(log)
+	}
+}
+
+// TestExplainSaysWhichLimitHoldsAndWhoSetThePolicy, as text and as JSON.
+func TestExplainSaysWhichLimitHoldsAndWhoSetThePolicy(t *testing.T) {
+	pod := newGroup(t)
+	pod.limitMemory(t, 200)
+	g := pod.child(t, "container")
+	c := startContainer(t)
+	g.adopt(t, c)
+	if _, stderr, status := vprocfs(t, "set", "--cgroup", pod.policyDir(), "loadavg=host"); status != 0 {
+		t.Fatal(stderr)
+	}
+	policy(t, "set", c, "cpu=cpuset")
+	text := policy(t, "explain", c)
+	limit, own := "memory.limit_in_bytes", "9223372036854771712"
+	if g.v2["memory"] {
+		limit, own = "memory.max", "max"
+	}
+	for _, want := range []string{
+		"MemTotal = 204800 kB", "/container, its own: " + own + "\n", ": 209715200, limits\n", limit + " of /",
+		"cpu=cpuset, set on " + g.policyDir() + "\n", "loadavg=host, set on " + pod.policyDir() + "\n", "loadavg: the host's: policy\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("explain does not say %q:\n%s", want, text)
+		}
+	}
+	var all struct {
+		Files []struct {
+			Name, Host string
+			Policy     []struct{ Key, Value, Cgroup string }
+			Numbers    []struct {
+				Name, Value string
+				From        []struct {
+					File, Group, Value string
+					Own, Limits        bool
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(policy(t, "explain", c, "--json")), &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all.Files {
+		switch f.Name {
+		case "loadavg":
+			if f.Host != "policy" || len(f.Policy) != 1 || f.Policy[0].Cgroup != pod.policyDir() {
+				t.Errorf("loadavg: %+v", f)
+			}
+		case "meminfo":
+			for _, s := range f.Numbers[0].From {
+				if s.Limits != (s.Value == "209715200") {
+					t.Errorf("MemTotal: %+v", f.Numbers[0])
+				}
+			}
+		}
+	}
+	if len(all.Files) < 10 {
+		t.Errorf("%d files", len(all.Files))
 	}
 }

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -28,11 +26,12 @@ func explainCommand() *command {
 	addViewFlags(fl, &o.view)
 	return &command{
 		name:    "explain",
-		summary: "show which container a process belongs to, and its limits",
+		summary: "show which container a process belongs to, and where its numbers come from",
 		usage:   "explain --pid N [--json] [flags]",
 		details: `Finds the container of process N as a daemon with the same flags does, and shows
 what it found: the pid namespace, its init and how that was found, the control group
-of each controller with the limits of each level, and the CPUs.
+of each controller, the policy, and for each file which number comes from where: the
+files of the control groups with their values, and which of several limits holds.
 `,
 		flags: fl,
 		run: func(_ context.Context, args []string) error {
@@ -81,37 +80,83 @@ func printExplanation(to io.Writer, e *daemon.Explanation) error {
 	}
 	fmt.Fprintf(w, "\ninit\t%d, found by %s in %.1f us, again by %s in %.1f us\n",
 		e.Init, e.Found.By, e.Found.Microseconds, e.Again.By, e.Again.Microseconds)
-	for _, f := range e.Files {
-		what := "the container's"
-		if f.Host != "" {
-			what = "the host's: " + f.Host
-		}
-		fmt.Fprintf(w, "%s\t%s\n", f.Name, what)
-	}
-	if c := e.CPUs; c.Visible != "" {
-		fmt.Fprintf(w, "CPUs\t%s", c.Visible)
-		if c.Effective != "" {
-			fmt.Fprintf(w, ", of the cpuset %s", c.Effective)
-		}
-		if c.Quota > 0 {
-			fmt.Fprintf(w, ", by a quota of at most %d", c.Quota)
-		}
-		fmt.Fprintln(w)
-	}
 	for _, c := range e.Controllers {
 		fmt.Fprintf(w, "%s\t", c.Name)
-		if c.Error != "" {
+		switch {
+		case c.Error != "":
 			fmt.Fprintln(w, c.Error)
-			continue
+		case c.Root:
+			fmt.Fprintf(w, "v%d %s, the root\n", c.Version, printable(c.Group))
+		default:
+			fmt.Fprintf(w, "v%d %s, in %s\n", c.Version, printable(c.Group), printable(c.Dir))
 		}
-		fmt.Fprintf(w, "v%d %s\n", c.Version, printable(c.Group))
-		for _, l := range c.Levels {
-			for _, name := range slices.Sorted(maps.Keys(l.Limits)) {
-				fmt.Fprintf(w, "\t  %s/%s\t%s\n", printable(l.Dir), name, l.Limits[name])
-			}
+	}
+	for _, word := range e.Policy {
+		fmt.Fprintf(w, "policy\t%s\n", printWord(word))
+	}
+	for _, word := range e.Unknown {
+		fmt.Fprintf(w, "policy\t%s, unknown and ignored\n", printable(word))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for i := range e.Files {
+		if err := printFile(to, &e.Files[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printWord returns a word of a policy and who has it.
+func printWord(w daemon.PolicyWord) string {
+	return printable(fmt.Sprintf("%s=%s, set on %s", w.Key, w.Value, w.Dir))
+}
+
+// printFile prints where the numbers of a file come from.
+func printFile(to io.Writer, f *daemon.FileExplanation) error {
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "\n%s: ", f.Name)
+	if f.Host != "" {
+		fmt.Fprintf(w, "the host's: %s\n", f.Host)
+	} else {
+		fmt.Fprintln(w, "the container's")
+	}
+	for _, word := range f.Policy {
+		fmt.Fprintf(w, "  policy\t%s\n", printWord(word))
+	}
+	for _, n := range f.Numbers {
+		first := n.Name
+		if n.Value != "" {
+			first += " = " + n.Value
+		}
+		for _, s := range n.From {
+			fmt.Fprintf(w, "  %s\t%s\n", printable(first), printable(printSource(s)))
+			first = ""
 		}
 	}
 	return w.Flush()
+}
+
+// printSource returns what a number comes from in words.
+func printSource(s daemon.SourceExplanation) string {
+	text := s.File
+	if s.Key != "" {
+		text += ", " + s.Key
+	}
+	switch {
+	case s.Own:
+		text += " of " + s.Group + ", its own"
+	case s.Group != "":
+		text += " of " + s.Group
+	}
+	if s.Value != "" {
+		text += ": " + s.Value
+	}
+	if s.Limits {
+		text += ", limits"
+	}
+	return text
 }
 
 // printable makes a name that a container chose safe to print on a terminal.

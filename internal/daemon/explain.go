@@ -7,8 +7,14 @@ import (
 	"vprocfs/procvirt"
 )
 
-// Explanation says which container a process is in, and what its files rest on.
+// Explanation says which container a process is in, and where its numbers come from.
 type Explanation = procvirt.Explanation
+
+// FileExplanation and SourceExplanation are parts of it.
+type (
+	FileExplanation   = procvirt.FileExplanation
+	SourceExplanation = procvirt.SourceExplanation
+)
 
 // Explain finds the container of process pid as a daemon with the same options
 // does.
