@@ -3,6 +3,8 @@ package procvirt
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -141,5 +143,28 @@ func TestExplainNamesTheWordsThatApply(t *testing.T) {
 	}
 	if from := numberOf(t, e, "meminfo", "SwapTotal").From; from[0].File != "swap=off of the policy" {
 		t.Errorf("SwapTotal comes from %+v", from)
+	}
+}
+
+// TestExplainNamesTheMemoryNodes, and that they limit MemTotal if they do.
+func TestExplainNamesTheMemoryNodes(t *testing.T) {
+	h := fourNodes(t, "bookworm-v2", "3")
+	r := fixtureRegistry(t, h, nil)
+	s := subject(t, h, h.Roles["child"])
+	for _, dir := range policyDirs(t, r, s) {
+		if err := os.WriteFile(filepath.Join(dir, "memory.max"), []byte("max\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := explain(t, r, s)
+	for _, file := range []string{"node/online", "node/has_memory"} {
+		n := numberOf(t, e, file, "nodes in both")
+		if len(n.From) != 2 || n.Value != "3" || n.From[0].Value != "0-3" || n.From[1].Value != "3" || !n.From[1].Own {
+			t.Errorf("%s: %+v", file, n)
+		}
+	}
+	n := numberOf(t, e, "meminfo", "MemTotal")
+	if limit := limiting(t, n); n.Value != "262144 kB" || limit.Value != "268435456" || limit.Group == "" {
+		t.Errorf("MemTotal: %+v", n)
 	}
 }

@@ -53,6 +53,8 @@ func (x *explainer) numbersOf(f *File) []NumberExplanation {
 		return []NumberExplanation{{Name: "controllers", From: []SourceExplanation{{File: "/proc/cgroups"}, {File: "cgroup.controllers", Group: "/", Value: string(x.registry.mounts.AppendV2Controllers(nil))}}}}
 	case f.needs >= sourceCPUPressure:
 		return []NumberExplanation{{Name: "all", From: x.own(cgroup.Pressure, strings.Replace(name, "pressure/", "", 1)+".pressure", "")}}
+	case f.needs&sourceNodes != 0:
+		return x.memoryNodes(f)
 	case f.needs&sourceCPU != 0:
 		return []NumberExplanation{x.cpus()}
 	}
@@ -310,6 +312,19 @@ func (x *explainer) quotas() []SourceExplanation {
 		markSmallest(from, share)
 	}
 	return from
+}
+
+// memoryNodes explains a list of memory nodes.
+func (x *explainer) memoryNodes(f *File) []NumberExplanation {
+	from := []SourceExplanation{x.host(f.Path, "")}
+	if all := x.levels(cgroup.CPUSet, "cpuset.mems.effective", "cpuset.effective_mems"); len(all) > 0 {
+		from = append(from, all[0])
+	}
+	numbers := []NumberExplanation{{"nodes in both", strings.TrimSpace(string(x.texts[f.String()])), from}}
+	if f.needs&sourceCPU != 0 {
+		numbers = append(numbers, x.cpus())
+	}
+	return numbers
 }
 
 // used is the CPU time that the container used.
