@@ -23,7 +23,7 @@ VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|H
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
 
-.PHONY: build run quick test race test-survival test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
+.PHONY: build run quick test race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
   demo-tools test-tools guest-tools bench-tools race-tools
 
 build: ## build build/vprocfs
@@ -44,6 +44,9 @@ race: root race-tools ## run the unit tests of all packages with the race detect
 
 test-survival: root test-tools ## kill the worker 1000 times and upgrade it 100 times under readers that check all they read
 	VPROCFS_SURVIVAL=1000,100 $(GO) test -count=1 -timeout 120m -v -run NobodyNotices ./test
+
+test-worst: root test-tools ## what one container can do to another, in runs of ten seconds
+	VPROCFS_WORST=10000 $(GO) test -count=1 -timeout 30m -v -run TheWorst ./test
 
 test-vm: root guest-tools ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m

@@ -381,7 +381,8 @@ func TestWhoClosesManyFilesHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// hammerer lets threads read a file without a pause.
+// hammerer lets threads read a file, or write to one, without a pause: "start COUNT
+// PATH", "write COUNT PATH", "stop".
 type hammerer struct {
 	stop  atomic.Bool
 	group sync.WaitGroup
@@ -402,8 +403,12 @@ func (h *hammerer) obey(line string) error {
 	for range n {
 		h.group.Go(func() {
 			buf := make([]byte, 4096)
+			do := func() error { return cycle(f[2], buf) }
+			if f[0] == "write" {
+				do = func() error { return writeLong(f[2]) }
+			}
 			for !h.stop.Load() {
-				if err := cycle(f[2], buf); err != nil {
+				if err := do(); err != nil {
 					fmt.Println("error:", err)
 					return
 				}

@@ -71,6 +71,12 @@ func runTool(tool string) int {
 		err = leaseOften(os.Args[1:])
 	case "open":
 		eachLine(openLine)
+	case "namespaces":
+		eachLine(namespacesThatRead)
+	case "echo":
+		err = echo(os.Args[1])
+	case "neighbour":
+		eachLine(timeNeighbour)
 	case "latency":
 		eachLine(latencies)
 	case "syscalls-child":
