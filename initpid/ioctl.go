@@ -3,23 +3,15 @@ package initpid
 import (
 	"errors"
 	"fmt"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// question asks a finder for the init of the pid namespace nsfd. Its inode number is
-// ns, and the thread caller is in it. The answer may take timeout.
-type question struct {
-	caller, nsfd int
-	ns           uint64
-	timeout      time.Duration
-}
-
-// finder returns a thread group id in our own pid namespace, which must be verified,
-// and how it was found.
-type finder func(q question) (pid int, by Method, err error)
+// A finder finds the init of the pid namespace nsfd, whose inode number is ns and which
+// the thread caller is in. It returns a thread group id in our own pid namespace, which
+// must be verified, and how it was found.
+type finder func(caller, nsfd int, ns uint64) (pid int, by Method, err error)
 
 // tgidFromPIDNS translates pid 1 of the namespace into our own. The argument is
 // passed by value and the pid is the return value, although the request number is
@@ -30,8 +22,8 @@ func tgidFromPIDNS(nsfd int) (int, unix.Errno) {
 }
 
 // findIoctl is the finder of Method Ioctl. It never blocks.
-func findIoctl(q question) (int, Method, error) {
-	pid, errno := tgidFromPIDNS(q.nsfd)
+func findIoctl(_, nsfd int, _ uint64) (int, Method, error) {
+	pid, errno := tgidFromPIDNS(nsfd)
 	switch errno {
 	case 0:
 		return pid, Ioctl, nil

@@ -21,12 +21,12 @@ const (
 )
 
 // findParents is the finder of Method Parents. If it fails, it is findFork.
-func (r *Resolver) findParents(q question) (int, Method, error) {
-	pid, err := r.proc.findParents(q.caller, q.ns)
+func (r *Resolver) findParents(caller, nsfd int, ns uint64) (int, Method, error) {
+	pid, err := r.proc.findParents(caller, ns)
 	if err == nil {
 		return pid, Parents, nil
 	}
-	return r.findFork(q)
+	return r.findFork(caller, nsfd, ns)
 }
 
 // findParents goes from the caller to its parent and so on, until one is pid 1 in its

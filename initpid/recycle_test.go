@@ -96,9 +96,9 @@ func TestPIDRecycledDuringResolutionIsNotMixedUp(t *testing.T) {
 		r := newResolver(t, Config{Method: m})
 		a := startContainer(t, "init", newPIDNS)
 		find, asked := r.find, 0
-		r.find = func(q question) (int, Method, error) {
+		r.find = func(caller, nsfd int, ns uint64) (int, Method, error) {
 			asked++
-			pid, by, err := find(q)
+			pid, by, err := find(caller, nsfd, ns)
 			if asked == 1 {
 				a.end()
 				startWithPID(t, a.pid)
@@ -119,7 +119,7 @@ func TestPIDThatKeepsChangingIsGivenUp(t *testing.T) {
 	r := newResolver(t, Config{})
 	a, b := startContainer(t, "init", newPIDNS), startContainer(t, "init", newPIDNS)
 	asked := 0
-	r.find = func(question) (int, Method, error) { asked++; return b.pid, Auto, nil }
+	r.find = func(_, _ int, _ uint64) (int, Method, error) { asked++; return b.pid, Auto, nil }
 	_, err := r.Resolve(a.pid)
 	wantErr(t, "Resolve", err, ErrNoInit)
 	if asked != maxTries {

@@ -284,7 +284,7 @@ func (r *Resolver) fill(caller, nsfd int, ns uint64) (*entry, error) {
 		return e, err
 	}
 	for try := 1; ; try++ {
-		pid, by, err := r.find(question{caller, nsfd, ns, r.timeout})
+		pid, by, err := r.find(caller, nsfd, ns)
 		if err != nil {
 			return e, err
 		}
@@ -309,8 +309,8 @@ func (r *Resolver) fill(caller, nsfd int, ns uint64) (*entry, error) {
 }
 
 // findFork is the finder of Method Fork.
-func (r *Resolver) findFork(q question) (int, Method, error) {
-	pid, err := r.forks.find(q.nsfd, q.timeout)
+func (r *Resolver) findFork(_, nsfd int, _ uint64) (int, Method, error) {
+	pid, err := r.forks.find(nsfd, r.timeout)
 	return pid, Fork, err
 }
 

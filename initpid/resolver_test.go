@@ -178,7 +178,9 @@ func waitGone(t *testing.T, gone <-chan uint64, ns uint64) {
 func TestOwnNamespaceIsHost(t *testing.T) {
 	eachMethod(t, func(t *testing.T, m Method) {
 		r := newResolver(t, Config{Method: m})
-		r.find = func(question) (int, Method, error) { return 0, Auto, errors.New("asked for our own namespace") }
+		r.find = func(_, _ int, _ uint64) (int, Method, error) {
+			return 0, Auto, errors.New("asked for our own namespace")
+		}
 		c := startContainer(t, "init", 0)
 		for _, pid := range []int{os.Getpid(), unix.Gettid(), c.pid} {
 			for _, ask := range asks(r) {
@@ -251,8 +253,8 @@ func TestInitThatDiesDuringResolutionIsNoInit(t *testing.T) {
 		r := newResolver(t, Config{Method: m})
 		find := r.find
 		c := startContainer(t, "init", newPIDNS)
-		r.find = func(q question) (int, Method, error) {
-			pid, by, err := find(q)
+		r.find = func(caller, nsfd int, ns uint64) (int, Method, error) {
+			pid, by, err := find(caller, nsfd, ns)
 			c.end()
 			return pid, by, err
 		}
@@ -266,7 +268,7 @@ func TestFailureIsKeptBriefly(t *testing.T) {
 	var asked atomic.Int32
 	broken := errors.New("broken")
 	find := r.find
-	r.find = func(question) (int, Method, error) { asked.Add(1); return 0, Auto, broken }
+	r.find = func(_, _ int, _ uint64) (int, Method, error) { asked.Add(1); return 0, Auto, broken }
 	c := startContainer(t, "init", newPIDNS)
 	start := time.Now()
 	for range 50 {
@@ -285,7 +287,7 @@ func TestColdNamespaceIsResolvedOnceForManyAskers(t *testing.T) {
 		r := newResolver(t, Config{Method: m})
 		var asked atomic.Int32
 		find := r.find
-		r.find = func(q question) (int, Method, error) { asked.Add(1); return find(q) }
+		r.find = func(caller, nsfd int, ns uint64) (int, Method, error) { asked.Add(1); return find(caller, nsfd, ns) }
 		c := startContainer(t, "init", newPIDNS)
 		var wg sync.WaitGroup
 		for range 200 {
@@ -309,7 +311,7 @@ func TestExpiredAnswerIsRenewedWithoutFinding(t *testing.T) {
 	r := newResolver(t, Config{TTL: 1, Gone: func(uint64) { gone.Add(1) }})
 	c := startContainer(t, "init", newPIDNS)
 	resolve(t, r, c.pid, c.pid)
-	r.find = func(question) (int, Method, error) { return 0, Auto, errors.New("asked again") }
+	r.find = func(_, _ int, _ uint64) (int, Method, error) { return 0, Auto, errors.New("asked again") }
 	before := len(openFiles())
 	for range 20 {
 		wantCold(t, r, c.pid)

@@ -8,8 +8,8 @@ import (
 	"vprocfs/internal/logqueue"
 )
 
-// logPatience is how long a process waits at its end for the reader of the log. A holder
-// ends after its worker, so a stop may take twice as long.
+// logPatience is how long a process waits at its end for a reader of the log that does
+// not read.
 const logPatience = 500 * time.Millisecond
 
 // LogOptions are the options of the log on stderr.

@@ -146,7 +146,8 @@ func (p *pinner) fail(err error) {
 	p.log.Warn("containers can delay each other by leases (F_SETLEASE)", "err", err)
 }
 
-// clone returns a private clone of the mount, wherever that is to be had.
+// clone returns a private clone of the mount: of the mount point, of the former bundle,
+// or of the file system.
 func (p *pinner) clone() (root int, err error) {
 	root, err = fs.Clone(p.path, p.dev)
 	if err != nil && p.former >= 0 {

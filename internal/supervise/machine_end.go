@@ -81,8 +81,8 @@ func (m *machine) workerEnded(p proc, how exit) {
 	m.log(slog.LevelWarn, "the worker has ended, starting another", "pid", p.pid, "reason", p.reason(how), "after", m.scheduleStart())
 }
 
-// connectionAborted prepares a new connection. Nobody waits meanwhile: what is aborted answers
-// with errors.
+// connectionAborted prepares a new connection. Nobody waits for it: requests to the
+// aborted one fail at once.
 func (m *machine) connectionAborted() {
 	m.dropCandidate(errors.New("the connection was aborted"))
 	if !m.renewed.IsZero() && m.now.Sub(m.renewed) >= renewalGoodAfter {

@@ -82,11 +82,9 @@ func NewWorker() (*Worker, error) {
 	return w, nil
 }
 
-// Ready says that this process could work, and waits until it is to begin.
-// Nobody else works with the descriptors then.
-//
-// A holder that dies meanwhile is no error, unless this is a candidate: there is no
-// other worker, and what would become of the descriptors? Serving finds out too.
+// Ready says that this process could work, and waits until it is to begin. No other
+// process works with the descriptors then. If the holder dies before it says so, a
+// candidate gets an error. Any other worker begins: there is no other one.
 func (w *Worker) Ready() error {
 	err := w.ready()
 	if errors.Is(err, errHolderGone) && !w.Candidate {
