@@ -97,7 +97,7 @@ func (c *container) kill() error {
 // wait starts the container and returns its exit status as an error, unless it is 0.
 func (c *container) wait(signals <-chan os.Signal) error {
 	defer c.terminal.restore()
-	defer c.control.Close()
+	defer func() { _ = c.control.Close() }() // nothing is left to send
 	c.send(controlStart)
 	ended := make(chan error, 1)
 	go func() { ended <- c.init.Wait() }()
