@@ -18,7 +18,7 @@ VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|
 VM_LONG := NoCounter|Readers|Languages
 # The oldest kernel and the newest.
 VM_ENDS := bullseye-security:v2,trixie-backports:v2
-VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook|AnAborted|ALivingConnection|ForcedUnmount|FirstRead|ContainersThatRunAre|ContainersInContainers|SandboxesAre|PatternsSay|WatchingGoesOn|ThatHangsDelays
+VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook|AnAborted|ALivingConnection|ForcedUnmount|FirstReadOfAProgram
 
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)

@@ -65,7 +65,7 @@ var firstRead = []string{"/bin/busybox", "cat", "/proc/meminfo"}
 // startsPerRuntime returns how many containers of a runtime must be attached in time.
 func startsPerRuntime() int {
 	if os.Getenv(binaryEnv) != "" {
-		return 5 // in a guest, where a start takes seconds
+		return 3 // in a guest, where a start takes seconds
 	}
 	return 20
 }
