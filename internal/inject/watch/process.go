@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"vprocfs/internal/mountinfo"
 	"vprocfs/internal/procpid"
@@ -18,6 +19,37 @@ import (
 // maxMountinfo bounds how much of a mountinfo is read, in bytes. A container can
 // make its own 64 MiB long.
 const maxMountinfo = 256 << 10
+
+// maxText bounds how much of a cgroup or status is read, in bytes.
+const maxText = 64 << 10
+
+// readFile reads a file of procfs up to a limit. Package os would add a mountinfo, which
+// can be polled, to the poller of the Go runtime, and each mount would wake that.
+func readFile(path string, limit int) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	text := make([]byte, 0, 8<<10)
+	for len(text) < limit {
+		if len(text) == cap(text) {
+			text = slices.Grow(text, len(text))
+		}
+		n, err := unix.Read(fd, text[len(text):cap(text)])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		if n == 0 {
+			break
+		}
+		text = text[:len(text)+n]
+	}
+	return text, nil
+}
 
 // proc reads facts about processes from a procfs. It waits for no other file system.
 // It is safe for concurrent use.
@@ -92,7 +124,7 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 	if !f.ownPIDNS && len(r.Attach) == 0 {
 		return sighting{}, nil
 	}
-	if f.cgroups, err = os.ReadFile(dir + "/cgroup"); err != nil {
+	if f.cgroups, err = readFile(dir+"/cgroup", maxText); err != nil {
 		return sighting{}, errEnded
 	}
 	if f.parentCgroups, err = p.parentCgroups(dir); err != nil {
@@ -119,7 +151,7 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 // parentCgroups returns the text of cgroup of the parent of the process with
 // directory dir. It is empty if the parent is not visible here.
 func (p *proc) parentCgroups(dir string) ([]byte, error) {
-	status, err := os.ReadFile(dir + "/status")
+	status, err := readFile(dir+"/status", maxText)
 	if err != nil {
 		return nil, errEnded
 	}
@@ -130,7 +162,7 @@ func (p *proc) parentCgroups(dir string) ([]byte, error) {
 	if parent == 0 {
 		return nil, nil
 	}
-	text, err := os.ReadFile(filepath.Join(p.root, strconv.Itoa(parent), "cgroup"))
+	text, err := readFile(filepath.Join(p.root, strconv.Itoa(parent), "cgroup"), maxText)
 	if err != nil {
 		return nil, errOrphaned
 	}
@@ -145,16 +177,11 @@ var errOrphaned = errors.New("the parent has ended")
 // that is not mounted on the host, and the views that are mounted below it. A
 // mountinfo that is too long to tell counts as having one: who attaches looks again.
 func (p *proc) mountsOnProc(dir string) (ownProcfs bool, views []uint64, err error) {
-	f, err := os.Open(dir + "/mountinfo")
-	if err != nil {
-		return false, nil, errEnded
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxMountinfo))
+	text, err := readFile(dir+"/mountinfo", maxMountinfo)
 	if err != nil {
 		return false, nil, errEnded // EINVAL of a zombie
 	}
-	if len(text) == maxMountinfo {
+	if len(text) >= maxMountinfo {
 		return true, nil, nil
 	}
 	// Only these lines are parsed: a path with a blank is escaped.
