@@ -170,6 +170,16 @@ func TestSandboxesAreNotAttached(t *testing.T) {
 	wantHost(t, starts)
 }
 
+func TestPatternsSayWhatIsAttached(t *testing.T) {
+	first := plainContainer(t, "true")
+	pattern := filepath.Join(filepath.Dir(memoryGroup(t, first)), "vprocfs-test-*")
+	startAttaching(t, "vprocfs", "--attach-cgroup", pattern, "--attach-not-cgroup", "/vprocfs-attach-runc-*")
+	waitForView(t, first) // unshare(1) stays in the cgroup of its parent, too
+	excluded := runtimeContainer(t, "runc", "")
+	time.Sleep(2 * time.Second)
+	wantHost(t, excluded)
+}
+
 // memoryGroup returns the path of the cgroup of a container that limits its memory.
 func memoryGroup(t *testing.T, c *container) string {
 	t.Helper()
