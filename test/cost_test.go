@@ -74,6 +74,7 @@ func maxSystemCalls() map[string]float64 {
 	return map[string]float64{
 		"uptime": 20, "meminfo": 26, "stat": 26,
 		"cpuinfo": 26, "swaps": 26, "diskstats": 26, "slabinfo": 16, "loadavg": 16,
+		"cgroups": 20, "vmstat": 40,
 	}
 }
 
@@ -236,9 +237,12 @@ func TestTheDaemonHasNoFileOfItsOwnMountOpen(t *testing.T) {
 		t.Errorf("the holder has %v open", paths)
 	}
 	// What is pinned: the files of the table, and the root that they were opened below.
-	pins := map[string]bool{"/": true, "/proc/pressure/cpu": true, "/proc/pressure/memory": true, "/proc/pressure/io": true}
+	pins := map[string]bool{"/": true, "/proc/pressure/cpu": true, "/proc/pressure/memory": true, "/proc/pressure/io": true, "/proc/pressure/irq": true}
 	for _, name := range servedFiles(t, dir) {
 		pins["/proc/"+name] = true
+	}
+	for _, name := range []string{"online", "possible", "has_cpu", "has_memory", "has_normal_memory"} {
+		pins["/sys/devices/system/node/"+name] = true
 	}
 	for _, name := range []string{"online", "possible", "present", "offline"} {
 		pins["/sys/devices/system/cpu/"+name] = true

@@ -4,12 +4,14 @@
 # No service that comes with a package is started.
 set -eu
 
-# A line for each group: COMMAND:PACKAGE ...
+# A line for each group: COMMAND:PACKAGE or FILE:PACKAGE ...
 packages() {
 	case $1 in
 	demo) echo free:procps top:procps awk:mawk ;;
 	tests) echo gcc:gcc free:procps awk:mawk busybox:busybox-static strace:strace unshare:util-linux htop:htop mpstat:sysstat \
 		python3:python3 node:nodejs git:git tar:tar runc:runc crun:crun podman:podman lxcfs:lxcfs \
+		java:default-jre-headless atop:atop prometheus-node-exporter:prometheus-node-exporter numactl:numactl \
+		lstopo-no-graphics:hwloc-nox /usr/lib/python3/dist-packages/psutil:python3-psutil \
 		systemd-analyze:systemd setpriv:util-linux ip:iproute2 ;;
 	guests) echo qemu-system-x86_64:qemu-system-x86 busybox:busybox-static xz:xz-utils mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs ;;
 	bench) echo gcc:gcc strace:strace lxcfs:lxcfs ;;
@@ -22,7 +24,7 @@ PATH=$PATH:/usr/sbin:/sbin
 missing=
 for group in "$@"; do
 	for pair in $(packages "$group"); do
-		command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+		command -v "${pair%%:*}" >/dev/null || [ -e "${pair%%:*}" ] || missing="$missing ${pair#*:}"
 	done
 done
 case " $missing " in *" gcc "*) missing="$missing libc6-dev" ;; esac

@@ -98,7 +98,8 @@ func burnIn(t *testing.T, c *container) (stop func()) {
 // host's, where dir is that of the host's.
 func showsItsOwn(t *testing.T, c *container, dir string) {
 	t.Helper()
-	for _, name := range []string{"cpu", "memory", "io"} {
+	for _, name := range pressureFiles() {
+		name = strings.TrimPrefix(name, "pressure/")
 		file := filepath.Join(dir, name+".pressure")
 		if dir == hostPressure {
 			file = filepath.Join(dir, name)
@@ -313,7 +314,8 @@ func TestTriggersAreTheKernels(t *testing.T) {
 	needTriggers(t)
 	dir, _ := serve(t)
 	c := python(t, dir)
-	for _, step := range []struct{ line, want string }{
+	type step struct{ line, want string }
+	steps := []step{
 		{`fd = os.open("/proc/pressure/cpu", os.O_RDWR); print(poll(fd))`, "[10]"}, // POLLERR and POLLPRI: no trigger
 		{`print(os.write(fd, b"some 100000 2000000\0"))`, "20"},
 		{`print(poll(fd))`, "[]"},
@@ -332,7 +334,14 @@ func TestTriggersAreTheKernels(t *testing.T) {
 		// An unprivileged process may only ask for what costs the host nothing.
 		{`os.setresuid(1234, 1234, 1234); print(setnew(b"some 100000 1000000\0")[0])`, "EINVAL"},
 		{`print(setnew(b"some 100000 4000000\0")[0])`, "20"},
-	} {
+	}
+	if slices.Contains(pressureFiles(), "pressure/irq") {
+		steps = append([]step{
+			{`fd = os.open("/proc/pressure/irq", os.O_RDWR); print(try_(lambda: os.write(fd, b"some 100000 2000000")))`, "EINVAL"},
+			{`print(os.write(fd, b"full 100000 2000000")); os.close(fd)`, "19"},
+		}, steps...)
+	}
+	for _, step := range steps {
 		if got := c.py(t, step.line); got != step.want {
 			t.Errorf("%s: %q, want %q", step.line, got, step.want)
 		}

@@ -13,7 +13,7 @@ import (
 // pressureFiles are the names of the files in /proc/pressure, none where the
 // kernel has no PSI or it is switched off.
 func pressureFiles() (names []string) {
-	for _, name := range []string{"cpu", "memory", "io"} {
+	for _, name := range []string{"cpu", "memory", "io", "irq"} {
 		if _, err := os.ReadFile("/proc/pressure/" + name); err == nil {
 			names = append(names, "pressure/"+name)
 		}
@@ -32,9 +32,11 @@ func wholeFiles() map[string]*regexp.Regexp {
 		"diskstats": regexp.MustCompile(`^( +\d+ +\d+ \w+( \d+){11,17}\n)+$`),
 		"loadavg":   regexp.MustCompile(`^(\d+\.\d\d ){3}\d+/\d+ \d+\n$`),
 		"slabinfo":  regexp.MustCompile(`<sharedavail>\n$`),
+		"vmstat":    regexp.MustCompile(`^(\w+ \d+\n)+$`),
+		"cgroups":   regexp.MustCompile(`^#subsys_name.*\n(\w+\t\d+\t1\t1\n)+$`),
 	}
 	for _, name := range pressureFiles() {
-		whole[name] = regexp.MustCompile(`^some avg10=.* total=\d+\n(full avg10=.* total=\d+\n)?$`)
+		whole[name] = regexp.MustCompile(`^(some avg10=.* total=\d+\n)?(full avg10=.* total=\d+\n)?$`)
 	}
 	return whole
 }

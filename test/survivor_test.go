@@ -20,10 +20,10 @@ import (
 // the host's entries below sys one.
 func survivalFiles() (files []string) {
 	for _, name := range []string{
-		"/proc/uptime", "/proc/meminfo", "/proc/stat", "/proc/cpuinfo", "/proc/swaps", "/proc/diskstats", "/proc/loadavg", "/proc/slabinfo",
-		"/proc/pressure/cpu", "/proc/pressure/memory", "/proc/pressure/io",
+		"/proc/uptime", "/proc/meminfo", "/proc/stat", "/proc/cpuinfo", "/proc/swaps", "/proc/diskstats", "/proc/loadavg", "/proc/slabinfo", "/proc/cgroups", "/proc/vmstat",
+		"/proc/pressure/cpu", "/proc/pressure/memory", "/proc/pressure/io", "/proc/pressure/irq",
 		"/sys/devices/system/cpu/online", "/sys/devices/system/cpu/present", "/sys/devices/system/cpu/possible",
-		"/sys/devices/system/cpu/cpu0/topology/core_id",
+		"/sys/devices/system/cpu/cpu0/topology/core_id", "/sys/devices/system/node/node0/distance",
 	} {
 		// Not every kernel has PSI.
 		if _, err := os.Stat(name); err == nil || !errors.Is(err, os.ErrNotExist) {
@@ -178,11 +178,19 @@ func (s *survivor) check(name, text string) error {
 		if len(lines) != 2 || !strings.HasPrefix(lines[1], "# name ") {
 			return errors.New("not the heading")
 		}
+	case "vmstat":
+		return s.checkVmstat(lines)
+	case "cgroups":
+		for _, line := range lines[1:] {
+			if !strings.HasSuffix(line, "\t1\t1") {
+				return fmt.Errorf("not one group: %q", line)
+			}
+		}
 	case "online", "present", "possible":
 		if text != "0\n" {
 			return errors.New("not CPU 0")
 		}
-	case "cpu", "memory", "io":
+	case "cpu", "memory", "io", "irq":
 		return s.checkPressure(name, lines)
 	}
 	return nil
@@ -200,6 +208,22 @@ func checkLoadavg(lines []string) error {
 		return fmt.Errorf("%d threads", threads)
 	}
 	return nil
+}
+
+// checkVmstat looks at what only grows.
+func (s *survivor) checkVmstat(lines []string) error {
+	var counters []uint64
+	for _, line := range lines {
+		var name string
+		var n uint64
+		if _, err := fmt.Sscanf(line, "%s %d", &name, &n); err != nil {
+			return fmt.Errorf("odd line %q: %w", line, err)
+		}
+		if strings.HasPrefix(name, "pg") || name == "oom_kill" {
+			counters = append(counters, n)
+		}
+	}
+	return s.notBack("vmstat", counters)
 }
 
 func (s *survivor) checkPressure(name string, lines []string) error {

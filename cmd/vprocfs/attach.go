@@ -30,7 +30,7 @@ func attachCommand(stdout io.Writer) *command {
 		summary: "show the view in a container that is already running",
 		usage:   "attach [flags] --pid N",
 		details: `Mounts the files of the daemon at DIR over those of the same name in the container's
-/proc, and /sys/devices/system/cpu. It keeps files that are attached, and replaces
+/proc, and /sys/devices/system/cpu and node. It keeps files that are attached, and replaces
 those of a dead daemon. It touches no process of the container. If a file cannot be
 attached, it prints the reason, attaches the others, and exits with status 1.
 `,

@@ -26,7 +26,7 @@ func serveCommand() *command {
 view and end it; a second one ends it at once. SIGUSR1 replaces it by the binary that
 is now on disk (see upgrade). SIGUSR2 switches to the host's files and back. Bind the
 files of MOUNTPOINT/proc over those of the same name in a container's /proc, and
-MOUNTPOINT/sys/devices/system/cpu over its /sys/devices/system/cpu.
+MOUNTPOINT/sys/devices/system/cpu and node over its /sys/devices/system/cpu and node.
 `,
 		flags: fl,
 		run: func(_ context.Context, args []string) error {
