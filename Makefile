@@ -5,6 +5,9 @@ BINARY      := build/vprocfs
 # It includes staticcheck. Built on first use, which takes some minutes.
 LINT        := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME    ?= 20s
+NFPM        := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.44.0
+# Of the packages.
+VERSION     ?= 0.1.0
 
 # A static binary: it runs on any distribution and in an empty image.
 export CGO_ENABLED := 0
@@ -21,13 +24,19 @@ VM_ENDS := bullseye-security:v2,trixie-backports:v2
 VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook|AnAborted|ALivingConnection|ForcedUnmount|FirstReadOfAProgram
 
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
-VM_SYSTEMD := TestSystemd(Start|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
+VM_SYSTEMD := TestSystemd(Start|Package|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
 
-.PHONY: build run quick test race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
+.PHONY: build packages run quick test race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
   demo-tools test-tools guest-tools bench-tools race-tools
 
 build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
+
+packages: build ## make the deb and the rpm in build/packages
+	@rm -rf build/packages && mkdir -p build/packages
+	@for format in deb rpm; do \
+		ARCH=$$($(GO) env GOARCH) VERSION=$(VERSION) $(GO) run $(NFPM) package --config deploy/packages/vprocfs.yaml --packager $$format --target build/packages/ || exit 1; \
+	done
 
 run: root demo-tools build ## show a container with 256 MiB and one CPU next to the host
 	@sh test/demo.sh $(BINARY)
@@ -48,12 +57,12 @@ test-survival: root test-tools ## kill the worker 1000 times and upgrade it 100 
 test-worst: root test-tools ## what one container can do to another, in runs of ten seconds
 	VPROCFS_WORST=10000 $(GO) test -count=1 -timeout 30m -v -run TheWorst ./test
 
-test-vm: root guest-tools ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
+test-vm: root guest-tools packages ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m
 	$(GO) run ./test/vm -matrix -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 	$(GO) run ./test/vm -systemd -tests -timeout 20m
 
-test-vm-gate: root guest-tools ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
+test-vm-gate: root guest-tools packages ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
 	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_LONG)|$(VM_LIFE)' test
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -swap 256 -timeout 20m -run '$(VM_CORE)' test
 	$(GO) run ./test/vm -hosts bookworm:hybrid -tests -swap 256 -timeout 20m -run '$(VM_CORE)' test

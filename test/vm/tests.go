@@ -46,7 +46,7 @@ func testPackages() []testPackage {
 		}},
 		{dir: "procvirt/host"},
 		{dir: "internal/inject/watch"},
-		{dir: "test", data: []string{"test/testdata"}, skip: []string{
+		{dir: "test", data: []string{"test/testdata", "deploy"}, skip: []string{
 			// About the source, which a guest does not have.
 			"TestPackagesImportOnlyWhatTheirLayerMay", "TestBrokenArrowsAreFound",
 			"TestUnitIsHardened", "TestUnitMakesNoMountNamespace",
@@ -60,7 +60,7 @@ func testPackages() []testPackage {
 			// How much memory and patience a crowd costs is Go's, and takes minutes here.
 			"TestTenThousandOpenHandlesAreCheap", "TestAThousandThreadsMayReadByteByByte",
 		}},
-		{dir: "test", data: []string{"test/testdata", "deploy/systemd", "README.md"}, tag: systemdTag, run: "^TestSystemd"},
+		{dir: "test", data: []string{"test/testdata", "deploy/systemd", "build/packages", "README.md"}, tag: systemdTag, run: "^TestSystemd"},
 	}
 }
 
