@@ -55,6 +55,7 @@ func testPackages() []testPackage {
 			"TestAWarmCatCostsTheDaemonFewSystemCalls", // with the guest's clock, hpet, each look at the time is one more
 			"TestAnIdleDaemonSleepsAndIsSmall",         // sleep and size are Go's; it watches for minutes
 			"TestNoContainerStarvesAnother",            // a ratio of times
+			"TestTheWorstOfOneContainerDelaysNoOther",  // the same
 			"TestWhoClosesManyFilesHoldsNobodyUp",      // a time
 			"TestAnUpgradeIsAPauseOfMilliseconds",      // a time
 			// How much memory and patience a crowd costs is Go's, and takes minutes here.
