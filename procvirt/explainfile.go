@@ -226,7 +226,7 @@ func (x *explainer) headroom(path, key string) []SourceExplanation {
 // swap explains the swap, whose total and rest are called so.
 func (x *explainer) swap(total, rest string) []NumberExplanation {
 	cfg := &x.registry.cfg
-	if x.policy.is(wordSwap, isOff, cfg.NoSwap) {
+	if x.policy.isSecond(wordSwap, cfg.NoSwap) {
 		by := "--swap=off"
 		if s := x.policy.words[wordSwap]; s.set {
 			by = "swap=off of the policy"
@@ -353,7 +353,7 @@ func (x *explainer) uptime() []NumberExplanation {
 
 func (x *explainer) stat() []NumberExplanation {
 	all := []NumberExplanation{x.cpus(), {Name: "user, nice, system, idle", From: x.used()}}
-	if !x.policy.is(wordLoadavg, isHost, x.registry.cfg.HostLoad) {
+	if !x.policy.isSecond(wordLoadavg, x.registry.cfg.HostLoad) {
 		if _, tracked := x.load.Peek(); tracked {
 			all = append(all, NumberExplanation{Name: "procs_running, procs_blocked", From: x.threads()})
 		}

@@ -58,7 +58,7 @@ type memory struct{ cgroup.MemoryUsage }
 func (m *memory) gather(c *Container, h *hostMemory) (err error) {
 	cfg := &c.registry.cfg
 	c.buf, err = c.memory.Read(&m.MemoryUsage, h.total, h.swap, c.buf)
-	if c.policy.is(wordSwap, isOff, cfg.NoSwap) {
+	if c.policy.isSecond(wordSwap, cfg.NoSwap) {
 		m.SwapAccounted = false
 	}
 	if cfg.NoZswap {

@@ -48,8 +48,6 @@ var wordValues = [numWords][]string{
 
 // Indexes of wordValues.
 const (
-	isOff      = 1 // of view and swap
-	isHost     = 1 // of loadavg
 	cpuQuota   = 0
 	cpuCPUSet  = 1
 	cpuRequest = 2
@@ -143,13 +141,13 @@ func hiddenFiles(list string, files []File) (hidden []bool, unknown []string) {
 	return hidden, unknown
 }
 
-// is reports whether a word has the value with index n or, if the word is not there,
-// whether that is what the daemon's options say.
-func (p *policy) is(w word, n int, byOption bool) bool {
+// isSecond reports whether a word has the second of its two values (view=off, swap=off,
+// loadavg=host) or, if the word is not there, whether that is what the daemon's options say.
+func (p *policy) isSecond(w word, byOption bool) bool {
 	if !p.words[w].set {
 		return byOption
 	}
-	return p.words[w].value == n
+	return p.words[w].value == 1
 }
 
 // cpus returns the index of the value of cpu.
@@ -174,9 +172,9 @@ func (p *policy) needs(f *File, cfg *Config) sources {
 // hostsFile returns the Reason to show the host's file f, nil if there is none.
 func (p *policy) hostsFile(f *File, cfg *Config) error {
 	switch {
-	case p.is(wordView, isOff, false), p.hidden != nil && p.hidden[f.index]:
+	case p.isSecond(wordView, false), p.hidden != nil && p.hidden[f.index]:
 		return ByPolicy
-	case f.needs&sourceLoad == 0 || !p.is(wordLoadavg, isHost, cfg.HostLoad):
+	case f.needs&sourceLoad == 0 || !p.isSecond(wordLoadavg, cfg.HostLoad):
 		return nil
 	case p.words[wordLoadavg].set:
 		return ByPolicy

@@ -46,7 +46,7 @@ func (n *stat) gather(c *Container) error {
 		return err
 	}
 	n.host = c.host
-	if !c.policy.is(wordLoadavg, isHost, c.registry.cfg.HostLoad) {
+	if !c.policy.isSecond(wordLoadavg, c.registry.cfg.HostLoad) {
 		n.load, n.tracked = c.load.Peek()
 	}
 	if c.registry.shiftsBtime {

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -10,7 +13,7 @@ import (
 
 // addLogFlags adds the flags of the log on stderr. Their defaults are those in o.
 func addLogFlags(fl *pflag.FlagSet, o *daemon.LogOptions) {
-	fl.TextVar(&o.Level, "log-level", o.Level, "lowest `LEVEL` to log: debug, info, warn or error")
+	fl.Var(logLevel{&o.Level}, "log-level", "lowest `LEVEL` to log: debug, info, warn or error")
 	fl.Var(&choice{words: [2]string{"text", "json"}, second: &o.JSON}, "log-format", "format of log lines: text or json")
 }
 
@@ -32,6 +35,25 @@ func addViewFlags(fl *pflag.FlagSet, o *daemon.ViewOptions) {
 func checkView(o *daemon.ViewOptions) error {
 	if o.TTL <= 0 {
 		return usageErrorf("invalid argument %q for --cache-ttl: must be more than 0", o.TTL)
+	}
+	return nil
+}
+
+// logLevel is a flag that takes a level of slog.
+type logLevel struct{ level *slog.Level }
+
+func (l logLevel) String() string {
+	if l.level == nil {
+		return ""
+	}
+	return strings.ToLower(l.level.String())
+}
+
+func (logLevel) Type() string { return "level" }
+
+func (l logLevel) Set(s string) error {
+	if l.level.UnmarshalText([]byte(s)) != nil {
+		return errors.New("must be debug, info, warn or error")
 	}
 	return nil
 }

@@ -138,8 +138,8 @@ func Log(warning string) {
 		if err != nil {
 			return // no log runs
 		}
-		defer w.Close()
 		_, _ = w.Write([]byte(warning)) // nobody is left to tell
+		_ = w.Close()
 	}()
 	select {
 	case <-done:

@@ -251,7 +251,7 @@ func replaceFile(name string, text []byte) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(f.Name())
+			_ = os.Remove(f.Name()) // err says what is wrong
 		}
 	}()
 	_, err = f.Write(text)
