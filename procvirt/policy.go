@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,15 @@ type policy struct {
 	hidden []bool
 	// unknown are the words, and the names of files, that this version does not know.
 	unknown []string
+}
+
+// own returns what cgroup.PolicyFiles.ReadOwn returned when p was made.
+func (p *policy) own() string {
+	end := strings.IndexByte(p.raw, cgroup.PolicyEnd) + 1
+	if end == 1 { // only levels above have one
+		end = 0
+	}
+	return p.raw[:end]
 }
 
 // parsePolicy makes the policy of what cgroup.PolicyFiles.Read returns.
@@ -217,19 +227,41 @@ func (g *groups) policyPlace() cgroup.Place {
 	return g.places[cgroup.CPUAcct]
 }
 
+// ancestorsAge is how old the policies of the levels above a container's own group may
+// be. That of the group itself is read for each content.
+const ancestorsAge = int64(time.Second)
+
+// readPolicy returns the container's policy.
+func (c *Container) readPolicy() (*policy, error) {
+	p := c.known.Load()
+	var err error
+	if last := c.policyRead.Load(); last != 0 && c.now < last+ancestorsAge {
+		if c.attributes, err = c.policyFiles.ReadOwn(c.attributes); err != nil {
+			return nil, err
+		}
+		if string(c.attributes) == p.own() {
+			return p, nil
+		}
+	}
+	if c.attributes, err = c.policyFiles.Read(c.attributes); err != nil {
+		return nil, err
+	}
+	if p.raw != string(c.attributes) {
+		p = c.learnPolicy()
+	}
+	c.policyRead.Store(c.now)
+	return p, nil
+}
+
 // checkPolicy reads the container's policy. It returns errNotOpen if that is not open, the Reason why the host's file f
 // is shown, or nil. The caller holds mu.
 func (c *Container) checkPolicy(f *File) error {
 	if c.policyFiles == nil {
 		return errNotOpen
 	}
-	var err error
-	if c.attributes, err = c.policyFiles.Read(c.attributes); err != nil {
+	p, err := c.readPolicy()
+	if err != nil {
 		return err
-	}
-	p := c.known.Load()
-	if p.raw != string(c.attributes) {
-		p = c.learnPolicy()
 	}
 	c.policy = p
 	err = p.hostsFile(f, &c.registry.cfg)

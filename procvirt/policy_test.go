@@ -143,7 +143,8 @@ func hostsLine(t *testing.T, h *fixture.Host, key string) []byte {
 // TestNearestLevelWithAWordCounts, each word by itself.
 func TestNearestLevelWithAWordCounts(t *testing.T) {
 	h := load(t, "bookworm-v2")
-	r := fixtureRegistry(t, h, nil)
+	now := h.Boottime
+	r := fixtureRegistry(t, h, func(c *Config) { c.Now = func() int64 { return now } })
 	s := subject(t, h, h.Roles["child"])
 	dirs := policyDirs(t, r, s)
 	if len(dirs) < 2 {
@@ -151,6 +152,10 @@ func TestNearestLevelWithAWordCounts(t *testing.T) {
 	}
 	own := render(t, r, "meminfo", s)
 	setPolicy(t, dirs[1], "view=off swap=off")
+	if got := render(t, r, "meminfo", s); !bytes.Equal(got, own) {
+		t.Errorf("the policy of the parent is read before its time:\n%s", got)
+	}
+	now += ancestorsAge
 	if got := render(t, r, "meminfo", s); !bytes.Equal(got, h.Read(t, "proc/meminfo")) {
 		t.Errorf("view=off of the parent does not hold:\n%s", got)
 	}

@@ -123,6 +123,9 @@ type state struct {
 	// were logged.
 	known  atomic.Pointer[policy]
 	warned atomic.Bool
+	// policyRead is when all levels of the policy were read last, on the clock of
+	// Config.Now.
+	policyRead atomic.Int64
 
 	openFiles
 	// load is the container among those that are sampled. It stays when that has

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,6 +96,7 @@ func TestPolicyOfAPodHoldsForItsContainers(t *testing.T) {
 			t.Fatalf("%q: exit status %d: %s%s", cmd, status, out, stderr)
 		}
 		off := strings.Contains(policy(t, "get", c), "view=off")
+		time.Sleep(1100 * time.Millisecond) // the levels above are read once a second
 		if got := total(); got == 200 == off {
 			t.Errorf("after %q: MemTotal %d MiB; get says\n%s", cmd, got, policy(t, "get", c))
 		}
