@@ -22,6 +22,7 @@ func debianPackages() []string {
 	return []string{
 		"procps", "util-linux", "mount", "busybox-static", "htop", "sysstat", "strace", "python3", "nodejs",
 		"runc", "crun", "podman",
+		"atop", "prometheus-node-exporter", "numactl", "hwloc-nox", "python3-psutil",
 		"lxcfs",           // for LXC's mount hook
 		"systemd", "dbus", // for guests that systemd runs
 	}
@@ -33,6 +34,8 @@ func debianOptions() []string {
 		"--mode=root", "--variant=apt", "--quiet",
 		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*",
+		// They would be busy in guests that systemd runs.
+		`--customize-hook=chroot "$1" systemctl mask atop.service atopacct.service prometheus-node-exporter.service`,
 	}
 }
 

@@ -50,8 +50,7 @@ func testPackages() []testPackage {
 			// About the source, which a guest does not have.
 			"TestPackagesImportOnlyWhatTheirLayerMay", "TestBrokenArrowsAreFound",
 			"TestUnitIsHardened", "TestUnitMakesNoMountNamespace",
-			// Their programs are not in the guest's root.
-			"TestAJVMTakesTheContainersMemoryForIts", "TestPagingToolsShowTheCgroupsNumbers", "TestNUMAToolsShowTheContainersNodes",
+			"TestAJVMTakesTheContainersMemoryForIts",   // there is no Java in the guest's root
 			"TestAWarmCatCostsTheDaemonFewSystemCalls", // with the guest's clock, hpet, each look at the time is one more
 			"TestAnIdleDaemonSleepsAndIsSmall",         // sleep and size are Go's; it watches for minutes
 			"TestNoContainerStarvesAnother",            // a ratio of times
