@@ -6,11 +6,19 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
+	if signal.Ignored(unix.SIGHUP) {
+		// As under nohup(1). What is caught here is not ignored by the programs that
+		// tests start.
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
+	}
 	if tool := os.Getenv(toolEnv); tool != "" {
 		os.Exit(runTool(tool))
 	}
