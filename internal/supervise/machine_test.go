@@ -134,7 +134,7 @@ func (w *world) key() (k worldKey) {
 		id(p.id)
 		at(p.begun, startTimeout+1)
 		at(p.serving, goodAfter)
-		at(p.heard, simPace.pingEvery+simPace.pingTimeout)
+		at(p.heard, simPace.unnoticed())
 		flag(p.settled, p.ready, p.killed != "", p.killed == replaced)
 	}
 	num(int64(m.upgrade.phase))

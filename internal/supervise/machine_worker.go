@@ -41,16 +41,15 @@ func (m *machine) startTimedOut() {
 	m.kill(&m.worker, fmt.Sprintf("not at work after %s", startTimeout))
 }
 
-// beginOutage begins an outage, unless there is one. p is the last worker. It may have hung before it
-// ended, so callers may wait since it last showed that it works. This
-// process may not have run for longer than that: a worker that hangs is found out in time.
+// beginOutage begins an outage, unless there is one. p is the last worker. It may have
+// hung before it ended, so callers may wait since it last showed that it works.
 func (m *machine) beginOutage(p proc) {
 	if !m.down.IsZero() {
 		return
 	}
 	m.down = m.now
 	if !p.heard.IsZero() {
-		m.down = m.now.Add(-min(m.now.Sub(p.heard), m.pace.pingEvery+m.pace.pingTimeout))
+		m.down = m.now.Add(-min(m.now.Sub(p.heard), m.pace.unnoticed()))
 	}
 }
 

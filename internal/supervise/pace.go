@@ -43,16 +43,20 @@ type pace struct {
 	pingTimeout time.Duration
 }
 
-// newPace returns the pace of a holder that may be without a worker for maxOutage. A worker that hangs is
-// found out after two thirds of that at most. watchdog is how often systemd wants to
-// hear from the holder; 0 is never.
+// newPace returns the pace of a holder that may be without a worker for maxOutage. watchdog
+// is how often systemd wants to hear from the holder. With a watchdog a worker that hangs is found out
+// after two thirds of maxOutage at most. Without (0) an idle daemon sleeps for a minute at a time.
 func newPace(maxOutage, watchdog time.Duration) pace {
-	p := pace{maxOutage, min(maxPingEvery, maxOutage/3), min(maxPingTimeout, maxOutage/3)}
+	p := pace{maxOutage, maxPingEvery, min(maxPingTimeout, maxOutage/3)}
 	if watchdog > 0 {
-		p.pingEvery = min(p.pingEvery, watchdog/3)
+		p.pingEvery = min(maxPingEvery, watchdog/3, maxOutage/3)
 	}
 	return p
 }
+
+// unnoticed is how long a worker may have hung before that was found out, as far as it
+// counts as outage: a third of maxOutage is left to replace it.
+func (p pace) unnoticed() time.Duration { return min(p.pingEvery+p.pingTimeout, p.maxOutage*2/3) }
 
 // backoff is the wait before the next attempt. The zero value has failed never yet.
 type backoff struct{ wait time.Duration }
