@@ -60,7 +60,6 @@ type proc struct {
 	pid     int
 	begun   time.Time // when it was started, or promoted
 	serving time.Time // zero: it does not serve yet
-	heard   time.Time // when it last showed that it works; zero: never
 	settled bool      // it has been asked goodAfter later whether it works
 	ready   bool      // a candidate that waits for its turn
 	killed  string    // why it was killed; empty: it was not
@@ -199,7 +198,7 @@ func (m *machine) start(e started) {
 func (m *machine) adopt(e adopted) {
 	m.inherited = true
 	m.toggled = e.toggled
-	m.worker = proc{id: m.newID(), pid: e.pid, begun: m.now, serving: m.now, heard: m.now, settled: true}
+	m.worker = proc{id: m.newID(), pid: e.pid, begun: m.now, serving: m.now, settled: true}
 	m.pingAt = m.now.Add(m.pace.pingEvery)
 	if !e.upgraded {
 		m.do(probe{m.worker.id, probeTimeout})

@@ -16,7 +16,7 @@ func (e *ExitError) Error() string { return fmt.Sprintf("the worker ended with s
 // for want of an answer. It may take long until it is reaped.
 func (m *machine) hungUp(e hungUp) {
 	if p := m.find(e.id); p != nil && p == &m.worker && !m.over && m.stopBy.IsZero() {
-		m.beginOutage(*p)
+		m.beginOutage()
 		if p.killed == "" {
 			m.pongBy = m.now.Add(m.pace.pingTimeout)
 		}
@@ -77,7 +77,7 @@ func (m *machine) workerEnded(p proc, how exit) {
 		m.backoff = backoff{}
 	}
 	m.tell("WATCHDOG=1") // to find out that it hung has taken some of systemd's time
-	m.beginOutage(p)
+	m.beginOutage()
 	m.log(slog.LevelWarn, "the worker has ended, starting another", "pid", p.pid, "reason", p.reason(how), "after", m.scheduleStart())
 }
 
@@ -117,7 +117,7 @@ func (m *machine) renewEnded(e renewEnded) {
 		}
 	default:
 		m.renewed, m.renewFailed = m.now, false
-		m.beginOutage(proc{})
+		m.beginOutage()
 		m.startWorker()
 	}
 }

@@ -134,7 +134,6 @@ func (w *world) key() (k worldKey) {
 		id(p.id)
 		at(p.begun, startTimeout+1)
 		at(p.serving, goodAfter)
-		at(p.heard, simPace.unnoticed())
 		flag(p.settled, p.ready, p.killed != "", p.killed == replaced)
 	}
 	num(int64(m.upgrade.phase))
@@ -146,7 +145,7 @@ func (w *world) key() (k worldKey) {
 	for _, t := range []time.Time{m.down, m.startAt, m.renewAt, m.pingAt, m.pongBy, m.overBy, m.stopBy} {
 		at(t, long)
 	}
-	flag(w.alive, w.over, w.abandoned)
+	flag(w.alive, w.over, w.abandoned, w.blind)
 	num(int64(len(w.procs)))
 	for _, p := range w.procs {
 		id(p.id)
@@ -206,7 +205,7 @@ func TestTheKeyOfAWorldIsComplete(t *testing.T) {
 	for _, c := range []struct {
 		v    any
 		want int
-	}{{machine{}, 30}, {proc{}, 8}, {upgrade{}, 2}, {backoff{}, 1}, {world{}, 17}, {simProc{}, 6}} {
+	}{{machine{}, 30}, {proc{}, 7}, {upgrade{}, 2}, {backoff{}, 1}, {world{}, 18}, {simProc{}, 6}} {
 		if got := reflect.TypeOf(c.v).NumField(); got != c.want {
 			t.Errorf("%T has %d fields, was %d: is the new one in key?", c.v, got, c.want)
 		}

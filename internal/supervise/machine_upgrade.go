@@ -79,7 +79,7 @@ func (m *machine) promote() {
 	m.worker.ready, m.worker.begun = false, m.now
 	m.upgrade.phase = promoted
 	m.startAt = time.Time{}
-	m.beginOutage(proc{})
+	m.beginOutage()
 	m.begin(&m.worker)
 }
 

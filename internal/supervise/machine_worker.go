@@ -33,7 +33,11 @@ func (m *machine) settle() {
 	m.ask()
 }
 
+// pongTimedOut kills a worker that hangs. Callers may have waited since its last answer.
 func (m *machine) pongTimedOut() {
+	if m.down.IsZero() {
+		m.down = m.now.Add(-m.pace.unnoticed())
+	}
 	m.kill(&m.worker, fmt.Sprintf("no answer for %s", m.pace.pingTimeout))
 }
 
@@ -41,15 +45,9 @@ func (m *machine) startTimedOut() {
 	m.kill(&m.worker, fmt.Sprintf("not at work after %s", startTimeout))
 }
 
-// beginOutage begins an outage, unless there is one. p is the last worker. It may have
-// hung before it ended, so callers may wait since it last showed that it works.
-func (m *machine) beginOutage(p proc) {
-	if !m.down.IsZero() {
-		return
-	}
-	m.down = m.now
-	if !p.heard.IsZero() {
-		m.down = m.now.Add(-min(m.now.Sub(p.heard), m.pace.unnoticed()))
+func (m *machine) beginOutage() {
+	if m.down.IsZero() {
+		m.down = m.now
 	}
 }
 
@@ -68,7 +66,7 @@ func (m *machine) kill(p *proc, why string) {
 	m.do(kill{p.id})
 	if p == &m.worker {
 		m.pongBy = time.Time{}
-		m.beginOutage(*p)
+		m.beginOutage()
 	}
 }
 
@@ -86,7 +84,7 @@ func (m *machine) receive(p *proc, e received) {
 		}
 	case msgPong:
 		if p == &m.worker {
-			m.pongBy, p.heard = time.Time{}, m.now
+			m.pongBy = time.Time{}
 			if p.killed == "" && m.now.Sub(p.serving) >= goodAfter {
 				m.endOutage()
 			}
@@ -109,7 +107,7 @@ func (m *machine) receive(p *proc, e received) {
 
 // serves handles a worker that is at work.
 func (m *machine) serves(p *proc) {
-	p.serving, p.heard = m.now, m.now
+	p.serving = m.now
 	m.pongBy = time.Time{}
 	// A worker that reports serving counts as a heartbeat.
 	m.tell(fmt.Sprintf("WATCHDOG=1\nSTATUS=serving, worker %d", p.pid))

@@ -27,6 +27,7 @@ type world struct {
 	abandoned bool          // the outage was too long
 	over      bool          // the connection is aborted or unmounted, or has no descriptor left: nobody waits
 	unhappy   time.Duration // since when no worker works; -1: one does
+	blind     bool          // something else happened before a hang was found out
 	none      time.Duration // since when there is no worker process, and none was tried to start; -1: not so
 	spawns    []time.Duration
 	stops     []time.Duration
@@ -154,6 +155,9 @@ func (w *world) do(a action) event {
 	case kill:
 		if p := w.proc(a.id); p != nil && !p.killed {
 			p.killed = true
+			if q := w.m.find(a.id); p.hung && q != nil && !strings.HasPrefix(q.killed, "no answer") {
+				w.blind = true // an upgrade, or a probe
+			}
 			if !p.stuck {
 				w.later(deathTakes, hungUp(a))
 				w.later(deathTakes, ended{a.id, exit{text: "killed", status: -1}})
@@ -351,11 +355,15 @@ func (w *world) newHolder() {
 func (w *world) check() {
 	switch {
 	case w.works() || w.over:
-		w.unhappy = -1
+		w.unhappy, w.blind = -1, false
 	case w.unhappy < 0:
 		w.unhappy = w.now
 	}
-	if w.unhappy >= 0 && w.now-w.unhappy > simPace.maxOutage {
+	limit := simPace.maxOutage
+	if w.blind {
+		limit += simPace.unnoticed()
+	}
+	if w.unhappy >= 0 && w.now-w.unhappy > limit {
 		w.fail("no worker works since %v", w.unhappy)
 	}
 	switch {
@@ -415,6 +423,9 @@ func (d deed) String() string {
 // happen has a deed happen now.
 func (w *world) happen(d deed) {
 	p := w.worker()
+	if p != nil && p.hung && !p.killed && d != workerHangs && d != workerSticks {
+		w.blind = true
+	}
 	switch d {
 	case workerDies:
 		if p != nil && !p.stuck && !p.killed {
@@ -452,6 +463,7 @@ func (w *world) happen(d deed) {
 			w.keepOnly(p.id)
 			w.later(2*beginTakes, nil)
 			w.unhappy = -1 // the next holder counts anew
+			w.blind = !w.works()
 		}
 	case upgradeComes:
 		if w.alive {
