@@ -40,6 +40,7 @@ func testPackages() []testPackage {
 			// Allocations are Go's, and the loops that show them take minutes here.
 			"TestHotRequestsAllocateNothing", "TestServerAllocatesNothing",
 			"TestFastReadsCostLittleMoreWhileSlowOnesAreStuck", // a ratio of times
+			"TestThreadsOfOneOwnerDoNotFillTheQueue",           // a rush is a rate
 		}},
 		{dir: "procvirt/cgroup", data: []string{"procvirt/testdata"}, skip: []string{
 			"TestReadsDoNotAllocate",
