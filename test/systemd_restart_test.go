@@ -121,7 +121,7 @@ func TestSystemdStartEndsWhenTheFilesAreServed(t *testing.T) {
 	systemctl(t, "restart", unitName) // also where the unit ran before
 	checkUptime(t, unitMount)
 	for name, want := range map[string]string{
-		"ActiveState": "active", "SubState": "running", "Result": "success", "NRestarts": "0", "NFileDescriptorStore": "7",
+		"ActiveState": "active", "SubState": "running", "Result": "success", "NRestarts": "0", "NFileDescriptorStore": "8",
 	} {
 		if got := property(unitName, name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
