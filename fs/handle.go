@@ -281,9 +281,9 @@ func (t *handles) get(fh uint64) *handle {
 	return nil
 }
 
-// adopt makes a handle known that a process with another journal has opened. It must be
-// called by the reader of the connection, before anybody else can read the RELEASE of fh:
-// else the handle would stay for ever.
+// adopt makes a handle known that a process with another journal has opened. The reader of
+// the connection must call it before another goroutine can read the RELEASE of fh. A
+// RELEASE that comes first would leave the handle open for ever.
 func (t *handles) adopt(fh uint64, id NodeID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -54,10 +54,10 @@ func (s *Server) findHost(id NodeID) (h *HostTree, path string, err error) {
 // shownPath returns the host's entry that t asks for. ENOENT is one that is not there for
 // the caller.
 //
-// All callers share the kernel's cache of names, and a name that it learns is
-// gone it takes away from all, with what containers have mounted below it. So the
-// LOOKUP of a name finds it for every caller; that it does not exist is the answer to all
-// that can be asked about it.
+// All callers share the kernel's cache of names. If a LOOKUP says that a name does not
+// exist, the kernel removes it for all callers, with what containers have mounted below
+// it. So a LOOKUP finds the name for every caller, and only the requests about the entry
+// itself return ENOENT.
 func (s *Server) shownPath(t *Turn) (h *HostTree, path string, err error) {
 	if h, path, err = s.hostEntryOf(t); err != nil {
 		return h, path, err

@@ -36,8 +36,8 @@ type ServerOptions struct {
 	// Journal is what the connection's former server has left, or an empty one of
 	// NewJournal. Without one the requests in hand are lost when this process dies.
 	Journal *journal.Journal
-	// Crashed says that the former server's process died of itself, not of a SIGKILL:
-	// perhaps of one of the requests in the journal (replay.go).
+	// Crashed says that the former server's process crashed and was not killed by
+	// SIGKILL. A request in the journal may be the reason (replay.go).
 	Crashed bool
 	// Nodes are the files and directories that are served.
 	Nodes []Node

@@ -17,8 +17,8 @@ import (
 //   - user + nice + system + idle of a visible row is the container's age;
 //   - a visible row gained no more busy time than passed since the step before;
 //   - the busy time of all rows and the carry together is what the container
-//     used since its init started. (No group tells what it used before that: what
-//     all CPUs of the host could not do in the container's age is left out.)
+//     used since its init started. (A group does not tell what it used before that.
+//     Time that all CPUs of the host could not use in the container's age is left out.)
 //
 // The row of a CPU that is no longer visible stays in the sum, frozen, as the kernel's
 // does when a CPU goes offline. It catches up in idle time when the CPU comes back.

@@ -128,8 +128,9 @@ func (c *Container) triggerPlace(f *File) (TriggerPlace, error) {
 	return at, nil
 }
 
-// hostsFile reports whether the container is shown the host's f because virtualisation
-// is switched off for everybody, or by its policy. The turn has blocked.
+// hostsFile reports whether the container is shown the host's f. That is so if the view is
+// switched off for all containers (SIGUSR2), or by the container's policy. The turn has
+// blocked.
 func (c *Container) hostsFile(f *File) (bool, error) {
 	r := c.registry
 	if r.disabled.Load() {

@@ -216,8 +216,8 @@ func (j *Journal) Area() []byte { return j.mem[areaOffset:len(j.mem):len(j.mem)]
 
 func (j *Journal) header() *header { return (*header)(unsafe.Pointer(&j.mem[0])) }
 
-// Dev returns the st_dev that New was given, whoever works with the journal, and ErrFormat
-// if Open would do so.
+// Dev returns the st_dev that New was given. Another process may have the journal open. It
+// returns ErrFormat if Open would return that.
 func Dev(fd int) (uint64, error) {
 	var words [unsafe.Sizeof(header{}) / 8]uint64
 	b := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)

@@ -19,7 +19,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// hangingMount mounts a FUSE file system that answers nothing, until the test ends.
+// hangingMount mounts a FUSE file system that answers no request. It is unmounted when the
+// test ends.
 func hangingMount(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -35,7 +36,7 @@ func hangingMount(t *testing.T) (dir string) {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
-		unix.Close(fd) // whoever waits gets an error
+		unix.Close(fd) // requests that wait get an error
 	})
 	return dir
 }

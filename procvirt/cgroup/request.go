@@ -136,7 +136,7 @@ func (f *RequestFile) Path() string {
 // times at 10, and does not fit in there. The kubelet writes the weights of pods, and the
 // runtime those of containers, and they may differ.
 //
-// Where there is nothing to compare with, it is Quadratic.
+// formulaOf returns Quadratic if there are no sums to compare.
 func formulaOf(dirs []string, sys string) Formula {
 	node := -1
 	for i, dir := range dirs {

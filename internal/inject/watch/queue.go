@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Bounds of the work. A hostile container can have thousands of mount namespaces,
-// each of which may hang whoever enters it.
+// Bounds of the work. A hostile container can have thousands of mount namespaces, and a
+// path walk in each of them may hang.
 const (
 	maxRunning      = 16 // jobs that run at a time
 	maxRunningOwner = 4  // of one owner

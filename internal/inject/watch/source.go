@@ -41,7 +41,7 @@ type opener struct {
 // openers returns all sources, the best first.
 func openers() []opener {
 	return []opener{
-		// It names every process that changes its root, whoever started it.
+		// It reports every process that calls pivot_root(2).
 		{"kretprobe", func() (source, error) {
 			pivot, err := kretprobe()
 			if err != nil {
