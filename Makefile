@@ -9,6 +9,9 @@ NFPM        := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.44.0
 # Of the packages.
 VERSION     ?= 0.1.0
 
+# The time of all files in packages and the image: they have the same bytes each time.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
 # A static binary: it runs on any distribution and in an empty image.
 export CGO_ENABLED := 0
 
@@ -26,7 +29,7 @@ VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|H
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|Package|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
 
-.PHONY: build packages run quick test race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
+.PHONY: build packages image run quick test race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
   demo-tools test-tools guest-tools bench-tools race-tools
 
 build: ## build build/vprocfs
@@ -37,6 +40,10 @@ packages: build ## make the deb and the rpm in build/packages
 	@for format in deb rpm; do \
 		ARCH=$$($(GO) env GOARCH) VERSION=$(VERSION) $(GO) run $(NFPM) package --config deploy/packages/vprocfs.yaml --packager $$format --target build/packages/ || exit 1; \
 	done
+
+image: build ## make an OCI image, build/image/vprocfs.tar, for podman load and docker load
+	@mkdir -p build/image
+	$(GO) run ./deploy/image -binary $(BINARY) -version $(VERSION) -output build/image/vprocfs.tar
 
 run: root demo-tools build ## show a container with 256 MiB and one CPU next to the host
 	@sh test/demo.sh $(BINARY)

@@ -70,6 +70,8 @@ func layers() map[string]layer {
 		"procvirt/held":         {others: []string{sys}, testOthers: testLibs},
 		// What the parsers and the tests of procvirt share.
 		"procvirt/internal": {others: []string{"github.com/rogpeppe/go-internal"}, testOthers: testLibs},
+		// It writes an archive, and knows nothing of the others.
+		"deploy/image": {testOthers: testLibs},
 		// Black boxes: they run the binary.
 		"test": {others: []string{sys}, testOthers: append(testLibs, "tags.cncf.io/container-device-interface/specs-go")},
 		// It serves a file of its own, with the loop that the daemon has.

@@ -300,14 +300,24 @@ func newPodman(t *testing.T) *podman {
 // run is the command line of podman run with global options, options of run, and the
 // program of the container.
 func (p *podman) run(global, options []string, program ...string) *exec.Cmd {
-	command := hidingV2(slices.Concat([]string{
-		"podman", "--root", filepath.Join(p.state, "root"), "--runroot", filepath.Join(p.state, "run"), "--tmpdir", filepath.Join(p.state, "tmp"),
-		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "crun",
-	}, global, []string{
+	return p.runImage(global, slices.Concat(options, []string{"--rootfs", p.root}), program...)
+}
+
+// runImage is run for an image, which is the last of the options.
+func (p *podman) runImage(global, options []string, program ...string) *exec.Cmd {
+	return p.command(slices.Concat(global, []string{
 		"run", "--rm", "--network", "none", "--memory", "64m", "--cpus", "0.5", "--log-driver", "none",
 		"--cgroup-parent", p.parent,
 		// More than root may have without CAP_SYS_RESOURCE is podman's default.
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096",
-	}, options, []string{"--rootfs", p.root}, program)...)
+	}, options, program)...)
+}
+
+// command is a command line of podman with a storage of the test's own.
+func (p *podman) command(args ...string) *exec.Cmd {
+	command := hidingV2(slices.Concat([]string{
+		"podman", "--root", filepath.Join(p.state, "root"), "--runroot", filepath.Join(p.state, "run"), "--tmpdir", filepath.Join(p.state, "tmp"),
+		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "crun",
+	}, args)...)
 	return exec.Command(command[0], command[1:]...)
 }
