@@ -34,7 +34,7 @@ func background(t *testing.T, path string) (end func() (string, error)) {
 	}
 }
 
-// TestSystemdStopHasReadersWait: until the next start, or until the README's steps
+// TestSystemdStopHasReadersWait: until the next start, or until the guide's steps
 // that end it for good.
 func TestSystemdStopHasReadersWait(t *testing.T) {
 	startUnit(t)
@@ -54,7 +54,7 @@ func TestSystemdStopHasReadersWait(t *testing.T) {
 
 	systemctl(t, "stop", unitName)
 	end = background(t, unitMount+"/proc/uptime")
-	steps := readmeSteps(t, "Under systemd")
+	steps := guideSteps(t, "operations.md", "Under systemd")
 	if out, err := exec.Command("bash", "-exc", steps).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

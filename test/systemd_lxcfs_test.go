@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readmeSteps returns the commands of the README's section, the lines that are
-// indented as code.
-func readmeSteps(t *testing.T, title string) string {
+// guideSteps returns the commands of a section of a guide, the lines that are indented
+// as code.
+func guideSteps(t *testing.T, guide, title string) string {
 	t.Helper()
-	_, section, found := strings.Cut(readFile(t, "../README.md"), "\n### "+title+"\n")
-	section, _, _ = strings.Cut(section, "\n### ")
+	_, section, found := strings.Cut(readFile(t, "../docs/"+guide), "\n## "+title+"\n")
+	section, _, _ = strings.Cut(section, "\n## ")
 	var steps strings.Builder
 	for line := range strings.Lines(section) {
 		if code, ok := strings.CutPrefix(line, "    "); ok {
@@ -31,7 +31,7 @@ func readmeSteps(t *testing.T, title string) string {
 	return steps.String()
 }
 
-// TestSystemdStepsInPlaceOfLXCFS takes the README's steps on a host where LXCFS runs,
+// TestSystemdStepsInPlaceOfLXCFS takes the guide's steps on a host where LXCFS runs,
 // word for word, under a container that has its files.
 func TestSystemdStepsInPlaceOfLXCFS(t *testing.T) {
 	const lxcfs, mount = "lxcfs.service", "/var/lib/lxcfs"
@@ -47,7 +47,7 @@ func TestSystemdStepsInPlaceOfLXCFS(t *testing.T) {
 	if err := os.Symlink(os.Getenv(binaryEnv), filepath.Join(dir, "build/vprocfs")); err != nil {
 		t.Fatal(err)
 	}
-	steps := exec.Command("bash", "-exc", readmeSteps(t, "To replace LXCFS"))
+	steps := exec.Command("bash", "-exc", guideSteps(t, "replacing-lxcfs.md", "To replace LXCFS"))
 	steps.Dir = dir
 	out, err := steps.CombinedOutput()
 	if err != nil {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # compare.sh v1|v2: prints what LXCFS and vprocfs show one container, file by file, next to what its control
-# group says: the README's comparison table comes from there.
+# group says: the comparison in docs/replacing-lxcfs.md comes from there.
 #
 # v1 compares on this machine, as root, with the lxcfs of Debian's package that is installed. v2 compares in a
 # guest (README.md) with Debian's kernel of SUITE (default trixie) and the lxcfs of LXCFS_SUITE (default forky:
