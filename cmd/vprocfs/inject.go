@@ -4,13 +4,33 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"vprocfs/internal/inject"
 )
 
-// wrapperPrefix is what the name of the wrapper runtime begins with: vprocfs-runc.
-const wrapperPrefix = "vprocfs-"
+// What the name of the wrapper runtime begins with: vprocfs-runc, and with --timens
+// vprocfs-timens-runc.
+const (
+	wrapperPrefix = "vprocfs-"
+	timensPrefix  = "timens-"
+)
+
+// wrapperFlags returns the flags of the verb runtime that the name of the program stands
+// for. It returns nil if that is not the name of a wrapper runtime.
+func wrapperFlags(name string) (flags []string) {
+	name, ok := strings.CutPrefix(name, wrapperPrefix)
+	runtime, timens := strings.CutPrefix(name, timensPrefix)
+	if !ok || !slices.Contains(inject.Runtimes, runtime) {
+		return nil
+	}
+	flags = []string{"--runtime", runtime}
+	if timens {
+		flags = append(flags, "--timens")
+	}
+	return flags
+}
 
 // failOpen is an error that no container may fail to start for: it is printed, and the
 // exit status is 0.
@@ -51,6 +71,7 @@ func runtimeCommand() *command {
 	fl.SetInterspersed(false)
 	fl.StringVar(&o.Dir, "mount", defaultMount, "`DIR` is the mount point of a running daemon")
 	fl.StringVar(&o.Runtime, "runtime", "", "`NAME` or path of the real runtime (default: the first of runc and crun that is installed)")
+	fl.BoolVar(&o.TimeNamespace, "timens", false, "give each container a time namespace whose clocks begin with it, so that sysinfo(2) and start times agree with the view (needs runc 1.2 or a crun that lists it in its features)")
 	return &command{
 		name:    "runtime",
 		summary: "an OCI runtime that attaches the view, around runc or crun",
@@ -59,7 +80,7 @@ func runtimeCommand() *command {
 daemon at DIR in the container, whose program then sees nothing else; for "run" it adds
 the hook to config.json. If that fails, it says so and the container starts with the
 kernel's files. Under the name vprocfs-runc or vprocfs-crun, all arguments are those of
-that runtime.
+that runtime; vprocfs-timens-runc and vprocfs-timens-crun are the same with --timens.
 `,
 		flags: fl,
 		run: func(ctx context.Context, args []string) error {

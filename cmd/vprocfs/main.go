@@ -18,7 +18,6 @@ import (
 
 	"vprocfs/initpid"
 	"vprocfs/internal/attach"
-	"vprocfs/internal/inject"
 	"vprocfs/internal/logqueue"
 )
 
@@ -39,16 +38,17 @@ func main() {
 }
 
 // arguments returns the arguments for dispatch: those of the program, after a verb if
-// the program was started by the name lxcfs, vprocfs-runc or vprocfs-crun.
+// the program was started by the name lxcfs or by that of a wrapper runtime.
 func arguments(argv []string) []string {
 	if len(argv) == 0 {
 		return nil
 	}
-	switch name := filepath.Base(argv[0]); {
-	case name == lxcfsName:
+	name := filepath.Base(argv[0])
+	if name == lxcfsName {
 		return append([]string{lxcfsName}, argv[1:]...)
-	case slices.Contains(inject.Runtimes, strings.TrimPrefix(name, wrapperPrefix)):
-		return append([]string{"runtime", "--runtime", strings.TrimPrefix(name, wrapperPrefix), "--"}, argv[1:]...)
+	}
+	if flags := wrapperFlags(name); flags != nil {
+		return slices.Concat([]string{"runtime"}, flags, []string{"--"}, argv[1:])
 	}
 	return argv[1:]
 }

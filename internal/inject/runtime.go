@@ -23,6 +23,8 @@ type RuntimeOptions struct {
 	Dir     string // mount point of the daemon
 	Runtime string // the real runtime, a path or a name; empty: the first of Runtimes found
 	Hook    string // path of this program, for the hook of `run`; empty: its own
+	// TimeNamespace gives each container a time namespace whose clocks begin with it.
+	TimeNamespace bool
 }
 
 // Runtimes are the real runtimes that are looked for, in this order.
@@ -78,25 +80,37 @@ func (c commandLine) option(long, short string) string {
 
 // Runtime executes the real OCI runtime with args in place of this process. Before
 // `start` it attaches the files of the daemon to the container that waits for it, and
-// before `run` it adds the hook to the container's config.json. It returns only if the
-// real runtime cannot be executed. What fails with the view is a line for warn.
+// before `run` it adds the hook to the container's config.json. Before `create` and
+// `run` it adds the time namespace. It returns only if the real runtime cannot be
+// executed. What fails with the view is a line for warn.
 func Runtime(ctx context.Context, o RuntimeOptions, args []string, warn io.Writer) error {
 	real, err := findRuntime(o.Runtime)
 	if err != nil {
 		return err
 	}
-	switch c := splitCommandLine(args); c.name {
+	c := splitCommandLine(args)
+	if o.TimeNamespace && (c.name == "create" || c.name == "run") {
+		if err := addTimeNamespace(ctx, real, c); err != nil && firstTime(err) {
+			warnOf(warn, "runtime: the container starts with the clocks of the host: %v", err)
+		}
+	}
+	switch c.name {
 	case "start":
 		err = beforeStart(ctx, real, c, o.Dir)
 	case "run":
 		err = addHook(c, o)
 	}
 	if err != nil {
-		warning := strings.ReplaceAll(fmt.Sprintf("runtime: the container starts with the kernel's files: %v", err), "\n", "; ")
-		fmt.Fprintln(warn, "vprocfs: "+warning)
-		Log(warning)
+		warnOf(warn, "runtime: the container starts with the kernel's files: %v", err)
 	}
 	return fmt.Errorf("execute %s: %w", real, unix.Exec(real, append([]string{real}, args...), os.Environ()))
+}
+
+// warnOf writes a warning of one line to w and to the system log.
+func warnOf(w io.Writer, format string, err error) {
+	warning := strings.ReplaceAll(fmt.Sprintf(format, err), "\n", "; ")
+	fmt.Fprintln(w, "vprocfs: "+warning)
+	Log(warning)
 }
 
 // findRuntime returns the path of the real runtime. It never returns this program, which
@@ -162,114 +176,4 @@ func withoutLog(global []string) (kept []string) {
 		}
 	}
 	return kept
-}
-
-// addHook adds the createRuntime hook to the config.json of the bundle, which the
-// runtime will read next.
-func addHook(c commandLine, o RuntimeOptions) error {
-	bundle := c.option("bundle", "b")
-	if bundle == "" {
-		bundle = "."
-	}
-	name := filepath.Join(bundle, "config.json")
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	hook := o.Hook
-	if hook == "" {
-		if hook, err = os.Executable(); err != nil {
-			return err
-		}
-	}
-	changed, err := withHook(text, hook, []string{"vprocfs", "hook", "--mount", o.Dir})
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return replaceFile(name, changed)
-}
-
-// withHook returns the config with a createRuntime hook. All else in it stays, also what
-// this program does not know.
-func withHook(config []byte, path string, args []string) ([]byte, error) {
-	var c map[string]json.RawMessage
-	if err := json.Unmarshal(config, &c); err != nil {
-		return nil, err
-	}
-	if c == nil {
-		return nil, errors.New("not an object")
-	}
-	hooks := make(map[string]json.RawMessage)
-	if text, ok := c["hooks"]; ok {
-		if err := json.Unmarshal(text, &hooks); err != nil {
-			return nil, fmt.Errorf("hooks: %w", err)
-		}
-		if hooks == nil { // "hooks": null
-			hooks = make(map[string]json.RawMessage)
-		}
-	}
-	var stage []json.RawMessage
-	if text, ok := hooks["createRuntime"]; ok {
-		if err := json.Unmarshal(text, &stage); err != nil {
-			return nil, fmt.Errorf("hooks.createRuntime: %w", err)
-		}
-	}
-	one, err := json.Marshal(struct {
-		Path string   `json:"path"`
-		Args []string `json:"args"`
-	}{path, args})
-	if err != nil {
-		return nil, err
-	}
-	if slices.ContainsFunc(stage, func(h json.RawMessage) bool { return sameJSON(h, one) }) {
-		return config, nil
-	}
-	if hooks["createRuntime"], err = json.Marshal(append(stage, one)); err != nil {
-		return nil, err
-	}
-	if c["hooks"], err = json.Marshal(hooks); err != nil {
-		return nil, err
-	}
-	return json.Marshal(c)
-}
-
-// sameJSON reports whether two values differ in white space only.
-func sameJSON(a, b json.RawMessage) bool {
-	var x, y bytes.Buffer
-	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
-}
-
-// replaceFile replaces the content of a file at once, keeping its mode and owner.
-func replaceFile(name string, text []byte) (err error) {
-	st, err := os.Stat(name)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".vprocfs-config-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // err says what is wrong
-		}
-	}()
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Chmod(st.Mode().Perm())
-	}
-	var owner unix.Stat_t
-	if err == nil {
-		err = unix.Stat(name, &owner)
-	}
-	if err == nil {
-		err = f.Chown(int(owner.Uid), int(owner.Gid))
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }
