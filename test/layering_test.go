@@ -61,13 +61,16 @@ func layers() map[string]layer {
 		"internal/fdconn":       {others: []string{sys}, testOthers: testLibs},
 		"internal/logqueue":     {others: []string{sys}, testOthers: testLibs},
 		"internal/procpid":      {testOthers: testLibs},
-		"internal/shm":          {others: []string{sys}, testOthers: testLibs},
-		"procvirt":              {own: []string{"initpid", "internal/shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg", "procvirt/psi"}, testOwn: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
-		"procvirt/cgroup":       {own: []string{"internal/mountinfo", "internal/procpid", "procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
-		"procvirt/host":         {own: []string{"internal/procpid", "procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
-		"procvirt/loadavg":      {testOthers: testLibs},
-		"procvirt/psi":          {own: []string{"procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
-		"procvirt/held":         {others: []string{sys}, testOthers: testLibs},
+		"internal/seccomp":      {others: []string{sys}, testOwn: []string{"internal/seccomp/seccomptest"}, testOthers: testLibs},
+		// The caller in tests.
+		"internal/seccomp/seccomptest": {own: []string{"internal/fdconn", "internal/seccomp"}, others: []string{sys}},
+		"internal/shm":                 {others: []string{sys}, testOthers: testLibs},
+		"procvirt":                     {own: []string{"initpid", "internal/shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg", "procvirt/psi"}, testOwn: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
+		"procvirt/cgroup":              {own: []string{"internal/mountinfo", "internal/procpid", "procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
+		"procvirt/host":                {own: []string{"internal/procpid", "procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
+		"procvirt/loadavg":             {testOthers: testLibs},
+		"procvirt/psi":                 {own: []string{"procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
+		"procvirt/held":                {others: []string{sys}, testOthers: testLibs},
 		// What the parsers and the tests of procvirt share.
 		"procvirt/internal": {others: []string{"github.com/rogpeppe/go-internal"}, testOthers: testLibs},
 		// It writes an archive, and knows nothing of the others.
