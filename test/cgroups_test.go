@@ -78,18 +78,36 @@ func TestCgroupsListsTheControllersOfTheContainer(t *testing.T) {
 	}
 }
 
-// TestAJVMTakesTheContainersMemoryForIts: the heap is a quarter of the memory that the JVM
-// believes it has.
-func TestAJVMTakesTheContainersMemoryForIts(t *testing.T) {
-	need(t, "java", "default-jre-headless")
+// javaHeap returns the heap that a JVM takes in a container of 512 MiB and one CPU, in bytes, and
+// all that it says. First a shell runs before.
+func javaHeap(t *testing.T, before string) (heap, out string) {
+	t.Helper()
 	// No compiler, which takes long to start in a guest.
-	out := inContainer(t, []string{"--memory", "512M", "--cpus", "1"}, "sh", "-c",
-		"java -Xint -XX:+UseSerialGC -XX:+PrintFlagsFinal -XshowSettings:system -version 2>&1")
-	heap := regexp.MustCompile(`\bMaxHeapSize += (\d+)`).FindStringSubmatch(out)
-	if heap == nil || heap[1] != "134217728" {
-		t.Errorf("MaxHeapSize %q, want a quarter of 512 MiB:\n%s", heap, out)
+	out = inContainer(t, []string{"--memory", "512M", "--cpus", "1"}, "sh", "-c",
+		before+"java -Xint -XX:+UseSerialGC -XX:+PrintFlagsFinal -XshowSettings:system -version 2>&1")
+	m := regexp.MustCompile(`\bMaxHeapSize += (\d+)`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("no MaxHeapSize:\n%s", out)
+	}
+	return m[1], out
+}
+
+// TestAJVMTakesTheContainersMemoryForIts: the heap is a quarter of the memory that the JVM
+// believes it has. With the kernel's own /proc/cgroups the same JVM is right only if the kernel
+// lists the controllers.
+func TestAJVMTakesTheContainersMemoryForIts(t *testing.T) {
+	need(t, "java", "openjdk-17-jre-headless")
+	const quarter = "134217728"
+	heap, out := javaHeap(t, "")
+	if heap != quarter {
+		t.Errorf("MaxHeapSize %s, want a quarter of 512 MiB:\n%s", heap, out)
 	}
 	if !regexp.MustCompile(`Memory Limit: 512\.00M`).MatchString(out) {
 		t.Errorf("no memory limit of 512 MiB in the JVM's own words:\n%s", out)
+	}
+	heap, out = javaHeap(t, "umount /proc/cgroups && ")
+	listed := strings.Contains(readFile(t, "/proc/cgroups"), "\nmemory\t")
+	if (heap == quarter) != listed {
+		t.Errorf("with the kernel's /proc/cgroups, where memory is listed: %t: MaxHeapSize %s\n%s", listed, heap, out)
 	}
 }

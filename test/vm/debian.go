@@ -28,6 +28,14 @@ func debianPackages() []string {
 	}
 }
 
+// The JVM asks /proc/cgroups for the memory controller, as those before JDK 25 do. Debian trixie does not have this one. The
+// libraries that it starts with are in the root: libstdc++ is also nodejs's.
+const (
+	javaSuite   = "bookworm"
+	javaPackage = "openjdk-17-jre-headless"
+	javaProgram = "/usr/lib/jvm/java-17-openjdk-amd64/bin/java"
+)
+
 // debianOptions keep documentation and translations out of the root: 350 MiB with them, that nothing reads.
 func debianOptions() []string {
 	return []string{
@@ -43,7 +51,7 @@ func debianOptions() []string {
 // belongs to the suite, the packages and the options it was made of. Making it needs root, mmdebstrap and mke2fs, and
 // takes a minute. It holds a lock meanwhile, so that runs side by side make it once.
 func debianImage(ctx context.Context, dir, mirror string) (path string, err error) {
-	key := sha256.Sum256(fmt.Append(nil, debianSuite, debianPackages(), debianOptions()))
+	key := sha256.Sum256(fmt.Append(nil, debianSuite, debianPackages(), debianOptions(), javaSuite, javaPackage, javaProgram))
 	path = filepath.Join(dir, fmt.Sprintf("debian-%x.ext4", key[:6]))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
@@ -62,16 +70,17 @@ func debianImage(ctx context.Context, dir, mirror string) (path string, err erro
 	if os.Geteuid() != 0 {
 		return "", errors.New("mmdebstrap needs root to make it")
 	}
-	if mirror, err = findMirror(ctx, mirror, debianSuite); err != nil {
-		return "", err
-	}
 	tmp, err := os.MkdirTemp(dir, ".debian-")
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	root, image := filepath.Join(tmp, "root"), filepath.Join(tmp, "image")
-	args := append(debianOptions(), "--include="+strings.Join(debianPackages(), ","), debianSuite, root, mirror)
+	debian, err := findMirror(ctx, mirror, debianSuite)
+	if err != nil {
+		return "", err
+	}
+	args := append(debianOptions(), "--include="+strings.Join(debianPackages(), ","), debianSuite, root, debian)
 	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 	// It binds the machine's /dev and /sys into the root. In a mount namespace of its own they are not in the way of the
 	// RemoveAll above when it is killed.
@@ -79,9 +88,30 @@ func debianImage(ctx context.Context, dir, mirror string) (path string, err erro
 	if _, err := outputOf(cmd); err != nil {
 		return "", err
 	}
+	if err := addJava(ctx, filepath.Join(tmp, "apt"), mirror, root); err != nil {
+		return "", fmt.Errorf("%s: %w", javaPackage, err)
+	}
 	// No journal: what the guest writes is lost anyway. The file is sparse.
 	if _, err := output(ctx, "", "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", root, image, "2g"); err != nil {
 		return "", err
 	}
 	return path, os.Rename(image, path)
+}
+
+// addJava puts the JVM into the root, as /usr/bin/java. apt keeps its state in dir.
+func addJava(ctx context.Context, dir, mirror, root string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	a, err := openArchive(ctx, dir, javaSuite, mirror)
+	if err != nil {
+		return err
+	}
+	if err := a.unpack(root, javaPackage); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(root, javaProgram)); err != nil {
+		return err
+	}
+	return os.Symlink(javaProgram, filepath.Join(root, "usr/bin/java"))
 }

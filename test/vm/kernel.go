@@ -78,45 +78,19 @@ func findKernel(dir string) (*kernel, error) {
 	return k, err
 }
 
-// fetchKernel puts the newest cloud kernel of a suite into dir. apt does it, with a state of its own: it verifies
-// signatures and knows the machine's proxy, and the machine's own apt and dpkg stay as they are. Old point
-// releases vanish from the mirrors, so the kernel is the one that the metapackage names.
+// fetchKernel puts the newest cloud kernel of a suite into dir. Old point releases vanish from the mirrors, so the
+// kernel is the one that the metapackage names.
 func fetchKernel(ctx context.Context, dir, suite, mirror string) (err error) {
-	if mirror, err = findMirror(ctx, mirror, suite); err != nil {
-		return err
-	}
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".fetch-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	for _, d := range []string{"lists/partial", "cache/archives/partial", "none", "debs", "root"} {
-		if err := os.MkdirAll(filepath.Join(tmp, d), 0o755); err != nil {
-			return err
-		}
-	}
-	source := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", mirror, suite)
-	if err := os.WriteFile(filepath.Join(tmp, "sources.list"), []byte(source), 0o644); err != nil {
+	a, err := openArchive(ctx, tmp, suite, mirror)
+	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, "status"), nil, 0o644); err != nil {
-		return err
-	}
-	apt := func(name string, args ...string) (string, error) {
-		options := []string{
-			"-qq",
-			"-oDir::State=" + tmp, "-oDir::State::lists=" + tmp + "/lists", "-oDir::State::status=" + tmp + "/status",
-			"-oDir::Cache=" + tmp + "/cache", "-oDir::Etc::sourcelist=" + tmp + "/sources.list",
-			"-oDir::Etc::sourceparts=" + tmp + "/none", "-oDir::Etc::preferencesparts=" + tmp + "/none",
-			"-oAPT::Architecture=amd64", "-oAPT::Architectures=amd64", "-oAPT::Sandbox::User=root",
-			"-oAcquire::Languages=none", "-oAPT::Update::Error-Mode=any",
-		}
-		return output(ctx, filepath.Join(tmp, "debs"), name, append(options, args...)...)
-	}
-	if _, err := apt("apt-get", "update"); err != nil {
-		return err
-	}
-	meta, err := apt("apt-cache", "show", "--no-all-versions", "linux-image-cloud-amd64")
+	meta, err := a.show("linux-image-cloud-amd64")
 	if err != nil {
 		return err
 	}
@@ -125,7 +99,7 @@ func fetchKernel(ctx context.Context, dir, suite, mirror string) (err error) {
 		return fmt.Errorf("suite %s has no cloud kernel", suite)
 	}
 	// In newer kernels the image package is empty and depends on two others that hold the files.
-	depends, err := apt("apt-cache", "show", "--no-all-versions", image[0])
+	depends, err := a.show(image[0])
 	if err != nil {
 		return err
 	}
@@ -135,53 +109,14 @@ func fetchKernel(ctx context.Context, dir, suite, mirror string) (err error) {
 			names = append(names, name)
 		}
 	}
-	if _, err := apt("apt-get", append([]string{"download"}, names...)...); err != nil {
-		return err
-	}
-	debs, err := filepath.Glob(filepath.Join(tmp, "debs", "*.deb"))
-	if err != nil {
-		return err
-	}
 	root := filepath.Join(tmp, "root")
-	for _, deb := range debs {
-		if _, err := output(ctx, "", "dpkg-deb", "-x", deb, root); err != nil {
-			return err
-		}
+	if err := a.unpack(root, names...); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
 	return os.Rename(root, dir)
-}
-
-// findMirror returns the address that serves a suite: below the mirror given, or where the machine's own apt gets
-// its packages from.
-func findMirror(ctx context.Context, mirror, suite string) (string, error) {
-	archive := "debian"
-	if strings.HasSuffix(suite, "-security") {
-		archive = "debian-security"
-	}
-	var uris []string
-	if mirror != "" {
-		uris = []string{mirror}
-	} else {
-		s, err := output(ctx, "", "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
-		if err != nil {
-			return "", err
-		}
-		uris = strings.Fields(s)
-	}
-	for _, u := range uris {
-		if u = strings.TrimRight(u, "/"); strings.HasSuffix(u, "/"+archive) {
-			return u, nil
-		}
-	}
-	for _, u := range uris { // mirrors keep the two archives side by side
-		if u = strings.TrimRight(u, "/"); strings.HasSuffix(u, "/debian") {
-			return strings.TrimSuffix(u, "debian") + archive, nil
-		}
-	}
-	return "", errors.New("apt has no Debian mirror in its sources; give one with -mirror")
 }
 
 // load returns names and the modules that they depend on, in an order that insmod can load, as name and content.

@@ -74,6 +74,7 @@ type config struct {
 	work    string        // directory for the Debian root, test binaries and logs
 	mirror  string        // Debian mirror, empty for apt's own
 	cpus    int           // virtual CPUs
+	nodes   int           // NUMA nodes that share CPUs and memory equally
 	memory  int           // MiB
 	swap    int           // MiB of swap on zram, 0 for none
 	files   []string      // HOST[:GUEST] files and directories to carry
@@ -117,6 +118,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.StringVar(&c.kernels, "kernels", "build/kernels", "`directory` that caches the kernels; remove it to fetch newer ones")
 	fs.StringVar(&c.mirror, "mirror", "", "Debian mirror `URL` that ends in /debian (default: the one apt uses)")
 	fs.IntVar(&c.cpus, "cpus", 2, "CPUs of the guest")
+	fs.IntVar(&c.nodes, "nodes", 1, "NUMA nodes of the guest, each with as many CPUs and as much memory as the others")
 	fs.IntVar(&c.memory, "memory", 1024, "memory of the guest in `MiB`")
 	fs.IntVar(&c.swap, "swap", 0, "swap of the guest, on zram, in `MiB`")
 	fs.Var((*files)(&c.files), "file", "`HOST[:GUEST]` file or directory to carry to /t, or to GUEST; may be given more than once")
@@ -148,6 +150,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	case *jobs < 1 || c.cpus < 1 || c.memory < 1 || c.swap < 0:
 		fmt.Fprintln(stderr, "vm: -jobs, -cpus and -memory must be at least 1, -swap at least 0")
+		return exitUsage
+	case c.nodes < 1 || c.cpus%c.nodes != 0 || c.memory%c.nodes != 0:
+		fmt.Fprintf(stderr, "vm: -nodes %d: does not divide %d CPUs and %d MiB equally\n", c.nodes, c.cpus, c.memory)
 		return exitUsage
 	case c.systemd && c.cgroup != "v2":
 		fmt.Fprintln(stderr, "vm: -systemd: it makes its own cgroup layout, v2")

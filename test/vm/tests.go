@@ -52,7 +52,6 @@ func testPackages() []testPackage {
 			"TestPackagesImportOnlyWhatTheirLayerMay", "TestBrokenArrowsAreFound",
 			"TestUnitIsHardened", "TestUnitMakesNoMountNamespace",
 			"TestImageIsReproducibleAndRuns",           // a guest has no Go to build it with
-			"TestAJVMTakesTheContainersMemoryForIts",   // there is no Java in the guest's root
 			"TestAWarmCatCostsTheDaemonFewSystemCalls", // with the guest's clock, hpet, each look at the time is one more
 			"TestAnIdleDaemonSleepsAndIsSmall",         // sleep and size are Go's; it watches for minutes
 			"TestNoContainerStarvesAnother",            // a ratio of times
