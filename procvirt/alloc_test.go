@@ -150,3 +150,26 @@ func BenchmarkRenderStat(b *testing.B) {
 		})
 	}
 }
+
+func TestWarmSysinfoCostsNoAllocation(t *testing.T) {
+	for _, h := range fixture.All(t, "testdata/host") {
+		r := fixtureRegistry(t, h, nil)
+		s := subject(t, h, h.Roles["child"])
+		sysinfoOf(t, r, s)
+		pid, turn := pidOf(t, r, s), &fakeTurn{}
+		n := testing.AllocsPerRun(200, func() {
+			c, err := r.Acquire(pid, turn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Release()
+			var info Sysinfo
+			if err := c.Sysinfo(&info); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if n != 0 {
+			t.Errorf("%s: %v allocations", h.Name, n)
+		}
+	}
+}

@@ -9,9 +9,11 @@ import (
 	"vprocfs/procvirt/loadavg"
 )
 
+const loadavgNode = 20
+
 func loadavgFile() File {
 	return File{
-		Path: "proc/loadavg", Node: 20, Mode: 0o444, Size: SizePage,
+		Path: "proc/loadavg", Node: loadavgNode, Mode: 0o444, Size: SizePage,
 		needs:   sourceLoad,
 		numbers: func() numbers { return new(loadAverages) },
 	}

@@ -9,9 +9,11 @@ import (
 	"vprocfs/procvirt/internal/scan"
 )
 
+const meminfoNode = 17
+
 func meminfoFile() File {
 	return File{
-		Path: "proc/meminfo", Node: 17, Mode: 0o444, Size: SizePage,
+		Path: "proc/meminfo", Node: meminfoNode, Mode: 0o444, Size: SizePage,
 		needs:   sourceMemory,
 		numbers: func() numbers { return new(meminfo) },
 	}

@@ -2,9 +2,11 @@ package procvirt
 
 import "strconv"
 
+const uptimeNode = 16
+
 func uptimeFile() File {
 	return File{
-		Path: "proc/uptime", Node: 16, Mode: 0o444, Size: SizePage,
+		Path: "proc/uptime", Node: uptimeNode, Mode: 0o444, Size: SizePage,
 		needs:   sourceCPU,
 		numbers: func() numbers { return new(uptime) },
 	}
