@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -281,7 +282,7 @@ func TestAnOwnerIsRefusedBeforeItTakesTheRecordsOfOthers(t *testing.T) {
 	if !w.isFull(&w.work, 'a') || w.isFull(&w.work, 'b') {
 		t.Errorf("a is full: %v, b: %v", w.isFull(&w.work, 'a'), w.isFull(&w.work, 'b'))
 	}
-	if _, _, err := waiting(w, &w.work, request{unique: maxOwned, owner: 'a', node: &node{}}); err != unix.EAGAIN {
+	if _, _, err := waiting(w, &w.work, request{unique: maxOwned, owner: 'a', node: &node{}}); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("one more: %v, want EAGAIN", err)
 	}
 }

@@ -48,6 +48,7 @@ type node struct {
 	name   string
 	mode   uint32
 	bound  uint64
+	index  int // from 1 on
 }
 
 func (n *node) isDir() bool { return n.mode&syscall.S_IFMT == syscall.S_IFDIR }
@@ -96,6 +97,7 @@ func newTree(table []Node) *tree {
 			t.children[n.parent] = append(t.children[n.parent], n)
 		}
 	}
+	t.indexNodes()
 	// A directory is listed by ascending ids; handleReaddir says why.
 	for _, nodes := range t.children {
 		slices.SortFunc(nodes, func(a, b *node) int { return cmp.Compare(a.id, b.id) })

@@ -85,6 +85,7 @@ func (s *Server) done(*Turn) (int, error) { return 0, nil }
 // serve executes the request of t and answers it.
 func (s *Server) serve(t *Turn) {
 	execute, err := s.decode(t)
+	s.began(t)
 	if err == nil {
 		err = s.putAside(t)
 	}

@@ -144,7 +144,7 @@ func (w *waits) ask(q *queue, t *Turn) (admitted bool, err error) {
 	}
 	switch {
 	case o.isFull():
-		return false, syscall.EAGAIN
+		return false, errQueueFull
 	case q.running < q.limit && o.running < q.share && !q.busy[t.key()]:
 		q.take(o, t)
 		return true, nil

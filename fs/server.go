@@ -89,6 +89,7 @@ type Server struct {
 
 	sys sysCalls
 
+	counters                        counters
 	readErrors, writeErrors, panics rareLog
 }
 
@@ -121,6 +122,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		panics:     rareLog{first: 10},
 		start:      time.Now(),
 	}
+	s.counters = newCounters(len(o.Nodes))
 	if s.journal == nil {
 		s.journal = journal.Anonymous(areaLayout())
 		runtime.AddCleanup(s, func(j *journal.Journal) { _ = j.Close() }, s.journal)

@@ -62,6 +62,8 @@ type request struct {
 	owner uint64
 	// holdsInode says that the kernel holds the lock of the inode until the answer.
 	holdsInode bool
+	// began is when the work on it began, counted from Server.start; 0: nobody asks.
+	began time.Duration
 	// entry is the request as it came, in the journal.
 	entry journal.Request
 }
@@ -115,19 +117,23 @@ func (t *Turn) Block(owner uint64) error {
 	return t.blockErr
 }
 
-// errHoldsInode is what Block returns to a turn that must not block.
-var errHoldsInode = fmt.Errorf("others wait for the lock of the inode: %w", syscall.EAGAIN)
+// What Block returns to a turn that must not block.
+var (
+	errHoldsInode = fmt.Errorf("others wait for the lock of the inode: %w", syscall.EAGAIN)
+	errQueueFull  = fmt.Errorf("too many requests of the owner wait: %w", syscall.EAGAIN)
+	errNoRecord   = fmt.Errorf("too many requests are noted: %w", syscall.EAGAIN)
+)
 
 func (s *Server) block(t *Turn, owner uint64) error {
 	q := s.waits.queueFor(&t.request)
 	if owner != 0 && s.waits.isFull(q, owner) {
-		return syscall.EAGAIN
+		return errQueueFull
 	}
 	if t.aside {
 		t.aside = false
 		s.waits.yield(t)
 	} else if !s.handOver(t) {
-		return syscall.EAGAIN
+		return errNoRecord
 	}
 	if owner == 0 {
 		owner = s.src.Owner(t.caller)
@@ -145,6 +151,10 @@ func (s *Server) handOver(t *Turn) bool {
 	}
 	t.name = nil
 	t.blocked = true
+	s.counters.blocked.Add(1)
+	if t.began == 0 {
+		t.began = time.Since(s.start)
+	}
 	s.waits.expect(t)
 	s.active.Add(1)
 	go s.readLoop()
@@ -170,6 +180,7 @@ func (s *Server) finish(t *Turn, n int, err error) {
 	case err == nil:
 		s.undo(t)
 	}
+	s.count(t, n, err)
 	if t.blocked {
 		s.waits.leave(t)
 	}

@@ -68,6 +68,7 @@ type Resolver struct {
 	idle     func(uint64)
 	log      *slog.Logger
 	closed   atomic.Bool
+	counts   counts
 
 	timeout time.Duration // helperTimeout; longer in tests
 }
@@ -188,6 +189,7 @@ func (r *Resolver) Lookup(pid int) (init Init, ok bool, err error) {
 // makes no system call.
 func (r *Resolver) LookupNS(ns uint64) (init Init, ok bool, err error) {
 	if ns == r.host.NS {
+		r.counts.found[Host].Add(1)
 		return r.host, true, nil
 	}
 	if r.closed.Load() {
@@ -196,11 +198,13 @@ func (r *Resolver) LookupNS(ns uint64) (init Init, ok bool, err error) {
 	e, ok, err := r.cache.Get(ns)
 	switch {
 	case err != nil:
+		r.counts.failed[Cache].Add(1)
 		return Init{NS: ns}, true, err
 	case !ok, e.dead.Load():
 		// A zombie can ask, or be asked about: Resolve returns the error.
 		return Init{NS: ns}, false, nil
 	}
+	r.counts.found[Cache].Add(1)
 	init = e.init
 	init.By = Cache
 	return init, true, nil
@@ -250,6 +254,7 @@ func (r *Resolver) Resolve(pid int) (Init, error) {
 	}
 	init := e.init
 	if renewed {
+		r.counts.renewed.Add(1)
 		init.By = Cache
 	}
 	return init, nil
@@ -278,6 +283,16 @@ func (r *Resolver) Outermost(pid int) (ns uint64, err error) {
 // fill resolves the namespace nsfd of the thread caller. The entry owns nsfd and is
 // never nil.
 func (r *Resolver) fill(caller, nsfd int, ns uint64) (*entry, error) {
+	e, err := r.resolve(caller, nsfd, ns)
+	if err != nil {
+		r.counts.failed[r.by].Add(1)
+	} else {
+		r.counts.found[e.init.By].Add(1)
+	}
+	return e, err
+}
+
+func (r *Resolver) resolve(caller, nsfd int, ns uint64) (*entry, error) {
 	e := &entry{nsfd: nsfd, pidfd: -1}
 	owner, err := r.ancestry.certain(nsfd, ns)
 	if err != nil {

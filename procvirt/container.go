@@ -154,6 +154,7 @@ func (c *Container) bind() error {
 // decide is bind if the decision has to be made anew. The turn has blocked.
 func (c *Container) decide() error {
 	r := c.registry
+	r.counts.decisions.Add(1)
 	// A namespace can be dropped again in the meantime, but not over and over.
 	for range maxRounds {
 		sp, err := r.space(&c.init)
@@ -178,6 +179,8 @@ const maxRounds = 4
 // numbers of its own, that is the host's file, and a counted Reason. It makes no
 // allocation once the container's files are open and dst is large enough.
 func (c *Container) Append(dst []byte, f *File) ([]byte, error) {
+	c.reads.Add(c.now)
+	c.space.owner.reads.Add(c.now)
 	text, err := c.content(dst, f)
 	if err == nil {
 		return text, nil
@@ -262,9 +265,13 @@ func (c *Container) warmContent(dst []byte, f *File) ([]byte, error) {
 
 // timedContent is content if all that f needs is open. The caller holds mu.
 func (c *Container) timedContent(dst []byte, f *File) ([]byte, error) {
-	start := time.Now()
+	start := time.Since(c.registry.began) // half of what time.Now takes
 	text, err := f.content(dst, c)
-	c.pace[f.index].took(time.Since(start), c.registry.slowAfter)
+	took := time.Since(c.registry.began) - start
+	c.pace[f.index].took(took, c.registry.slowAfter)
+	if took >= slowRead {
+		c.slow.Add(1)
+	}
 	return text, err
 }
 
@@ -274,8 +281,21 @@ func (c *Container) coldContent(dst []byte, f *File, why error) (text []byte, er
 	if err := c.block(); err != nil {
 		return dst, err
 	}
-	r, owner := c.registry, c.space.owner
-	err = r.withRoom(owner, func() (err error) {
+	c.registry.counts.coldOpens.Add(1)
+	text, err = c.openContent(dst, f, why)
+	if errors.Is(err, errOtherGroup) {
+		if err := c.moveToOtherGroup(); err != nil {
+			return dst, err
+		}
+		return dst, errNotOpen
+	}
+	return text, err
+}
+
+// openContent opens what f needs, and returns its content.
+func (c *Container) openContent(dst []byte, f *File, why error) (text []byte, err error) {
+	r := c.registry
+	err = r.withRoom(c.space.owner, func() (err error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if why != errNotOpen {
@@ -293,12 +313,6 @@ func (c *Container) coldContent(dst []byte, f *File, why error) (text []byte, er
 		text, err = c.timedContent(dst, f)
 		return err
 	})
-	if errors.Is(err, errOtherGroup) {
-		if err := c.moveToOtherGroup(); err != nil {
-			return dst, err
-		}
-		return dst, errNotOpen
-	}
 	return text, err
 }
 

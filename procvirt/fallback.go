@@ -132,7 +132,7 @@ func (r *Registry) fallBack(f *File, err error) error {
 		return nil
 	}
 	level := slog.LevelWarn
-	if reason == RootCgroup || reason == SwitchedOff || reason == ByPolicy {
+	if reason.isAsked() {
 		level = slog.LevelDebug // the host's own programs, and what was asked for
 	}
 	e.log.Log(context.Background(), level, "the host's file is given", "file", f.String(), "reason", reason.String(), "error", err)
@@ -174,6 +174,9 @@ func (r *Registry) AppendHost(dst []byte, f *File, err error, t Turn) ([]byte, e
 func (r *Registry) appendHost(dst []byte, f *File, err error, c *Container) ([]byte, error) {
 	if err := r.fallBack(f, err); err != nil {
 		return dst, err
+	}
+	if c.state != nil {
+		c.fallbacks.Add(1)
 	}
 	if r.hostPace[f.index].isSlow() {
 		if err := c.turn.Block(c.init.Owner); err != nil {

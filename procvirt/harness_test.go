@@ -103,6 +103,8 @@ func (f *fakeInits) Lookup(pid int) (initpid.Init, bool, error) {
 	return init, true, nil
 }
 
+func (f *fakeInits) Stats() initpid.Stats { return initpid.Stats{} }
+
 func (f *fakeInits) LookupNS(ns uint64) (initpid.Init, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/count"
 	"vprocfs/procvirt/held"
 	"vprocfs/procvirt/host"
 )
@@ -36,6 +37,7 @@ type owner struct {
 	opener held.Opener  // counts the files of its containers
 	states atomic.Int32 // how many containers are remembered
 	spaces map[*space]bool
+	reads  count.Rate // contents that were made for its containers
 	// sweepAt is at how many spaces those that have ended are looked for: the
 	// resolver does not tell of the end of those that it has forgotten itself.
 	sweepAt int
@@ -144,6 +146,7 @@ func (r *Registry) evictSpace(sp *space) bool {
 	r.remove(sp)
 	r.mu.Unlock()
 	sp.endLocked()
+	r.counts.evicted.Add(1)
 	return true
 }
 
@@ -171,6 +174,7 @@ func (r *Registry) drop(ns uint64) {
 	for _, sp := range r.takeOut(ns) {
 		sp.end()
 	}
+	r.counts.ended.Add(1)
 	if r.cfg.Ended != nil {
 		r.cfg.Ended()
 	}

@@ -66,7 +66,7 @@ func (r *Registry) Policy(dirs []string) (words []PolicyWord, unknown []string, 
 // list returns the words of p, whose levels are dirs.
 func (p *policy) list(dirs []string) (words []PolicyWord) {
 	for key, s := range p.words {
-		if s.set {
+		if s.set && s.level < len(dirs) { // they may be those of other groups by now
 			words = append(words, PolicyWord{wordNames[key], s.text, dirs[s.level]})
 		}
 	}

@@ -93,6 +93,8 @@ type Registry struct {
 	shiftsBtime bool
 	// hostPace is that of reading the host's own file, by index.
 	hostPace []pace
+	counts   counts
+	began    time.Time // when it was made
 
 	mu     sync.RWMutex // guards spaces and owners; never held during I/O
 	spaces map[uint64]*space
@@ -105,6 +107,7 @@ type inits interface {
 	LookupNS(ns uint64) (init initpid.Init, ok bool, err error)
 	Resolve(pid int) (initpid.Init, error)
 	Outermost(pid int) (uint64, error)
+	Stats() initpid.Stats
 	Close()
 }
 
@@ -129,7 +132,7 @@ func newRegistry(cfg Config, newInits func(*Registry) (inits, error)) (_ *Regist
 		cfg.Steady = host.Monotonic()
 	}
 	r := &Registry{
-		cfg: cfg, proc: filepath.Join(cfg.Root, "proc"), slowAfter: defaultSlowAfter,
+		cfg: cfg, proc: filepath.Join(cfg.Root, "proc"), slowAfter: defaultSlowAfter, began: time.Now(),
 		spaces: map[uint64]*space{}, owners: map[uint64]*owner{},
 	}
 	r.hostCPUs = possibleCPUs(cfg.Root)

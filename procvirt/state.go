@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/count"
 	"vprocfs/internal/shm"
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/loadavg"
@@ -142,6 +143,9 @@ type state struct {
 
 	account  account
 	counters vmCounters
+
+	reads           count.Rate // contents that were made
+	slow, fallbacks atomic.Uint64
 }
 
 // openFiles are the files of a container that are open. The zero value is none.

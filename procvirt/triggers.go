@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/count"
 	"vprocfs/internal/shm"
 	"vprocfs/procvirt/host"
 	"vprocfs/procvirt/psi"
@@ -27,6 +29,9 @@ type Triggers struct {
 	table *psi.Table
 	// warned has the errnos that were logged as a warning.
 	warned sync.Map
+
+	set     atomic.Uint64
+	refused *count.Table // by errno
 }
 
 // TriggerConfig is the configuration of Triggers.
@@ -87,7 +92,7 @@ func (r *Registry) NewTriggers(cfg TriggerConfig) *Triggers {
 }
 
 func newTriggers(cfg TriggerConfig, proc string, place func(TriggerRequest) (TriggerPlace, error)) *Triggers {
-	t := &Triggers{cfg: cfg, proc: proc, place: place}
+	t := &Triggers{cfg: cfg, proc: proc, place: place, refused: count.NewTable(1, numErrnos)}
 	saved := savedTriggers{cfg.Saved}
 	t.table = psi.NewTable(cfg.Max, t.wake, saved)
 	for _, r := range saved.load() {
@@ -121,14 +126,16 @@ func (t *Triggers) Close() { t.table.Close() }
 // are too many in all, ENODEV if the control group is removed, EOPNOTSUPP if it does
 // not count stalls or is not known.
 func (t *Triggers) Set(r TriggerRequest) error {
-	err := t.set(r)
+	err := t.setTrigger(r)
 	if err == nil {
+		t.set.Add(1)
 		return nil
 	}
 	var errno unix.Errno
 	if !errors.As(err, &errno) {
 		errno = unix.EIO
 	}
+	t.refused.Add(0, int(errno))
 	level := slog.LevelDebug
 	if errno == unix.ENOSPC || errno == unix.EPERM {
 		// There are too many in all, or this process lacks CAP_SYS_RESOURCE. The
@@ -141,7 +148,7 @@ func (t *Triggers) Set(r TriggerRequest) error {
 	return err
 }
 
-func (t *Triggers) set(r TriggerRequest) error {
+func (t *Triggers) setTrigger(r TriggerRequest) error {
 	trigger, err := psi.Parse(r.Text)
 	if err != nil {
 		return err

@@ -54,7 +54,8 @@ func layers() map[string]layer {
 		"internal/inject/watch": {own: []string{"internal/attach", "internal/mountinfo", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"internal/inject":       {own: []string{"internal/attach"}, others: []string{sys}, testOthers: testLibs},
 		"fs/journal":            {others: []string{sys}, testOthers: testLibs},
-		"fs":                    {own: []string{"fs/journal", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
+		"internal/count":        {testOthers: testLibs},
+		"fs":                    {own: []string{"fs/journal", "internal/count", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":               {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"cache":                 {testOthers: testLibs},
 		"internal/supervise":    {own: []string{"internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
@@ -65,7 +66,7 @@ func layers() map[string]layer {
 		// The caller in tests.
 		"internal/seccomp/seccomptest": {own: []string{"internal/fdconn", "internal/seccomp"}, others: []string{sys}},
 		"internal/shm":                 {others: []string{sys}, testOthers: testLibs},
-		"procvirt":                     {own: []string{"initpid", "internal/shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg", "procvirt/psi"}, testOwn: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
+		"procvirt":                     {own: []string{"initpid", "internal/count", "internal/shm", "procvirt/cgroup", "procvirt/host", "procvirt/held", "procvirt/internal", "procvirt/loadavg", "procvirt/psi"}, testOwn: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/cgroup":              {own: []string{"internal/mountinfo", "internal/procpid", "procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/host":                {own: []string{"internal/procpid", "procvirt/held", "procvirt/internal"}, others: []string{sys}, testOthers: testLibs},
 		"procvirt/loadavg":             {testOthers: testLibs},

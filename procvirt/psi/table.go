@@ -156,6 +156,13 @@ func (t *Table) Set(r Record, verify func() error) error {
 	return nil
 }
 
+// Len returns how many triggers there are.
+func (t *Table) Len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.entries)
+}
+
 // isSet reports whether the trigger of the handle was set by the same request.
 func (t *Table) isSet(r Record) bool {
 	t.mu.Lock()

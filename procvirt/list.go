@@ -1,0 +1,147 @@
+package procvirt
+
+import (
+	"bytes"
+	"strconv"
+
+	"vprocfs/initpid"
+	"vprocfs/procvirt/cgroup"
+)
+
+// ContainerInfo is what a Registry knows of a container, and what the container is shown.
+type ContainerInfo struct {
+	// Init is the pid of its init, Namespace the inode number of its pid namespace and
+	// Owner that of the outermost one it is in. Host says that it is the daemon's own.
+	Init      int    `json:"init"`
+	Namespace uint64 `json:"pid_namespace"`
+	Owner     uint64 `json:"owner"`
+	Host      bool   `json:"host,omitempty"`
+	// Group is its control group: that of the memory controller, or another one's.
+	Group string `json:"group"`
+	// Uptime is in seconds, Memory in bytes. What cannot be told is 0.
+	Uptime          float64 `json:"uptime"`
+	CPUs            int     `json:"cpus"`
+	Memory          uint64  `json:"memory"`
+	MemoryAvailable uint64  `json:"memory_available"`
+	// Load is the load averages, empty if the container has not asked for them.
+	Load string `json:"load,omitempty"`
+	// Reads are the contents that were made for it, PerSecond those of the last one to two
+	// seconds, Slow those that took 100 ms or longer, Fallbacks those that were the host's.
+	Reads     uint64  `json:"reads"`
+	PerSecond float64 `json:"reads_per_second"`
+	Slow      uint64  `json:"slow"`
+	Fallbacks uint64  `json:"fallbacks"`
+	// OpenFiles are the files of control groups that are open for all containers of the
+	// same owner.
+	OpenFiles int          `json:"open_files"`
+	Policy    []PolicyWord `json:"policy,omitempty"`
+}
+
+// List returns all containers that are known. It reads what each is shown, which takes some
+// 100 us for a container, and counts nothing. It is safe for concurrent use.
+func (r *Registry) List() []ContainerInfo {
+	all := []ContainerInfo{}
+	for _, sp := range r.any(nil) {
+		for _, s := range sp.hold() {
+			all = append(all, r.describe(s))
+			s.users.Add(-1)
+		}
+	}
+	return all
+}
+
+// hold returns the containers of sp. Their users have grown by one.
+func (sp *space) hold() []*state {
+	sp.mu.RLock()
+	defer sp.mu.RUnlock()
+	all := make([]*state, 0, len(sp.containers))
+	for _, s := range sp.containers {
+		s.users.Add(1)
+		all = append(all, s)
+	}
+	return all
+}
+
+// describe describes a container that the caller holds.
+func (r *Registry) describe(s *state) ContainerInfo {
+	sp, now := s.space, r.cfg.Now()
+	info := ContainerInfo{
+		Init: sp.init, Namespace: sp.ns, Owner: sp.owner.id, Host: sp.host,
+		Reads: s.reads.Total(), PerSecond: s.reads.PerSecond(now),
+		Slow: s.slow.Load(), Fallbacks: s.fallbacks.Load(), OpenFiles: sp.owner.opener.Count(),
+	}
+	c := r.requests.Get().(*Container)
+	defer func() {
+		c.state = nil // whose hold is the caller's
+		c.Release()
+	}()
+	c.state, c.turn, c.now, c.pid = s, patient{}, now, sp.init
+	c.init = initpid.Init{PID: sp.init, NS: sp.ns, ID: sp.id, Owner: sp.owner.id, Host: sp.host}
+	info.CPUs = countCPUs(c.peek("cpu/online"))
+	info.Memory, info.MemoryAvailable = memoryOf(c.peek("meminfo"))
+	seconds, _, _ := bytes.Cut(c.peek("uptime"), []byte(" "))
+	info.Uptime, _ = strconv.ParseFloat(string(seconds), 64)
+
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	info.Group = s.name()
+	if p := s.known.Load(); s.failed[cgroup.Memory] == nil || s.failed[cgroup.CPU] == nil {
+		info.Policy = p.list(s.policyPlace().Dirs)
+	}
+	if s.load != nil {
+		var n loadAverages
+		if n.gather(c) == nil {
+			text := bytes.Fields(n.append(nil))
+			info.Load = string(bytes.Join(text[:3], []byte(" ")))
+		}
+	}
+	return info
+}
+
+// peek returns the text of a file as c is shown it, nil if that is the host's. It opens
+// what it needs.
+func (c *Container) peek(name string) []byte {
+	for i := range c.registry.files {
+		f := &c.registry.files[i]
+		if f.String() != name {
+			continue
+		}
+		text, err := c.warmContent(nil, f)
+		if needsOpening(err) {
+			text, err = c.openContent(nil, f, err)
+		}
+		if err != nil {
+			return nil
+		}
+		return text
+	}
+	return nil
+}
+
+// name returns the path of the container's control group. The caller holds mu.
+func (s *state) name() string {
+	for _, ctl := range []cgroup.Controller{cgroup.Memory, cgroup.CPU, cgroup.CPUAcct} {
+		if s.failed[ctl] == nil {
+			return s.places[ctl].Path
+		}
+	}
+	return ""
+}
+
+func countCPUs(text []byte) int {
+	var set cgroup.CPUs
+	if set.Parse(text) != nil {
+		return 0
+	}
+	return set.Count()
+}
+
+// memoryOf returns MemTotal and MemAvailable of a meminfo in bytes.
+func memoryOf(text []byte) (total, available uint64) {
+	if text == nil {
+		return 0, 0
+	}
+	var h hostMemory
+	h.parse(text)
+	return h.total, h.available
+}
