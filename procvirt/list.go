@@ -2,6 +2,8 @@ package procvirt
 
 import (
 	"bytes"
+	"cmp"
+	"slices"
 	"strconv"
 
 	"vprocfs/initpid"
@@ -145,3 +147,53 @@ func memoryOf(text []byte) (total, available uint64) {
 	h.parse(text)
 	return h.total, h.available
 }
+
+// OwnerRate is how much an outermost container, with all in it, reads.
+type OwnerRate struct {
+	Owner     uint64  `json:"owner"` // the inode number of its pid namespace
+	Init      int     `json:"init"`
+	Group     string  `json:"group"`
+	Reads     uint64  `json:"reads"`
+	PerSecond float64 `json:"reads_per_second"`
+}
+
+// Top returns the n outermost containers that read most in the last one to two seconds.
+func (r *Registry) Top(n int) []OwnerRate {
+	now := r.cfg.Now()
+	all, spaces := r.rates(now)
+	slices.SortFunc(all, func(a, b OwnerRate) int { return cmp.Compare(b.PerSecond, a.PerSecond) })
+	all = all[:min(n, len(all))]
+	for i := range all {
+		sp := spaces[all[i].Owner]
+		if sp == nil {
+			continue
+		}
+		all[i].Init = sp.init
+		for _, s := range sp.hold() {
+			s.mu.RLock()
+			all[i].Group = s.name()
+			s.mu.RUnlock()
+			s.users.Add(-1)
+		}
+	}
+	return all
+}
+
+// rates returns the rates of all owners, and for each the outermost of its spaces.
+func (r *Registry) rates(now int64) (all []OwnerRate, spaces map[uint64]*space) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all, spaces = []OwnerRate{}, map[uint64]*space{}
+	for id, o := range r.owners {
+		all = append(all, OwnerRate{Owner: id, Reads: o.reads.Total(), PerSecond: o.reads.PerSecond(now)})
+		for sp := range o.spaces {
+			if spaces[id] == nil || sp.ns == id {
+				spaces[id] = sp
+			}
+		}
+	}
+	return all, spaces
+}
+
+// Layout returns the layout of the host's control groups: v2, v1 or hybrid.
+func (r *Registry) Layout() string { return r.mounts.Layout() }

@@ -43,7 +43,7 @@ func layers() map[string]layer {
 			testOthers: testLibs,
 		},
 		"internal/daemon": {
-			own:        []string{"fs", "fs/journal", "initpid", "internal/attach", "internal/inject/watch", "internal/fdconn", "internal/logqueue", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			own:        []string{"fs", "fs/journal", "initpid", "internal/attach", "internal/control", "internal/count", "internal/inject/watch", "internal/fdconn", "internal/logqueue", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
 			others:     []string{sys},
 			testOwn:    []string{"internal/sandbox"},
 			testOthers: testLibs,
@@ -58,7 +58,8 @@ func layers() map[string]layer {
 		"fs":                    {own: []string{"fs/journal", "internal/count", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":               {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"cache":                 {testOthers: testLibs},
-		"internal/supervise":    {own: []string{"internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
+		"internal/control":      {others: []string{sys}, testOthers: testLibs},
+		"internal/supervise":    {own: []string{"internal/control", "internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
 		"internal/fdconn":       {others: []string{sys}, testOthers: testLibs},
 		"internal/logqueue":     {others: []string{sys}, testOthers: testLibs},
 		"internal/procpid":      {testOthers: testLibs},

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,8 @@ type healer struct {
 	log *slog.Logger
 	dir string
 	due chan struct{}
+
+	runs, failed atomic.Uint64
 }
 
 func newHealer(dir string, log *slog.Logger) *healer {
@@ -56,6 +59,7 @@ func (h *healer) heal() {
 	var failed bytes.Buffer
 	cmd.Stderr = &failed
 	out, err := cmd.Output()
+	h.runs.Add(1)
 	h.log.Info("containers healed", "namespaces", bytes.Count(out, []byte("\n")))
 	if err == nil {
 		return
@@ -63,6 +67,7 @@ func (h *healer) heal() {
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
+	h.failed.Add(1)
 	h.log.Warn("not all containers are healed", "err", err, "stderr", strings.TrimSpace(failed.String()))
 	lines := 0
 	for line := range strings.Lines(string(out)) {

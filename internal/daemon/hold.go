@@ -96,7 +96,7 @@ func hold(o Options, dir string) (err error) {
 			if watcher != nil {
 				watcher.start()
 			}
-			for _, w := range append(o.Warnings, requestTimeouts("/", o.MaxOutage)...) {
+			for _, w := range o.warnings() {
 				log.Warn(w)
 			}
 		},
@@ -110,14 +110,16 @@ func hold(o Options, dir string) (err error) {
 			if err := m.renew(); err != nil {
 				return nil, err
 			}
-			h.Unlisten()
-			m.listen(h)
 			healer.ask()
 			return m.files, nil
 		},
-		Own: own,
+		Status: func(s supervise.Status) any {
+			return o.status(s, m, healer, output)
+		},
+		SetLevel: o.Log.SetLevel,
+		Own:      own,
 	}, m.files, signals)
-	m.listen(h)
+	m.listen(h, o.controlGroup())
 	defer h.Unlisten()
 	err = h.Run(adopted)
 	if _, ok := errors.AsType[*supervise.ExitError](err); ok {

@@ -12,6 +12,7 @@ import (
 
 	"vprocfs/fs"
 	"vprocfs/fs/journal"
+	"vprocfs/internal/control"
 	"vprocfs/internal/supervise"
 )
 
@@ -161,14 +162,13 @@ func (m *view) unmount() error {
 	return fs.Unmount(m.dir)
 }
 
-// listen makes h accept requests about this mount.
-func (m *view) listen(h *supervise.Holder) {
-	if err := h.Listen(socketName(m.dev)); err != nil {
-		m.log.Warn("vprocfs upgrade cannot reach this process; SIGUSR1 can", "err", err)
+// listen makes h accept requests about this mount. The path of the socket stays the same as
+// long as the mount point does.
+func (m *view) listen(h *supervise.Holder, group int) {
+	if err := h.Listen(control.Path(m.dir), group); err != nil {
+		m.log.Warn("no control socket: status, ps and upgrade cannot reach this process; SIGUSR1 can", "err", err)
 	}
 }
-
-func socketName(dev uint64) string { return strconv.Itoa(int(unix.Minor(dev))) + ".sock" }
 
 // abort aborts the connection: everybody who waits for an answer gets an error.
 func (m *view) abort() {

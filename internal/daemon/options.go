@@ -36,6 +36,9 @@ type Options struct {
 	// Attach attaches the containers that run and those that start, as Watch says.
 	Attach bool
 	Watch  watch.Rules
+	// ControlGroup is the name or number of the group whose members may ask the control
+	// socket what changes nothing. If it is empty, only root may.
+	ControlGroup string
 	// Warnings are logged as soon as the daemon serves.
 	Warnings []string
 }

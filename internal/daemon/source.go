@@ -19,6 +19,7 @@ type source struct {
 	hosts    []*fs.HostTree // of the directories of the host that can be opened
 	unserved []string       // prefixes of the paths of the others
 	files    int            // most descriptors that this process may have
+	triggers *triggers      // nil: none
 	log      *slog.Logger
 }
 
@@ -95,7 +96,8 @@ func (s *source) Close() {
 func (s *source) serverOptions(conn *fs.Conn, saved *shm.Table) fs.ServerOptions {
 	o := fs.ServerOptions{Log: s.log, Hosts: s.hosts, Nodes: nodes(s.registry.Files(), s.unserved...)}
 	if s.registry.HasPressure() {
-		o.Triggers = newTriggers(s, conn, saved)
+		s.triggers = newTriggers(s, conn, saved)
+		o.Triggers = s.triggers
 	}
 	return o
 }

@@ -1,14 +1,19 @@
 package daemon
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
-	"vprocfs/fs"
 	"vprocfs/internal/attach"
-	"vprocfs/internal/supervise"
+	"vprocfs/internal/control"
+)
+
+// How long a client waits for a holder. A ping takes no time unless the holder is
+// stopped or hangs. An upgrade may have to wait for a worker that works first.
+const (
+	askPatience     = 10 * time.Second
+	upgradePatience = 2 * time.Minute
 )
 
 // viewTimeout is how long CheckView waits for an answer of the daemon.
@@ -34,12 +39,9 @@ func Upgrade(dir string) error {
 	if err != nil {
 		return err
 	}
-	dev, err := fs.DevOf(path)
-	if err != nil {
+	socket := control.Path(path)
+	if err := control.Ask(socket, control.Request{Verb: control.Ping}, askPatience, nil); err != nil {
 		return err
 	}
-	if dev == 0 {
-		return fmt.Errorf("%s: nothing is mounted there", path)
-	}
-	return supervise.AskUpgrade(socketName(dev))
+	return control.Ask(socket, control.Request{Verb: control.Upgrade}, upgradePatience, nil)
 }

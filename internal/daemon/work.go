@@ -24,6 +24,11 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	output := logqueue.New(w.Log)
 	defer output.Flush(logPatience)
 	log := o.Log.NewLogger(output, os.Getenv("JOURNAL_STREAM") != "")
+	setLevel := func(level string) {
+		if err := o.Log.SetLevel(level); err != nil {
+			log.Error("the holder asks for another log level", "err", err)
+		}
+	}
 	// What is read warm makes no garbage, so that collecting more often costs nothing
 	// but while containers are new: with 1,000 of them RSS is 36 MB at most, where
 	// Go's default of 100 makes 45 of it.
@@ -41,6 +46,9 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	}
 	if err := w.Ready(); err != nil {
 		return err
+	}
+	if w.Level != "" {
+		setLevel(w.Level)
 	}
 	if w.Toggled {
 		src.registry.Toggle()
@@ -72,10 +80,13 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	pinner := newPinner(o, dir, w.Files, dev, server, so.Pins, log)
 	pinner.start()
 	stop := make(chan struct{})
+	answers := newAnswers(src, server, output, log)
 	w.Serving(log, supervise.Orders{
 		Stop:   func() { close(stop) },
 		Ping:   func() error { return ping(server) },
 		Toggle: func() { log.Info("virtualisation switched", "on", src.registry.Toggle()) },
+		Level:  setLevel,
+		Ask:    answers.answer,
 	})
 	select {
 	case err := <-served:

@@ -27,6 +27,7 @@ type Queue struct {
 	lines   []byte
 	began   time.Time // when the current write began
 	dropped int
+	total   uint64        // of dropped lines
 	failed  bool          // the last write failed; the notice waits for the next line
 	idle    chan struct{} // closed when all is written; nil if nothing is
 }
@@ -52,7 +53,9 @@ func (q *Queue) Write(p []byte) (int, error) {
 	defer q.mu.Unlock()
 	// Once lines are dropped all are, until the notice is written in their place.
 	if q.dropped > 0 && !q.failed || len(q.lines)+len(p) > limit {
-		q.dropped += bytes.Count(p, []byte("\n"))
+		n := bytes.Count(p, []byte("\n"))
+		q.dropped += n
+		q.total += uint64(n)
 		return len(p), nil
 	}
 	q.lines = append(q.lines, p...)
@@ -61,6 +64,13 @@ func (q *Queue) Write(p []byte) (int, error) {
 		go q.drain()
 	}
 	return len(p), nil
+}
+
+// Dropped returns how many lines were dropped.
+func (q *Queue) Dropped() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.total
 }
 
 // Flush waits until all is written, or until the reader has kept the Queue waiting for
@@ -90,8 +100,11 @@ func (q *Queue) drain() {
 			q.failed = true
 			if dropped == 0 { // not the notice
 				dropped = bytes.Count(lines[n:], []byte("\n"))
+				q.total += uint64(dropped)
 			}
-			q.dropped += dropped + bytes.Count(q.lines, []byte("\n"))
+			waiting := bytes.Count(q.lines, []byte("\n"))
+			q.dropped += dropped + waiting
+			q.total += uint64(waiting)
 			q.lines = nil
 			q.mu.Unlock()
 		}

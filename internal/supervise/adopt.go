@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/control"
 	"vprocfs/internal/fdconn"
 )
 
@@ -20,6 +21,8 @@ type holderState struct {
 	Reply   int            `json:"reply,omitempty"` // 0: nobody waits
 	Upgrade bool           `json:"upgrade"`
 	Toggled bool           `json:"toggled"`
+	Level   string         `json:"level,omitempty"`
+	Tally   Tally          `json:"tally,omitzero"`
 }
 
 // become makes this process the new program, with the same pid. It returns only
@@ -29,7 +32,7 @@ func (h *Holder) become(a become) (err error) {
 	if worker == nil {
 		return errors.New("there is no worker")
 	}
-	s := holderState{Files: make(map[string]int), Own: h.cfg.Own, Worker: worker.handle.Pid, Upgrade: true, Toggled: a.toggled}
+	s := holderState{Files: make(map[string]int), Own: h.cfg.Own, Worker: worker.handle.Pid, Upgrade: true, Toggled: a.toggled, Level: a.level, Tally: a.tally}
 	var passed []int
 	defer func() {
 		for _, fd := range passed {
@@ -53,7 +56,7 @@ func (h *Holder) become(a become) (err error) {
 	defer control.Close()
 	s.Control = pass(int(control.Fd()))
 	if r := h.clients[a.client]; r != nil {
-		f, err := r.conn.File()
+		f, err := r.File()
 		if err != nil {
 			return err
 		}
@@ -85,9 +88,11 @@ type Adopted struct {
 
 	worker   int
 	control  *fdconn.Conn // nil: there is no worker
-	reply    *replyTo
+	reply    *control.Client
 	upgraded bool
 	toggled  bool
+	level    string
+	tally    Tally
 	sys      system
 }
 
@@ -122,7 +127,7 @@ func Adopt() (*Adopted, error) {
 		}
 		return nil, nil
 	}
-	a := &Adopted{Files: make(map[string]*os.File), Own: s.Own, worker: s.Worker, upgraded: s.Upgrade, toggled: s.Toggled, sys: realSystem()}
+	a := &Adopted{Files: make(map[string]*os.File), Own: s.Own, worker: s.Worker, upgraded: s.Upgrade, toggled: s.Toggled, level: s.Level, tally: s.Tally, sys: realSystem()}
 	for name, fd := range s.Files {
 		unix.CloseOnExec(fd)
 		a.Files[name] = os.NewFile(uintptr(fd), name)
@@ -132,7 +137,8 @@ func Adopt() (*Adopted, error) {
 	}
 	if s.Reply != 0 {
 		// Whoever asked may be gone, which is no reason not to go on.
-		a.reply, _ = newReplyTo(os.NewFile(uintptr(s.Reply), "reply"))
+		line := string(control.Request{Version: control.Version, Verb: control.Upgrade}.Line())
+		a.reply, _ = control.NewClient(os.NewFile(uintptr(s.Reply), "reply"), line)
 	}
 	if a.control, err = fdconn.New(os.NewFile(uintptr(s.Control), "control")); err != nil {
 		return nil, err
@@ -167,12 +173,4 @@ func (a *Adopted) wait() exit {
 		return exit{text: "it ended, and was not our child", status: -1}
 	}
 	return exitOf(state)
-}
-
-func newReplyTo(f *os.File) (*replyTo, error) {
-	c, err := fdconn.New(f)
-	if err != nil {
-		return nil, err
-	}
-	return &replyTo{conn: c.UnixConn, verb: verbUpgrade}, nil
 }

@@ -25,6 +25,8 @@ type (
 	adopted struct {
 		pid      int
 		toggled  bool
+		level    string
+		tally    Tally
 		upgraded bool     // by an exec of this process, which a client may wait for
 		client   clientID // 0: none
 	}
@@ -57,6 +59,8 @@ type (
 	upgradeAsked struct{ client clientID }
 	// execFailed answers a become action. If that succeeds there is no answer.
 	execFailed struct{ err error }
+	// levelAsked: a client asks for another log level.
+	levelAsked struct{ level string }
 	// toggleAsked: a signal asks for what only the worker knows.
 	toggleAsked struct{}
 	// stopAsked: a signal asks for the end.
@@ -99,6 +103,8 @@ type (
 		worker  procID
 		client  clientID
 		toggled bool
+		level   string
+		tally   Tally
 	}
 	// notify tells systemd.
 	notify struct{ state string }

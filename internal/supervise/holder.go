@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"time"
+
+	"vprocfs/internal/control"
 )
 
 // Config is what a Holder needs.
@@ -31,6 +33,11 @@ type Config struct {
 	// Renew makes a new connection after Worker.Aborted, and returns the descriptors for
 	// the next worker. After an error it is called again. It may be nil if no worker calls Aborted.
 	Renew func() (map[string]*os.File, error)
+	// Status returns the answer to control.Status: what the caller adds to s. It must not
+	// wait.
+	Status func(s Status) any
+	// SetLevel sets the level of this process's log.
+	SetLevel func(level string) error
 	// Own are descriptors that are kept over an upgrade, but not the workers'.
 	Own map[string]int
 }
@@ -53,7 +60,7 @@ type Holder struct {
 	systemd *notifier
 	machine machine
 	procs   map[procID]*process
-	clients map[clientID]*replyTo
+	clients map[clientID]*control.Client
 	client  clientID // the last one
 
 	events chan event // from other goroutines
@@ -61,19 +68,19 @@ type Holder struct {
 	done   bool
 	err    error
 
-	listener *listener // nil: it takes no requests
-	requests chan *replyTo
+	listener *control.Listener // nil: it takes no requests
+	requests chan *control.Client
 }
 
 // NewHolder makes a holder of files, which are handed to each worker.
 func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h := &Holder{
-		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan event), requests: make(chan *replyTo),
+		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan event),
 		systemd: newNotifier(cfg.Log),
-		procs:   make(map[procID]*process), clients: make(map[clientID]*replyTo),
+		procs:   make(map[procID]*process), clients: make(map[clientID]*control.Client),
 	}
 	h.openStderr()
-	h.machine = machine{program: cfg.Program, self: os.Getpid(), pace: newPace(cfg.MaxOutage, h.watchdog())}
+	h.machine = machine{program: cfg.Program, self: os.Getpid(), pace: newPace(cfg.MaxOutage, h.watchdog()), tally: Tally{Began: time.Now().Round(0)}}
 	return h
 }
 
@@ -178,7 +185,7 @@ func (h *Holder) do(a action) {
 	case serving:
 		h.cfg.Serving(a.pid)
 	case reply:
-		h.clients[a.client].say(a.err)
+		h.clients[a.client].Say(a.err)
 		delete(h.clients, a.client)
 	case logged:
 		h.cfg.Log.Log(context.Background(), a.level, a.msg, a.args...)
@@ -197,7 +204,7 @@ func (h *Holder) do(a action) {
 }
 
 // addClient numbers a client that waits for a reply.
-func (h *Holder) addClient(c *replyTo) clientID {
+func (h *Holder) addClient(c *control.Client) clientID {
 	h.client++
 	h.clients[h.client] = c
 	return h.client
@@ -205,7 +212,13 @@ func (h *Holder) addClient(c *replyTo) clientID {
 
 // adopt takes over a worker that is at work.
 func (h *Holder) adopt(a *Adopted) event {
-	e := adopted{pid: a.worker, toggled: a.toggled, upgraded: a.upgraded}
+	e := adopted{pid: a.worker, toggled: a.toggled, level: a.level, tally: a.tally, upgraded: a.upgraded}
+	if e.tally.Began.IsZero() {
+		e.tally.Began = h.machine.tally.Began
+	}
+	if a.level != "" {
+		_ = h.cfg.SetLevel(a.level) // a former program has checked it
+	}
 	if a.reply != nil {
 		e.client = h.addClient(a.reply)
 	}

@@ -25,10 +25,12 @@ type machine struct {
 	// upgrade is the upgrade that is under way.
 	upgrade upgrade
 
-	probed    bool // a worker has been probed
-	inherited bool // the mount is older than this process, so containers may use it
-	toggled   bool // Toggle was asked for an odd number of times
-	crashed   bool // the last worker crashed or hung
+	probed    bool   // a worker has been probed
+	inherited bool   // the mount is older than this process, so containers may use it
+	toggled   bool   // Toggle was asked for an odd number of times
+	crashed   bool   // the last worker crashed or hung
+	level     string // that a client asked for, empty for none
+	tally     Tally
 
 	over    bool // the worker said that there is nothing left to do
 	overErr error
@@ -98,6 +100,11 @@ func (m *machine) handle(e event) {
 		m.upgradeAsked(e.client)
 	case execFailed:
 		m.endUpgrade(fmt.Errorf("the new worker works, but this process could not become the new program: %w", e.err))
+	case levelAsked:
+		m.level = e.level
+		if !m.worker.begun.IsZero() {
+			m.do(order{m.worker.id, msgLevel, e.level})
+		}
 	case toggleAsked:
 		m.toggled = !m.toggled
 		if !m.worker.begun.IsZero() { // one that has not begun hears it with msgGo
@@ -197,7 +204,7 @@ func (m *machine) start(e started) {
 // adopt begins with a worker of another holder.
 func (m *machine) adopt(e adopted) {
 	m.inherited = true
-	m.toggled = e.toggled
+	m.toggled, m.level, m.tally = e.toggled, e.level, e.tally
 	m.worker = proc{id: m.newID(), pid: e.pid, begun: m.now, serving: m.now, settled: true}
 	m.pingAt = m.now.Add(m.pace.pingEvery)
 	if !e.upgraded {
@@ -206,6 +213,7 @@ func (m *machine) adopt(e adopted) {
 	}
 	// To become this program was the last step of an upgrade.
 	m.probed = true
+	m.tally.Upgrades++
 	m.log(slog.LevelInfo, "upgraded", "pid", m.self, "worker", e.pid, "program", m.program)
 	m.do(reply{e.client, nil})
 	m.tell("READY=1")
@@ -270,6 +278,9 @@ func (m *machine) begin(p *proc) {
 	}
 	if m.toggled {
 		text = append(text, toggled)
+	}
+	if m.level != "" {
+		text = append(text, levelIs+m.level)
 	}
 	m.do(order{p.id, msgGo, strings.Join(text, " ")})
 }

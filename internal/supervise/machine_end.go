@@ -78,6 +78,7 @@ func (m *machine) workerEnded(p proc, how exit) {
 	}
 	m.tell("WATCHDOG=1") // to find out that it hung has taken some of systemd's time
 	m.beginOutage()
+	m.tally.restarted(m.now, p.pid, p.reason(how))
 	m.log(slog.LevelWarn, "the worker has ended, starting another", "pid", p.pid, "reason", p.reason(how), "after", m.scheduleStart())
 }
 
@@ -117,6 +118,7 @@ func (m *machine) renewEnded(e renewEnded) {
 		}
 	default:
 		m.renewed, m.renewFailed = m.now, false
+		m.tally.Renewals++
 		m.beginOutage()
 		m.startWorker()
 	}

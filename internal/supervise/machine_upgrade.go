@@ -91,7 +91,7 @@ func (m *machine) upgradeProbed(err error) {
 		return
 	}
 	m.upgrade.phase = becoming
-	m.do(become{m.worker.id, m.upgrade.client, m.toggled})
+	m.do(become{m.worker.id, m.upgrade.client, m.toggled, m.level, m.tally})
 }
 
 func (m *machine) candidateTimedOut() {
@@ -113,6 +113,8 @@ func (m *machine) endUpgrade(err error) {
 	}
 	if err != nil {
 		m.log(slog.LevelError, "not upgraded, the former program goes on", "err", err)
+		m.tally.FailedUpgrades++
+		m.tally.LastUpgrade = fmt.Sprintf("%.*s", maxReason, err)
 	}
 	m.do(reply{m.upgrade.client, err})
 	m.upgrade = upgrade{}

@@ -3,8 +3,8 @@
 // works with them. A worker that ends is replaced at once by one that has the same
 // descriptors, and a new program is put to work without a gap.
 //
-// It knows processes, descriptors, signals and systemd, and not what the descriptors
-// are for. Holder and worker exchange short messages over a pair of sockets.
+// It knows processes, descriptors, signals, systemd and the control socket, and not what
+// the descriptors are for. Holder and worker exchange short messages over a pair of sockets.
 //
 // What a holder does is decided by a machine, which is pure: it takes events and
 // returns actions (machine.go, events.go). A Holder does the actions, and turns what
@@ -42,6 +42,10 @@ const (
 	msgPing = "ping" // answer with msgPong
 	// msgToggle switches something that only the worker knows.
 	msgToggle = "toggle"
+	msgLevel  = "level" // log from the level in the text on
+	// msgAsk comes with the connection of a client of the control socket. The text is its
+	// request.
+	msgAsk = "ask"
 )
 
 // The messages of the worker.
@@ -60,6 +64,7 @@ const (
 const (
 	crashed = "crashed"
 	toggled = "toggled" // msgToggle was sent to workers an odd number of times
+	levelIs = "level="  // and the text of the last msgLevel
 )
 
 // A message is what holder and worker send each other.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/control"
 	"vprocfs/internal/fdconn"
 )
 
@@ -32,6 +33,8 @@ type Worker struct {
 	Candidate bool
 	// Toggled is true if Toggle was asked for an odd number of times before Serving.
 	Toggled bool
+	// Level is the level of the log that was asked for before Serving, empty for none.
+	Level string
 
 	keeping   sync.Mutex // held while Files is used after Serving
 	control   atomic.Pointer[fdconn.Conn]
@@ -58,6 +61,10 @@ type Orders struct {
 	Ping func() error
 	// Toggle switches what a signal to the holder asks for.
 	Toggle func()
+	// Level sets the level of the log.
+	Level func(level string)
+	// Ask answers a client of the control socket. It must not wait.
+	Ask func(*control.Client)
 }
 
 // NewWorker returns nil if this process was not started as a worker.
@@ -115,6 +122,7 @@ func (w *Worker) ready() error {
 			return fmt.Errorf("the holder says %q instead of %q", m.word, msgGo)
 		default:
 			w.Crashed, w.Toggled = strings.Contains(m.rest, crashed), strings.Contains(m.rest, toggled)
+			_, w.Level, _ = strings.Cut(m.rest, levelIs)
 			return nil
 		}
 	}
@@ -190,6 +198,16 @@ func (w *Worker) follow(o Orders) {
 		case msgToggle:
 			w.Toggled = !w.Toggled
 			o.Toggle()
+		case msgLevel:
+			w.Level = m.rest
+			o.Level(m.rest)
+		case msgAsk:
+			if m.file == nil {
+				continue
+			}
+			if client, err := control.NewClient(m.file, m.rest); err == nil {
+				o.Ask(client)
+			}
 		}
 	}
 }
@@ -226,7 +244,7 @@ func (w *Worker) newHolder() (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	s := holderState{Files: make(map[string]int), Worker: os.Getpid(), Control: 3, Toggled: w.Toggled}
+	s := holderState{Files: make(map[string]int), Worker: os.Getpid(), Control: 3, Toggled: w.Toggled, Level: w.Level}
 	files := []*os.File{theirs}
 	defer func() {
 		for _, f := range files {

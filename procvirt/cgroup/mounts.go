@@ -134,6 +134,17 @@ func (m *Mounts) readV2() error {
 // HasV2 reports whether a v2 tree is mounted.
 func (m *Mounts) HasV2() bool { return m.v2 != nil }
 
+// Layout returns v2, v1, or hybrid if controllers are in both.
+func (m *Mounts) Layout() string {
+	switch {
+	case m.v2 == nil:
+		return "v1"
+	case m.v1 == [NumControllers]*hierarchy{}:
+		return "v2"
+	}
+	return "hybrid"
+}
+
 // AppendV2Controllers appends the names, separated by blanks, that /proc/cgroups has for
 // the controllers of the v2 tree. There are none if no v2 tree is mounted.
 func (m *Mounts) AppendV2Controllers(dst []byte) []byte { return append(dst, m.v2Names...) }
