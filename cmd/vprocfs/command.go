@@ -131,11 +131,20 @@ func runCommandLine(ctx context.Context, c *command, args []string, stdout io.Wr
 	return fmt.Errorf("%s: %w", c.name, err)
 }
 
+// The texts of the help that the manual page has too.
+const (
+	intro = `vprocfs shows containers their own /proc: uptime, memory and CPUs as the
+container has them, and not the host's.
+`
+	implied  = "vprocfs MOUNTPOINT is the same as vprocfs serve MOUNTPOINT.\n"
+	statuses = `0 done, 1 failed, 2 wrong command line; run passes on the status of
+its command.
+`
+)
+
 func printHelp(w io.Writer, cmds []*command) error {
 	var b strings.Builder
-	b.WriteString(`vprocfs shows containers their own /proc: uptime, memory and CPUs as the
-container has them, and not the host's.
-
+	b.WriteString(intro + `
 Usage:
   vprocfs MOUNTPOINT         the same as vprocfs serve MOUNTPOINT
   vprocfs COMMAND [flags] [arguments]
@@ -148,10 +157,7 @@ Commands:
 		}
 	}
 	fmt.Fprintf(&b, "  %-10s %s\n", "help", "show help for a command: vprocfs help COMMAND")
-	b.WriteString(`
-Exit status: 0 done, 1 failed, 2 wrong command line; run passes on the status of
-its command.
-`)
+	b.WriteString("\nExit status: " + statuses)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -164,6 +170,12 @@ func printCommandHelp(w io.Writer, c *command) error {
 	}
 	if c.flags.HasAvailableFlags() {
 		b.WriteString("\nFlags:\n" + c.flags.FlagUsages())
+	}
+	for i, e := range examples(c.name) {
+		if i == 0 {
+			b.WriteString("\nExamples:\n")
+		}
+		fmt.Fprintf(&b, "  %s    # %s\n", e.Command, e.Does)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -71,5 +71,6 @@ func commands() []*command {
 		versionCommand(os.Stdout),
 		containerInitCommand(),
 		openPinsCommand(),
+		manualCommand(os.Stdout),
 	}
 }
