@@ -29,13 +29,20 @@ VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|H
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|Package|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
 
-.PHONY: build packages image run quick test race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
+.PHONY: build manual packages image run quick test race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
   demo-tools test-tools guest-tools bench-tools race-tools
 
 build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
 
-packages: build ## make the deb and the rpm in build/packages
+manual: build ## write the manual pages and the shells' completions to build/manual
+	@mkdir -p build/manual
+	@for page in vprocfs.1 vprocfs-policy.5 bash zsh fish; do \
+		$(BINARY) manual --release $(VERSION) $$page >build/manual/$$page || exit 1; \
+	done
+	@gzip -9nkf build/manual/vprocfs.1 build/manual/vprocfs-policy.5
+
+packages: manual ## make the deb and the rpm in build/packages
 	@rm -rf build/packages && mkdir -p build/packages
 	@for format in deb rpm; do \
 		ARCH=$$($(GO) env GOARCH) VERSION=$(VERSION) $(GO) run $(NFPM) package --config deploy/packages/vprocfs.yaml --packager $$format --target build/packages/ || exit 1; \

@@ -38,7 +38,7 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/sandbox"},
+			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/sandbox"},
 			others:     []string{pflag},
 			testOthers: testLibs,
 		},
@@ -61,6 +61,7 @@ func layers() map[string]layer {
 		"internal/control":      {others: []string{sys}, testOthers: testLibs},
 		"internal/supervise":    {own: []string{"internal/control", "internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
 		"internal/fdconn":       {others: []string{sys}, testOthers: testLibs},
+		"internal/manual":       {others: []string{pflag}, testOthers: testLibs},
 		"internal/logqueue":     {others: []string{sys}, testOthers: testLibs},
 		"internal/procpid":      {testOthers: testLibs},
 		"internal/seccomp":      {others: []string{sys}, testOwn: []string{"internal/seccomp/seccomptest"}, testOthers: testLibs},
