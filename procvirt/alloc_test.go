@@ -124,7 +124,7 @@ func BenchmarkAppend(b *testing.B) {
 func BenchmarkRenderCPUInfo(b *testing.B) {
 	for _, n := range []int{1, 8, 64, 512} {
 		b.Run(fmt.Sprintf("cpus=%d", n), func(b *testing.B) {
-			v := &cpuinfo{host: cpuinfoOf(n)}
+			v := &cpuinfo{host: parseCPUInfo(cpuinfoOf(n))}
 			for c := range n {
 				v.visible.Add(c)
 			}

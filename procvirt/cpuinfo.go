@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"time"
 
 	"vprocfs/procvirt/cgroup"
 	"vprocfs/procvirt/host"
@@ -24,7 +25,7 @@ func cpuinfoFile() File {
 // cpuinfo is what /proc/cpuinfo shows.
 type cpuinfo struct {
 	cpuView
-	host []byte // the host's text
+	host *cpuinfoText
 	// packages count the visible CPUs by physical id, ascending.
 	packages []cpuPackage
 	cores    []core // what packages is made from
@@ -35,17 +36,40 @@ func (n *cpuinfo) reset() {
 	*n = cpuinfo{cpuView: n.cpuView, packages: n.packages[:0], cores: n.cores[:0]}
 }
 
-func (n *cpuinfo) gather(c *Container) error {
+func (n *cpuinfo) gather(c *Container) (err error) {
 	if err := n.cpuView.gather(c); err != nil {
 		return err
 	}
-	var err error
-	if c.host, err = c.registry.readHost("proc/cpuinfo", c.host); err != nil {
+	if n.host, err = c.hostCPUInfo(); err != nil {
 		return err
 	}
-	n.host = c.host
 	n.countPackages()
 	return nil
+}
+
+// cpuinfoAge is how old the host's text may be, in nanoseconds. All containers share
+// it: nothing in it is a limit, and to read it takes 11 us with two CPUs (6.18).
+const cpuinfoAge = int64(time.Second)
+
+// cpuinfoText is the host's text. It does not change once it is made.
+type cpuinfoText struct {
+	lines []cpuinfoLine
+	read  int64 // when, on the clock of Config.Now
+}
+
+// hostCPUInfo returns the host's text.
+func (c *Container) hostCPUInfo() (_ *cpuinfoText, err error) {
+	shared := &c.registry.cpuinfo
+	if t := shared.Load(); t != nil && c.now < t.read+cpuinfoAge {
+		return t, nil
+	}
+	if c.host, err = c.registry.readHost("proc/cpuinfo", c.host); err != nil {
+		return nil, err
+	}
+	t := parseCPUInfo(c.host)
+	t.read = c.now
+	shared.Store(t)
+	return t, nil
 }
 
 // /proc/cpuinfo is made by each architecture in its own way (show_cpuinfo or
@@ -73,72 +97,89 @@ type core struct {
 	known     bool // which package it is in
 }
 
-// cpuinfoLine is one line, taken apart.
+// cpuinfoLine is one line.
 type cpuinfoLine struct {
-	text         []byte
-	label, value []byte // without blanks; both empty if there is no colon
-	// cpu is the CPU that the line is about, -1 for the machine.
-	cpu int
-	// first says that a block begins here.
-	first bool
-}
-
-// cpuinfoLines goes through the text of /proc/cpuinfo.
-type cpuinfoLines struct {
 	text []byte
-	cpu  int // whose block it is in, -1 if it is in none
-	s390 bool
+	// cpu is the CPU that the line is about, -1 for the machine.
+	cpu  int
+	kind cpuinfoKind
+	// value is the number of the kinds that have one.
+	value uint64
 }
 
-func newCPUInfoLines(text []byte) cpuinfoLines { return cpuinfoLines{text: text, cpu: -1} }
+// cpuinfoKind says what a line is, as far as it matters.
+type cpuinfoKind uint8
 
-// next cuts off a line. It returns false at the end.
-func (l *cpuinfoLines) next() (line cpuinfoLine, ok bool) {
-	if len(l.text) == 0 {
-		return line, false
-	}
-	line.text, l.text = scan.Line(l.text)
-	line.split()
-	switch {
-	case line.isBlock():
-		l.cpu, line.first = cpuNumber(line.value), true
-	case string(line.label) == "# processors":
-		l.s390 = true
-	case len(line.text) == 0 && l.s390:
-		// It belongs to the block that begins behind it, if one does.
-		l.cpu = -1
-		var after cpuinfoLine
-		after.text, _ = scan.Line(l.text)
-		if after.split(); after.isBlock() {
-			l.cpu = cpuNumber(after.value)
+const (
+	otherLine   cpuinfoKind = iota
+	blockLine               // a CPU's block begins here
+	countLine               // s390x: how many CPUs there are
+	packageLine             // physical id
+	coreLine                // core id
+	siblingsLine
+	coresLine
+)
+
+// cpuinfoKinds are the kinds of lines with a number, by their labels.
+var cpuinfoKinds = map[string]cpuinfoKind{
+	"processor": blockLine, "cpu number": blockLine, "# processors": countLine,
+	"physical id": packageLine, "core id": coreLine, "siblings": siblingsLine, "cpu cores": coresLine,
+}
+
+// parseCPUInfo takes the text of /proc/cpuinfo apart. It keeps nothing of it.
+func parseCPUInfo(text []byte) *cpuinfoText {
+	text = bytes.Clone(text)
+	t := &cpuinfoText{lines: make([]cpuinfoLine, 0, bytes.Count(text, []byte("\n"))+1)}
+	cpu := -1 // whose block it is, -1 for none
+	s390 := false
+	for len(text) > 0 {
+		var l cpuinfoLine
+		l.text, text = scan.Line(text)
+		label, value := splitCPUInfo(l.text)
+		if isNumber(value) {
+			l.kind = cpuinfoKinds[string(label)]
+			l.value, _ = scan.Uint(value)
 		}
-	case len(line.text) == 0:
-		line.cpu, l.cpu = l.cpu, -1
-		return line, true
-	case l.s390 && l.cpu < 0:
-		if n, ok := bytes.CutPrefix(line.label, []byte("processor ")); ok && isNumber(n) {
-			line.cpu = cpuNumber(n)
-			return line, true
+		l.cpu = cpu
+		switch {
+		case l.kind == blockLine:
+			cpu = cpuNumber(value)
+			l.cpu = cpu
+		case string(label) == "# processors":
+			s390 = true
+		case len(l.text) == 0 && s390:
+			// It belongs to the block that begins behind it, if one does.
+			cpu = blockAfter(text)
+			l.cpu = cpu
+		case len(l.text) == 0:
+			cpu = -1
+		case s390 && cpu < 0:
+			if n, ok := bytes.CutPrefix(label, []byte("processor ")); ok && isNumber(n) {
+				l.cpu = cpuNumber(n)
+			}
 		}
+		t.lines = append(t.lines, l)
 	}
-	line.cpu = l.cpu
-	return line, true
+	return t
 }
 
-func (l *cpuinfoLine) split() {
-	label, value, ok := bytes.Cut(l.text, []byte(":"))
-	if ok {
-		l.label, l.value = bytes.Trim(label, " \t"), bytes.Trim(value, " \t")
+// blockAfter returns the CPU whose block begins with text, -1 if none does.
+func blockAfter(text []byte) int {
+	line, _ := scan.Line(text)
+	if label, value := splitCPUInfo(line); isNumber(value) && cpuinfoKinds[string(label)] == blockLine {
+		return cpuNumber(value)
 	}
+	return -1
 }
 
-// isBlock reports whether a block begins with the line.
-func (l *cpuinfoLine) isBlock() bool {
-	switch string(l.label) {
-	case "processor", "cpu number":
-		return isNumber(l.value)
+// splitCPUInfo returns what stands before and behind the colon of a line, without
+// blanks. Both are empty if there is no colon.
+func splitCPUInfo(line []byte) (label, value []byte) {
+	label, value, ok := bytes.Cut(line, []byte(":"))
+	if !ok {
+		return nil, nil
 	}
-	return false
+	return bytes.Trim(label, " \t"), bytes.Trim(value, " \t")
 }
 
 func isNumber(b []byte) bool {
@@ -158,25 +199,24 @@ func (n *cpuinfo) sees(l *cpuinfoLine) bool { return l.cpu < 0 || n.visible.Has(
 // countPackages fills packages from host and visible.
 func (n *cpuinfo) countPackages() {
 	n.cores = n.cores[:0]
-	lines := newCPUInfoLines(n.host)
-	for l, ok := lines.next(); ok; l, ok = lines.next() {
-		if l.cpu < 0 || !n.sees(&l) {
+	for i := range n.host.lines {
+		l := &n.host.lines[i]
+		if l.cpu < 0 || !n.sees(l) {
 			continue
 		}
-		if l.first {
+		if l.kind == blockLine {
 			// A CPU without a core id is a core.
 			n.cores = append(n.cores, core{cpu: l.cpu, core: uint64(l.cpu)})
 		}
-		if len(n.cores) == 0 || !isNumber(l.value) {
+		if len(n.cores) == 0 {
 			continue
 		}
 		last := &n.cores[len(n.cores)-1]
-		switch string(l.label) {
-		case "physical id":
-			last.pkg, _ = scan.Uint(l.value)
-			last.known = true
-		case "core id":
-			last.core, _ = scan.Uint(l.value)
+		switch l.kind {
+		case packageLine:
+			last.pkg, last.known = l.value, true
+		case coreLine:
+			last.core = l.value
 		}
 	}
 	slices.SortFunc(n.cores, func(a, b core) int {
@@ -208,31 +248,30 @@ func (n *cpuinfo) countPackages() {
 // sched_getaffinity(2).
 func (n *cpuinfo) append(dst []byte) []byte {
 	var pkg *cpuPackage // of the block
-	lines := newCPUInfoLines(n.host)
-	for l, ok := lines.next(); ok; l, ok = lines.next() {
-		if !n.sees(&l) {
+	for i := range n.host.lines {
+		l := &n.host.lines[i]
+		if !n.sees(l) {
 			continue
 		}
-		if l.first {
-			pkg = nil
-		}
 		most := uint64(math.MaxUint64)
-		switch string(l.label) {
-		case "# processors":
+		switch l.kind {
+		case blockLine:
+			pkg = nil
+		case countLine:
 			most = uint64(n.visible.Count())
-		case "physical id":
+		case packageLine:
 			pkg = n.pkg(l.value)
-		case "siblings":
+		case siblingsLine:
 			if pkg != nil {
 				most = pkg.cpus
 			}
-		case "cpu cores":
+		case coresLine:
 			if pkg != nil {
 				most = pkg.cores
 			}
 		}
-		if most < math.MaxUint64 {
-			dst = appendAtMost(dst, &l, most)
+		if l.value > most {
+			dst = appendNumber(dst, l.text, most)
 		} else {
 			dst = append(dst, l.text...)
 		}
@@ -241,23 +280,18 @@ func (n *cpuinfo) append(dst []byte) []byte {
 	return dst
 }
 
-// pkg finds a package by its physical id.
-func (n *cpuinfo) pkg(id []byte) *cpuPackage {
-	want, _ := scan.Uint(id)
-	i, ok := slices.BinarySearchFunc(n.packages, want, func(p cpuPackage, id uint64) int { return cmp.Compare(p.id, id) })
-	if !ok || !isNumber(id) {
+// pkg finds a package by its physical id, nil if no visible CPU is in it.
+func (n *cpuinfo) pkg(id uint64) *cpuPackage {
+	i, ok := slices.BinarySearchFunc(n.packages, id, func(p cpuPackage, id uint64) int { return cmp.Compare(p.id, id) })
+	if !ok {
 		return nil
 	}
 	return &n.packages[i]
 }
 
-// appendAtMost writes a line with its number, or most if that is less.
-func appendAtMost(dst []byte, l *cpuinfoLine, most uint64) []byte {
-	n, digits := scan.Uint(l.value)
-	if digits == 0 || digits < len(l.value) || n <= most {
-		return append(dst, l.text...)
-	}
-	at := bytes.LastIndex(l.text, l.value)
-	dst = append(dst, l.text[:at]...)
-	return strconv.AppendUint(dst, most, 10)
+// appendNumber writes a line whose value is a number with n in its place.
+func appendNumber(dst, line []byte, n uint64) []byte {
+	_, value := splitCPUInfo(line)
+	dst = append(dst, line[:bytes.LastIndex(line, value)]...)
+	return strconv.AppendUint(dst, n, 10)
 }

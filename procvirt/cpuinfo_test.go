@@ -17,7 +17,7 @@ import (
 // host's text.
 func shownCPUInfo(tb testing.TB, host []byte, list string) []byte {
 	tb.Helper()
-	v := &cpuinfo{host: host}
+	v := &cpuinfo{host: parseCPUInfo(host)}
 	if err := v.visible.Parse([]byte(list)); err != nil {
 		tb.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func FuzzCPUInfo(f *testing.F) {
 		if bytes.ContainsRune(host, 0) {
 			return
 		}
-		v := &cpuinfo{host: host}
+		v := &cpuinfo{host: parseCPUInfo(host)}
 		for i := range min(len(visible)*8, 8192) {
 			if visible[i/8]&(1<<(i%8)) != 0 {
 				v.visible.Add(i)
@@ -136,16 +136,15 @@ func FuzzCPUInfo(f *testing.F) {
 		}
 		v.countPackages()
 		out := v.append(nil)
-		lines := newCPUInfoLines(out)
-		for l, ok := lines.next(); ok; l, ok = lines.next() {
+		v.host = parseCPUInfo(out)
+		for _, l := range v.host.lines {
 			if l.cpu >= 0 && !v.visible.Has(l.cpu) {
 				t.Fatalf("a line of CPU %d: %q", l.cpu, l.text)
 			}
-			if !bytes.Contains(host, l.label) {
+			if label, _ := splitCPUInfo(l.text); !bytes.Contains(host, label) {
 				t.Fatalf("not a line of the host's: %q", l.text)
 			}
 		}
-		v.host = out
 		v.countPackages()
 		if again := v.append(nil); !bytes.Equal(out, again) {
 			t.Fatalf("shown again: %q became %q", out, again)
@@ -164,7 +163,7 @@ func cpuinfoOf(n int) []byte {
 }
 
 func TestCPUInfoOfManyCPUsIsWholeAndCostsNoAllocation(t *testing.T) {
-	v := &cpuinfo{host: cpuinfoOf(512)}
+	v := &cpuinfo{host: parseCPUInfo(cpuinfoOf(512))}
 	for c := 0; c < 512; c += 2 {
 		v.visible.Add(c)
 	}
@@ -181,5 +180,33 @@ func TestCPUInfoOfManyCPUsIsWholeAndCostsNoAllocation(t *testing.T) {
 		dst = v.append(dst[:0])
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestTheHostsCPUInfoIsReadOnceASecond has two containers read it.
+func TestTheHostsCPUInfoIsReadOnceASecond(t *testing.T) {
+	h := load(t, "dev-hybrid")
+	now := int64(1e15)
+	r := fixtureRegistry(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	first := subject(t, h, h.Roles["child"])
+	second := *first
+	second.NS++
+	path := filepath.Join(r.cfg.Root, "proc/cpuinfo")
+	old := h.Read(t, "proc/cpuinfo")
+	faster := bytes.ReplaceAll(old, []byte("cpu MHz\t\t: "), []byte("cpu MHz\t\t: 1"))
+	if bytes.Equal(old, faster) {
+		t.Fatal("no frequency in the capture: nothing is tested")
+	}
+	before := render(t, r, "cpuinfo", first)
+	if err := os.WriteFile(path, faster, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	now += cpuinfoAge - 1
+	if got := render(t, r, "cpuinfo", &second); !bytes.Equal(got, before) {
+		t.Errorf("the host's file was read again within a second:\n%s", got)
+	}
+	now++
+	if got := render(t, r, "cpuinfo", first); bytes.Equal(got, before) {
+		t.Error("the text of a second ago")
 	}
 }

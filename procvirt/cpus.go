@@ -27,21 +27,9 @@ func (v *cpuView) reset() {
 // gather reads the age and the CPUs. It needs sourceCPU, and sourceRequest if the policy
 // does.
 func (v *cpuView) gather(c *Container) error {
-	cfg := &c.registry.cfg
-	v.age = max(cfg.Now()-c.space.started, 0)
+	v.age = max(c.registry.cfg.Now()-c.space.started, 0)
 	v.hostCPUs = c.registry.hostCPUs
-	most, rule := 0, c.policy.cpus(cfg)
 	var err error
-	if rule != cpuCPUSet {
-		if most, c.buf, err = c.cpu.Quota(c.buf); err != nil {
-			return err
-		}
-	}
-	if rule == cpuRequest && most == 0 {
-		if most, c.buf, err = c.request.Read(c.buf); err != nil {
-			return err
-		}
-	}
 	if c.buf, err = c.cpu.Effective(&v.visible, c.buf); err != nil {
 		return err
 	}
@@ -57,8 +45,25 @@ func (v *cpuView) gather(c *Container) error {
 		}
 	}
 	v.last = v.visible.Max()
+	if v.visible.Count() == 1 {
+		return nil // no quota hides the only CPU
+	}
+	most, err := c.mostCPUs()
 	if most > 0 {
 		v.visible.Truncate(most)
 	}
-	return nil
+	return err
+}
+
+// mostCPUs returns how many CPUs quota or request let the container see, 0 for all.
+func (c *Container) mostCPUs() (most int, err error) {
+	rule := c.policy.cpus(&c.registry.cfg)
+	if rule == cpuCPUSet {
+		return 0, nil
+	}
+	most, c.buf, err = c.cpu.Quota(c.buf)
+	if err == nil && most == 0 && rule == cpuRequest {
+		most, c.buf, err = c.request.Read(c.buf)
+	}
+	return most, err
 }

@@ -28,11 +28,13 @@ type diskstats struct {
 func (n *diskstats) reset() { *n = diskstats{disks: n.disks[:0]} }
 
 func (n *diskstats) gather(c *Container) (err error) {
-	if c.host, err = c.registry.readHost("proc/diskstats", c.host); err != nil {
-		return err
-	}
-	n.host = c.host
 	n.disks, c.buf, err = c.io.Read(n.disks, c.buf)
+	n.disks = slices.DeleteFunc(n.disks, func(d cgroup.DiskIO) bool { return d.None() })
+	if err != nil || len(n.disks) == 0 {
+		return err // or no line of the host's is shown
+	}
+	c.host, err = c.registry.readHost("proc/diskstats", c.host)
+	n.host = c.host
 	return err
 }
 
@@ -82,7 +84,7 @@ func (n *diskstats) disk(major, minor []byte) *cgroup.DiskIO {
 	}
 	want := cgroup.DiskIO{Major: uint32(ma), Minor: uint32(mi)}
 	i, ok := slices.BinarySearchFunc(n.disks, want, func(d, w cgroup.DiskIO) int { return d.Compare(&w) })
-	if !ok || n.disks[i].None() {
+	if !ok {
 		return nil
 	}
 	return &n.disks[i]

@@ -66,7 +66,7 @@ func TestDiskstatsHasTheHostsFieldsAndDevices(t *testing.T) {
 			ReadBytes: 4 * 512, WriteBytes: 5*512 + 511, DiscardBytes: 6 * 512,
 		}
 	}
-	v := &diskstats{host: []byte(host), disks: []cgroup.DiskIO{io(7, 0), io(8, 0), io(8, 16), {Major: 253}, io(259, 0)}}
+	v := &diskstats{host: []byte(host), disks: []cgroup.DiskIO{io(7, 0), io(8, 0), io(8, 16), io(259, 0)}}
 	const want = "   8       0 sda 1 0 4 0 2 0 5 0 0 0 0\n" +
 		"   8      16 sdb 1 0 4 0 2 0 5 0 0 0 0 3 0 6 0\n" +
 		" 259       0 nvme0n1 1 0 4 0 2 0 5 0 0 0 0 3 0 6 0 0 0 0 0\n"
@@ -103,4 +103,15 @@ func FuzzDiskstats(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestWithoutIOTheHostsDiskstatsIsNotRead: no line of it would be shown.
+func TestWithoutIOTheHostsDiskstatsIsNotRead(t *testing.T) {
+	h := load(t, "bookworm-hybrid")
+	r := fixtureRegistry(t, h, nil)
+	r.host["proc/diskstats"].Close()
+	r.host["proc/diskstats"] = nil
+	if text := render(t, r, "diskstats", subject(t, h, h.Roles["child"])); len(text) != 0 {
+		t.Errorf("%q", text)
+	}
 }

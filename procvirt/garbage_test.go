@@ -62,6 +62,9 @@ func litter(v reflect.Value) {
 		for i := range v.Len() {
 			litter(v.Index(i))
 		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		litter(v.Elem())
 	case reflect.Array:
 		for i := range v.Len() {
 			litter(v.Index(i))

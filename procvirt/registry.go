@@ -71,6 +71,7 @@ type Registry struct {
 	possible *File                 // of Container.LastCPU
 	offline  *File                 // of Container.Offline
 	host     map[string]*host.File // by path
+	cpuinfo  atomic.Pointer[cpuinfoText]
 	mounts   *cgroup.Mounts
 	inits    inits
 	callers  *cgroup.Callers

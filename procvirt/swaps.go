@@ -19,24 +19,28 @@ func swapsFile() File {
 
 // swaps is what /proc/swaps shows.
 type swaps struct {
-	text   []byte // the host's
+	header []byte // the host's first line
 	host   uint64 // the host's swap, in bytes
 	memory memory
 }
 
-func (n *swaps) reset() { *n = swaps{} }
+func (n *swaps) reset() { *n = swaps{header: n.header[:0]} }
 
 func (n *swaps) gather(c *Container) (err error) {
+	if c.host, err = c.registry.readHost("proc/swaps", c.host); err != nil {
+		return err
+	}
+	header, devices := scan.Line(c.host)
+	n.header = append(n.header, header...)
+	if len(devices) == 0 {
+		return nil // whatever the container's limits are
+	}
 	if c.host, err = c.registry.readHost("proc/meminfo", c.host); err != nil {
 		return err
 	}
 	var h hostMemory
 	h.parse(c.host)
 	n.host = h.swap
-	if c.host, err = c.registry.readHost("proc/swaps", c.host); err != nil {
-		return err
-	}
-	n.text = c.host
 	return n.memory.gather(c, &h)
 }
 
@@ -48,8 +52,7 @@ const swapColumn = 40
 // that the container may use, with the numbers of meminfo's SwapTotal and
 // SwapFree. It is nobody's file, so its name is none, as LXCFS has it.
 func (n *swaps) append(dst []byte) []byte {
-	header, _ := scan.Line(n.text)
-	dst = append(dst, header...)
+	dst = append(dst, n.header...)
 	dst = append(dst, '\n')
 	total, free := n.memory.swap(n.host)
 	total, free = total>>10, free>>10
@@ -58,7 +61,7 @@ func (n *swaps) append(dst []byte) []byte {
 	}
 	// Linux 5.10 has two tabs behind a number of up to 7 digits, and behind its
 	// heading; old kernels have one.
-	wide := bytes.Contains(header, []byte("Size\t\tUsed"))
+	wide := bytes.Contains(n.header, []byte("Size\t\tUsed"))
 	dst = append(dst, "none"...)
 	for range swapColumn - len("none") {
 		dst = append(dst, ' ')

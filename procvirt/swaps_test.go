@@ -1,6 +1,9 @@
 package procvirt
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/procfs"
@@ -10,6 +13,11 @@ import (
 )
 
 const swapsHeader = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+
+func headerOf(text string) []byte {
+	header, _, _ := strings.Cut(text, "\n")
+	return []byte(header)
+}
 
 func swapsOracle(tb testing.TB, text []byte) []*procfs.Swap {
 	tb.Helper()
@@ -62,7 +70,7 @@ func TestSwapsHasTheKernelsColumns(t *testing.T) {
 		{old + device, 12, 5, old + none + "12\t5\t0\n"},
 		{swapsHeader + device, 0, 7, swapsHeader},
 	} {
-		v := &swaps{text: []byte(tt.host), host: 1 << 60}
+		v := &swaps{header: headerOf(tt.host), host: 1 << 60}
 		v.memory.MemoryUsage = cgroup.MemoryUsage{SwapAccounted: true, SwapFree: cgroup.NoLimit, SwapLimit: tt.limit<<10 + 1023, SwapUsage: tt.usage << 10}
 		if got := string(v.append(nil)); got != tt.want {
 			t.Errorf("%d of %d kB: %q, want %q", tt.usage, tt.limit, got, tt.want)
@@ -70,11 +78,34 @@ func TestSwapsHasTheKernelsColumns(t *testing.T) {
 	}
 }
 
+// TestWithoutSwapNothingElseIsRead spares a host without swap what only its size needs.
+func TestWithoutSwapNothingElseIsRead(t *testing.T) {
+	h := load(t, "dev-hybrid")
+	r := fixtureRegistry(t, h, nil)
+	s := subject(t, h, h.Roles["child"])
+	render(t, r, "swaps", s)
+	for path, text := range map[string]string{"proc/swaps": swapsHeader, "proc/meminfo": "garbage"} {
+		if err := os.WriteFile(filepath.Join(r.cfg.Root, path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own := policyDirs(t, r, s)[0]
+	if err := os.WriteFile(filepath.Join(own, "memory.usage_in_bytes"), []byte("garbage"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(render(t, r, "swaps", s)); got != swapsHeader {
+		t.Errorf("%q", got)
+	}
+	if n := r.Stats(); len(n) != 0 {
+		t.Errorf("the host's file was shown: %v", n)
+	}
+}
+
 func FuzzSwaps(f *testing.F) {
 	f.Add(swapsHeader, uint64(1<<30), uint64(1<<20), uint64(1<<21))
 	f.Add("", ^uint64(0), ^uint64(0), uint64(5))
 	f.Fuzz(func(t *testing.T, host string, total, limit, usage uint64) {
-		v := &swaps{text: []byte(host), host: total}
+		v := &swaps{header: headerOf(host), host: total}
 		v.memory.MemoryUsage = cgroup.MemoryUsage{SwapAccounted: true, SwapFree: cgroup.NoLimit, SwapLimit: limit, SwapUsage: usage}
 		swaps := swapsOracle(t, v.append(nil))
 		if min(total, limit) < 1024 {

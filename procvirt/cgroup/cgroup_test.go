@@ -223,6 +223,28 @@ func TestQuotaOfV1ThatIsSetLater(t *testing.T) {
 	}
 }
 
+// TestNothingIsReadBehindAQuotaOfOneCPU: no quota above is smaller in whole CPUs.
+func TestNothingIsReadBehindAQuotaOfOneCPU(t *testing.T) {
+	root := t.TempDir()
+	write(t, root+"/a", "cpu.max", "garbage\n")
+	write(t, root+"/a/b", "cpu.max", "250000 100000\n")
+	write(t, root+"/a/b/c", "cpu.max", "70000 100000\n", "cpu.stat", "usage_usec 5\n")
+	var o held.Opener
+	p := levels(root)
+	c, err := OpenCPU(&o, CPUPlaces{CPU: p, CPUAcct: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if quota, _, err := c.Quota(nil); quota != 1 || err != nil {
+		t.Errorf("a quota of %d CPUs, %v", quota, err)
+	}
+	write(t, root+"/a/b/c", "cpu.max", "100001 100000\n")
+	if _, _, err := c.Quota(nil); err == nil {
+		t.Error("with two CPUs the quotas above were not read")
+	}
+}
+
 func TestSwapOfV1(t *testing.T) {
 	const mi = 1 << 20
 	for _, tt := range []struct {

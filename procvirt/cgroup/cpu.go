@@ -102,12 +102,13 @@ func (r *reader) set(f *held.File, set *CPUs) {
 }
 
 // Quota returns the smallest quota of the group and its ancestors in whole
-// CPUs, rounded up, at least 1; and 0 if there is none. It returns the buffer
-// it worked in, grown if it had to be.
+// CPUs, rounded up, at least 1; and 0 if there is none. It reads no further
+// than to the first quota of 1, which none is smaller than. It returns the
+// buffer it worked in, grown if it had to be.
 func (c *CPUFiles) Quota(buf []byte) (int, []byte, error) {
 	r := reader{buf: buf}
 	least := 0
-	for i := range c.quotas {
+	for i := 0; i < len(c.quotas) && least != 1; i++ {
 		if cpus := c.quotas[i].read(&r); cpus > 0 && (least == 0 || cpus < least) {
 			least = cpus
 		}
