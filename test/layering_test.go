@@ -65,6 +65,11 @@ func layers() map[string]layer {
 		"internal/logqueue":     {others: []string{sys}, testOthers: testLibs},
 		"internal/procpid":      {testOthers: testLibs},
 		"internal/seccomp":      {others: []string{sys}, testOwn: []string{"internal/seccomp/seccomptest"}, testOthers: testLibs},
+		"internal/syscalls": {
+			own:     []string{"internal/procpid", "internal/seccomp", "procvirt", "procvirt/cgroup"},
+			others:  []string{sys},
+			testOwn: []string{"internal/seccomp/seccomptest"}, testOthers: append([]string{goFuse}, testLibs...),
+		},
 		// The caller in tests.
 		"internal/seccomp/seccomptest": {own: []string{"internal/fdconn", "internal/seccomp"}, others: []string{sys}},
 		"internal/shm":                 {others: []string{sys}, testOthers: testLibs},

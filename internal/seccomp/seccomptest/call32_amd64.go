@@ -2,7 +2,12 @@ package seccomptest
 
 import (
 	"encoding/binary"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
+	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -52,4 +57,33 @@ func call32(args [7]uintptr) (int, unix.Errno) {
 		return -1, unix.Errno(-r)
 	}
 	return int(r), 0
+}
+
+// Has32 reports whether programs of i386 run here.
+func Has32(tb testing.TB) bool {
+	tb.Helper()
+	const address, status = 0x10000, 42
+	le := binary.LittleEndian
+	// A file header, a program header and code (elf(5)).
+	b := []byte("\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+	for _, n := range []uint16{2, 3} { // ET_EXEC, EM_386
+		b = le.AppendUint16(b, n)
+	}
+	for _, n := range []uint32{1, address + 84, 52, 0, 0} {
+		b = le.AppendUint32(b, n)
+	}
+	for _, n := range []uint16{52, 32, 1, 40, 0, 0} {
+		b = le.AppendUint16(b, n)
+	}
+	for _, n := range []uint32{1, 0, address, address, 96, 96, 5, 4096} { // PT_LOAD, readable and executable
+		b = le.AppendUint32(b, n)
+	}
+	b = append(b, 0xb8, 1, 0, 0, 0, 0xbb, status, 0, 0, 0, 0xcd, 0x80) // exit(42)
+	path := filepath.Join(tb.TempDir(), "exit32")
+	if err := os.WriteFile(path, b, 0o700); err != nil {
+		tb.Fatal(err)
+	}
+	err := exec.Command(path).Run()
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	return ok && exit.ExitCode() == status
 }

@@ -145,8 +145,9 @@ func StartFD(tb testing.TB, calls ...seccomp.Call) (c *Caller, listener int) {
 		text = append(text, fmt.Sprintf("%d/%d", c.Arch, c.NR))
 	}
 	cmd := exec.Command("/proc/self/exe")
-	// A thread in call32 cannot be preempted.
-	cmd.Env = append(os.Environ(), callsEnv+"="+strings.Join(text, " "), "GODEBUG=asyncpreemptoff=1", "GOGC=off")
+	// A thread in call32 cannot be preempted. With updatemaxprocs the runtime of Go 1.25
+	// asks for its CPUs each second, on the thread that wakes all others.
+	cmd.Env = append(os.Environ(), callsEnv+"="+strings.Join(text, " "), "GODEBUG=asyncpreemptoff=1,updatemaxprocs=0", "GOGC=off")
 	cmd.ExtraFiles, cmd.Stderr = []*os.File{theirs}, os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
