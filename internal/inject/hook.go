@@ -31,9 +31,9 @@ const (
 	stateSize = 1 << 20
 )
 
-// annotationView is the annotation of a container that shall keep the kernel's files:
+// AnnotationView is the annotation of a container that shall keep the kernel's files:
 // its value is "off".
-const annotationView = "vprocfs.io/view"
+const AnnotationView = "vprocfs.io/view"
 
 // state is what the hook uses of the state of a container (OCI runtime specification,
 // runtime.md, "State").
@@ -70,7 +70,7 @@ func Hook(ctx context.Context, in io.Reader, dir string) error {
 }
 
 func (s *state) attach(ctx context.Context, dir string) error {
-	if s.Annotations[annotationView] == "off" {
+	if s.Annotations[AnnotationView] == "off" {
 		return nil
 	}
 	if s.PID <= 1 { // 1 or 0 as the container sees itself
@@ -108,6 +108,13 @@ func rootfs(dir string) (string, error) {
 	default:
 		return filepath.Join(dir, path), nil
 	}
+}
+
+// Attach attaches all files of the daemon at dir in the container of process pid, which
+// runs or waits to be started. It takes about limit at most; a daemon that does not
+// answer counts as dead after one second. The error says which files are missing.
+func Attach(ctx context.Context, pid int, dir string, limit time.Duration) error {
+	return attachAll(ctx, pid, attach.Options{Dir: dir, Timeout: limit})
 }
 
 // attachAll attaches all files in the container of process pid. It returns an error if

@@ -155,7 +155,7 @@ func beforeStart(ctx context.Context, real string, c commandLine, dir string) er
 	if err := json.Unmarshal(out, &s); err != nil {
 		return fmt.Errorf("%s state %s: %w", real, id, err)
 	}
-	if s.Annotations[annotationView] == "off" {
+	if s.Annotations[AnnotationView] == "off" {
 		return nil
 	}
 	if s.PID <= 0 {

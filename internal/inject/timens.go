@@ -84,7 +84,7 @@ func (o object) addTimeNamespace(clocks func() (boot, monotonic time.Duration, e
 	if err := o.get("annotations", &notes); err != nil {
 		return err
 	}
-	if notes[annotationView] == "off" {
+	if notes[AnnotationView] == "off" {
 		return errUnchanged
 	}
 	if err := o.removeTimeNamespace(); err != nil && !errors.Is(err, errUnchanged) {
