@@ -24,6 +24,24 @@ type Explanation struct {
 	Policy  []PolicyWord      `json:"policy"`
 	Unknown []string          `json:"unknown_policy_words,omitempty"`
 	Files   []FileExplanation `json:"files"`
+	// Known is what was known of the container before, nil for nothing.
+	Known *Known `json:"known,omitempty"`
+}
+
+// Known is what a Registry knew of a container when it was asked.
+type Known struct {
+	// Reads are the contents that were made for it, Slow those that took 100 ms or longer.
+	Reads     uint64  `json:"reads"`
+	PerSecond float64 `json:"reads_per_second"`
+	Slow      uint64  `json:"slow"`
+	// Fallbacks are the contents that were the host's, and LastFallback the file and the
+	// reason of the last, empty if there is none.
+	Fallbacks    uint64 `json:"fallbacks"`
+	LastFallback string `json:"last_fallback,omitempty"`
+	// Open says whether files of its control groups were open, and OpenFiles how many are
+	// for all containers of the same outermost one.
+	Open      bool `json:"open"`
+	OpenFiles int  `json:"open_files"`
 }
 
 // Found says how the init was found, and how long that took.
@@ -93,6 +111,7 @@ func (r *Registry) Explain(pid int) (*Explanation, error) {
 		return nil, err
 	}
 	defer c.Release()
+	e.Known = c.what()
 	x := explainer{Container: c, texts: map[string][]byte{}}
 	errs := map[string]error{}
 	for _, f := range r.Files() {
@@ -164,4 +183,22 @@ func groupAt(p *cgroup.Place, level int) string {
 		name = filepath.Dir(name)
 	}
 	return name
+}
+
+// what returns what is known of a container, nil if nothing was made for it.
+func (s *state) what() *Known {
+	if s.reads.Total() == 0 {
+		return nil
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r, o := s.registry, s.space.owner
+	k := &Known{
+		Reads: s.reads.Total(), PerSecond: s.reads.PerSecond(r.cfg.Now()), Slow: s.slow.Load(),
+		Fallbacks: s.fallbacks.Load(), Open: len(s.opened) > 0, OpenFiles: o.opener.Count(),
+	}
+	if last := s.lastFallback.Load(); last != 0 {
+		k.LastFallback = r.files[last>>8].String() + ": " + Reason(last&0xff-1).String()
+	}
+	return k
 }

@@ -177,6 +177,7 @@ func (r *Registry) appendHost(dst []byte, f *File, err error, c *Container) ([]b
 	}
 	if c.state != nil {
 		c.fallbacks.Add(1)
+		c.lastFallback.Store(uint32(f.index)<<8 | uint32(reasonOf(err)+1))
 	}
 	if r.hostPace[f.index].isSlow() {
 		if err := c.turn.Block(c.init.Owner); err != nil {

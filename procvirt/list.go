@@ -82,7 +82,10 @@ func (r *Registry) describe(s *state) ContainerInfo {
 	info.CPUs = countCPUs(c.peek("cpu/online"))
 	info.Memory, info.MemoryAvailable = memoryOf(c.peek("meminfo"))
 	seconds, _, _ := bytes.Cut(c.peek("uptime"), []byte(" "))
-	info.Uptime, _ = strconv.ParseFloat(string(seconds), 64)
+	var err error
+	if info.Uptime, err = strconv.ParseFloat(string(seconds), 64); err != nil && !sp.host {
+		info.Uptime = float64(max(now-sp.started, 0)) / 1e9
+	}
 
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -146,6 +146,9 @@ type state struct {
 
 	reads           count.Rate // contents that were made
 	slow, fallbacks atomic.Uint64
+	// lastFallback is the index of the file of the last one, shifted by 8, and its Reason
+	// plus 1; 0: there was none.
+	lastFallback atomic.Uint32
 }
 
 // openFiles are the files of a container that are open. The zero value is none.

@@ -38,7 +38,7 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/sandbox"},
+			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/report", "internal/sandbox"},
 			others:     []string{pflag},
 			testOthers: testLibs,
 		},
@@ -58,6 +58,7 @@ func layers() map[string]layer {
 		"fs":                    {own: []string{"fs/journal", "internal/count", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":               {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"cache":                 {testOthers: testLibs},
+		"internal/report":       {own: []string{"internal/control", "internal/count", "internal/daemon", "internal/supervise", "procvirt"}, others: []string{sys}, testOthers: testLibs},
 		"internal/control":      {others: []string{sys}, testOthers: testLibs},
 		"internal/supervise":    {own: []string{"internal/control", "internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
 		"internal/fdconn":       {others: []string{sys}, testOthers: testLibs},

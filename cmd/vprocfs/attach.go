@@ -36,8 +36,8 @@ attached, it prints the reason, attaches the others, and exits with status 1.
 `,
 		flags: fl,
 		run: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usageErrorf("unexpected argument %q", args[0])
+			if err := noArguments(args); err != nil {
+				return err
 			}
 			if *pid <= 0 {
 				return usageErrorf("--pid must be that of a process")
@@ -97,8 +97,8 @@ namespace that it changes.
 `,
 		flags: fl,
 		run: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usageErrorf("unexpected argument %q", args[0])
+			if err := noArguments(args); err != nil {
+				return err
 			}
 			if os.Geteuid() != 0 {
 				return daemon.ErrNotRoot

@@ -17,6 +17,7 @@ func serveCommand() *command {
 	fl.Var(&choice{words: [2]string{"none", "all"}, second: &o.Attach}, "attach", "containers to attach when they start, and those that run: all or none")
 	fl.StringArrayVar(&o.Watch.Attach, "attach-cgroup", nil, "with --attach all, also attach what is in the cgroups that `PATTERN` matches, if it has a mount namespace and a /proc of its own; may be repeated")
 	fl.StringArrayVar(&o.Watch.Never, "attach-not-cgroup", nil, "with --attach all, never attach what is in the cgroups that `PATTERN` matches; may be repeated")
+	fl.StringVar(&o.ControlGroup, "control-group", "", "`GROUP` whose members may ask status, ps and explain; upgrade and log-level are root's")
 	addLogFlags(fl, &o.Log)
 	return &command{
 		name:    "serve",

@@ -16,8 +16,8 @@ func versionCommand(stdout io.Writer) *command {
 		usage:   "version",
 		flags:   newFlags("version"),
 		run: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usageErrorf("unexpected argument %q", args[0])
+			if err := noArguments(args); err != nil {
+				return err
 			}
 			info, ok := debug.ReadBuildInfo()
 			if !ok {

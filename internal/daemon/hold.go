@@ -96,7 +96,7 @@ func hold(o Options, dir string) (err error) {
 			if watcher != nil {
 				watcher.start()
 			}
-			for _, w := range o.warnings() {
+			for _, w := range append(o.Warnings, requestTimeouts("/", o.MaxOutage)...) {
 				log.Warn(w)
 			}
 		},

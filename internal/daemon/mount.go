@@ -60,7 +60,7 @@ func (m *view) mount() error {
 // addJournal makes the journal of a new mount. It returns the st_dev of the mount.
 func (m *view) addJournal(files map[string]*os.File) (dev uint64, err error) {
 	// The path without symbolic links, which umount2(2) does not follow.
-	path, err := resolve(m.dir)
+	path, err := Resolve(m.dir)
 	if err != nil {
 		return 0, err
 	}
@@ -92,7 +92,7 @@ func (m *view) adopt(a *supervise.Adopted) (err error) {
 		return errors.New("the fuse connection is over")
 	}
 	m.files = a.Files
-	path, err := resolve(m.dir)
+	path, err := Resolve(m.dir)
 	if err == nil {
 		m.dir = path
 		if !a.Working() {
@@ -177,9 +177,9 @@ func (m *view) abort() {
 	}
 }
 
-// resolve returns the path of dir without symbolic links. It sends no request to the
+// Resolve returns the path of dir without symbolic links. It sends no request to the
 // file system that is mounted there.
-func resolve(dir string) (string, error) {
+func Resolve(dir string) (string, error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("open %s: %w", dir, err)

@@ -46,7 +46,7 @@ type pinner struct {
 
 // newPinner makes a pinner for the worker that has files.
 func newPinner(o Options, dir string, files map[string]int, dev uint64, server *fs.Server, pins *fs.Pins, log *slog.Logger) *pinner {
-	path, err := resolve(dir)
+	path, err := Resolve(dir)
 	if err != nil {
 		path = dir // removed; containers may use the view all the same
 	}

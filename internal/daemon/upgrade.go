@@ -35,7 +35,7 @@ func Upgrade(dir string) error {
 	if os.Geteuid() != 0 {
 		return ErrNotRoot
 	}
-	path, err := resolve(dir)
+	path, err := Resolve(dir)
 	if err != nil {
 		return err
 	}

@@ -178,7 +178,7 @@ func watchContainers(o Options, dir string) error {
 		time.Sleep(watcherLinger)
 		cancel()
 	}()
-	path, err := resolve(dir)
+	path, err := Resolve(dir)
 	if err != nil {
 		return err
 	}
