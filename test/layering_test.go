@@ -29,6 +29,8 @@ const (
 	goSystemd = "github.com/coreos/go-systemd/v22"
 	sys       = "golang.org/x/sys"
 	pflag     = "github.com/spf13/pflag"
+	// prometheus stays out of the daemon: it would double its binary.
+	prometheus = "github.com/prometheus/client_golang"
 )
 
 // layers are the arrows between the packages: each can be read and tested
@@ -58,6 +60,8 @@ func layers() map[string]layer {
 		"fs":                    {own: []string{"fs/journal", "internal/count", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
 		"initpid":               {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"cache":                 {testOthers: testLibs},
+		"internal/metrics":      {own: []string{"fs", "initpid", "internal/count", "internal/daemon", "internal/report", "procvirt"}, others: []string{prometheus, "github.com/prometheus/client_model"}, testOthers: testLibs},
+		"cmd/vprocfs-export":    {own: []string{"internal/metrics", "internal/report"}, others: []string{pflag, prometheus, sys}, testOthers: testLibs},
 		"internal/report":       {own: []string{"internal/control", "internal/count", "internal/daemon", "internal/supervise", "procvirt"}, others: []string{sys}, testOthers: testLibs},
 		"internal/control":      {others: []string{sys}, testOthers: testLibs},
 		"internal/supervise":    {own: []string{"internal/control", "internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
@@ -191,6 +195,7 @@ func TestBrokenArrowsAreFound(t *testing.T) {
 		{"procvirt knows no mounts", goPackage{ImportPath: "vprocfs/procvirt", Imports: []string{"vprocfs/internal/attach"}}, "vprocfs/procvirt imports vprocfs/internal/attach"},
 		{"tests have arrows too", goPackage{ImportPath: "vprocfs/cache", TestImports: []string{"vprocfs/fs"}}, "vprocfs/cache imports in tests vprocfs/fs"},
 		{"external tests too", goPackage{ImportPath: "vprocfs/cache", XTestImports: []string{"vprocfs/fs"}}, "vprocfs/cache imports in tests vprocfs/fs"},
+		{"the daemon has no metrics library", goPackage{ImportPath: "vprocfs/internal/daemon", Imports: []string{prometheus + "/prometheus"}}, "vprocfs/internal/daemon imports " + prometheus + "/prometheus"},
 		{"a new module needs a row", goPackage{ImportPath: "vprocfs/cache", Imports: []string{"example.org/lru"}}, "vprocfs/cache imports example.org/lru"},
 		{"a new package needs a row", goPackage{ImportPath: "vprocfs/metrics"}, "vprocfs/metrics: no layer covers this package"},
 		{"the part below has its own row", goPackage{ImportPath: "vprocfs/procvirt/held", Imports: []string{"vprocfs/procvirt/cgroup"}}, "vprocfs/procvirt/held imports vprocfs/procvirt/cgroup"},

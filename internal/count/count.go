@@ -40,7 +40,7 @@ func (t *Table) Each(f func(row, column int, n uint64)) {
 // bounds are powers of two of a second, as in Prometheus' native histograms of schema 0.
 const (
 	NumBuckets = 26 // the last but one ends at 16 s
-	unitsShift = 20
+	UnitsShift = 20 // UpperBound(UnitsShift) is 1 s
 )
 
 // Histogram counts durations by their length.
@@ -60,7 +60,7 @@ func bucketOf(ns uint64) int {
 	if ns > uint64(time.Hour) { // the product below would overflow
 		return NumBuckets - 1
 	}
-	return min(bits.Len64(ns<<unitsShift/uint64(time.Second)), NumBuckets-1)
+	return min(bits.Len64(ns<<UnitsShift/uint64(time.Second)), NumBuckets-1)
 }
 
 // Durations is what a Histogram has counted.
@@ -87,7 +87,7 @@ func (d *Durations) Count() (n uint64) {
 }
 
 // UpperBound returns the end of bucket i in seconds.
-func UpperBound(i int) float64 { return float64(uint64(1)<<i) / (1 << unitsShift) }
+func UpperBound(i int) float64 { return float64(uint64(1)<<i) / (1 << UnitsShift) }
 
 // window is the least time over which Rate looks back, in nanoseconds.
 const window = int64(time.Second)
