@@ -21,6 +21,18 @@ func examples(verb string) []manual.Example {
 			{Does: "a container with 256 MiB and one CPU", Command: "vprocfs run --memory 256M --cpus 1 -- free -m"},
 			{Does: "a shell that has the files of the daemon that runs", Command: "vprocfs run --mount /var/lib/vprocfs --cpuset 0-1 -- bash"},
 		},
+		"status": {
+			{Does: "whether the daemon is well, for a health check", Command: "vprocfs status >/dev/null || echo not well"},
+			{Does: "the same for a program", Command: "vprocfs status --json --mount /var/lib/lxcfs"},
+		},
+		"ps": {
+			{Does: "which container reads most", Command: "vprocfs ps"},
+			{Does: "the containers of Docker, those with most memory first", Command: "vprocfs ps --filter docker: --sort memory"},
+		},
+		"log-level": {
+			{Does: "say more", Command: "vprocfs log-level debug"},
+			{Does: "say what it said before", Command: "vprocfs log-level info"},
+		},
 		"explain": {
 			{Does: "where the numbers of a process's container come from", Command: "vprocfs explain --pid 12345"},
 			{Does: "the same for a program", Command: "vprocfs explain --pid 12345 --json"},
