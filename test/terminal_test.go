@@ -62,8 +62,8 @@ func (s *session) send(t *testing.T, keys string) {
 }
 
 // expect reads until the screen shows text that it has not shown before, and
-// forgets what was up to there.
-func (s *session) expect(t *testing.T, text string) {
+// forgets what was up to there. It returns what came before the text.
+func (s *session) expect(t *testing.T, text string) (before string) {
 	t.Helper()
 	if err := s.master.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
@@ -71,10 +71,10 @@ func (s *session) expect(t *testing.T, text string) {
 	buf := make([]byte, 4096)
 	for {
 		seen := s.seen.String()
-		if _, rest, ok := strings.Cut(seen, text); ok {
+		if before, rest, ok := strings.Cut(seen, text); ok {
 			s.seen.Reset()
 			s.seen.WriteString(rest)
-			return
+			return before
 		}
 		n, err := s.master.Read(buf)
 		s.seen.Write(buf[:n])

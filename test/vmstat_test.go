@@ -165,17 +165,11 @@ func TestPagingToolsShowTheCgroupsNumbers(t *testing.T) {
 	need(t, "vmstat", "procps")
 	need(t, "sar", "sysstat")
 	need(t, "atop", "atop")
-	need(t, "prometheus-node-exporter", "prometheus-node-exporter")
 	c := paging(t)
 	now := func() map[string]uint64 { return vmstatNumbers(t, alone(t, c, "cat /proc/vmstat")) }
 	page := float64(os.Getpagesize())
 
-	const port = "19137"
-	exporter := strings.TrimSpace(c.sh(t, "prometheus-node-exporter --collector.disable-defaults --collector.vmstat --web.listen-address=127.0.0.1:"+
-		port+" >/dev/null 2>&1 </dev/null & echo $!"))
-	metrics := `/usr/bin/python3 -c 'import urllib.request; print(urllib.request.urlopen("http://127.0.0.1:` + port + `/metrics").read().decode())' 2>&1`
-	waitFor(t, "node_exporter to listen", func() bool { return strings.Contains(alone(t, c, metrics), "node_vmstat_pgfault") })
-
+	metrics := exporter(t, c, 19137, "vmstat")
 	for _, tt := range []struct {
 		command, pattern, name string
 		unit                   float64 // what it is to be multiplied with
@@ -197,7 +191,6 @@ func TestPagingToolsShowTheCgroupsNumbers(t *testing.T) {
 			t.Errorf("%s: %s %.0f, want %d to %d\n%s", tt.command, tt.name, got, before[tt.name], after[tt.name], out)
 		}
 	}
-	c.sh(t, "kill "+exporter)
 
 	for _, tt := range []struct{ command, pattern, name string }{
 		{"LC_ALL=C vmstat 3 2", `(?m)^(?: *\d+){9} +(\d+)(?: +\d+){7,8}\n$`, "pgpgout"},
