@@ -213,6 +213,8 @@ func (n *vmstat) bytes(name []byte) uint64 {
 		return s.Pagetables
 	case "nr_sec_page_table_pages":
 		return s.SecPagetables
+	case "nr_vmalloc":
+		return s.Vmalloc
 	case "nr_swapcached":
 		return s.SwapCached
 	case "nr_hugetlb":

@@ -204,3 +204,16 @@ func FuzzVmCountersRecord(f *testing.F) {
 		}
 	})
 }
+
+// TestVmstatShowsVmallocOfTheGroup where the kernel's file has it (7.3).
+func TestVmstatShowsVmallocOfTheGroup(t *testing.T) {
+	b := newBusy(t, nil)
+	path := filepath.Join(b.h.Root, "proc/vmstat")
+	if err := os.WriteFile(path, append(b.h.Read(t, "proc/vmstat"), "nr_vmalloc 900\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.write("memory.stat", "anon 40960\nvmalloc 81920\n")
+	if got := vmstatOf(t, b)["nr_vmalloc"]; got != 20 {
+		t.Errorf("nr_vmalloc is %d pages, want 20", got)
+	}
+}
