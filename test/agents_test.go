@@ -91,7 +91,8 @@ func TestAgentsShowTheCgroupsNumbers(t *testing.T) {
 		// btime is the host's, as the start times of processes are.
 		about(t, fmt.Sprintf("%.60s: boot time", command), match(t, alone(t, c, command), pattern)[0], now()-boottime(t), 2.1)
 	}
-	about(t, "psutil: age of pid 1", now()-match(t, alone(t, c, psutil("p.Process(1).create_time()")), `^([\d.]+)\n$`)[0], age(), 1.6)
+	started := match(t, alone(t, c, psutil("p.Process(1).create_time()")), `^([\d.]+)\n$`)[0]
+	about(t, "psutil: start of pid 1", started, now()-age(), 1.6)
 
 	loop := strings.TrimSpace(c.sh(t, "(while :; do :; done) & echo $!"))
 	before, began := cpuUsage(t, c.init), time.Now()
