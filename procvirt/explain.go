@@ -118,6 +118,7 @@ func (r *Registry) Explain(pid int) (*Explanation, error) {
 		text, err := c.content(nil, f)
 		x.texts[f.String()], errs[f.String()] = text, err
 	}
+	nodes := x.readNodeFiles(errs)
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, ctl := range cgroup.Controllers() {
@@ -125,14 +126,20 @@ func (r *Registry) Explain(pid int) (*Explanation, error) {
 	}
 	p := c.known.Load()
 	e.Policy, e.Unknown = p.list(c.policyPlace().Dirs), p.unknown
-	for _, f := range r.Files() {
-		fe := FileExplanation{Name: f.String(), Policy: p.wordsFor(f, c.policyPlace().Dirs)}
-		if err := errs[fe.Name]; err != nil {
+	add := func(name string, f *File, numbers func() []NumberExplanation) {
+		fe := FileExplanation{Name: name, Policy: p.wordsFor(f, c.policyPlace().Dirs)}
+		if err := errs[name]; err != nil {
 			fe.Host = reasonOf(err).String()
 		} else {
-			fe.Numbers = x.numbers(f)
+			fe.Numbers = numbers()
 		}
 		e.Files = append(e.Files, fe)
+	}
+	for _, f := range r.Files() {
+		add(f.String(), f, func() []NumberExplanation { return x.numbers(f) })
+	}
+	for _, n := range nodes {
+		add(n.String(), n.file, func() []NumberExplanation { return x.nodeNumbers(n) })
 	}
 	return e, nil
 }

@@ -168,3 +168,31 @@ func TestExplainNamesTheMemoryNodes(t *testing.T) {
 		t.Errorf("MemTotal: %+v", n)
 	}
 }
+
+// TestExplainNamesTheSourcesOfEachNode that the container sees.
+func TestExplainNamesTheSourcesOfEachNode(t *testing.T) {
+	for _, name := range []string{"bookworm-v2", "bookworm-hybrid"} {
+		h := fourNodes(t, name, "2-3")
+		r := fixtureRegistry(t, h, nil)
+		e := explain(t, r, subject(t, h, h.Roles["child"]))
+		for node := range 4 {
+			seen := slices.ContainsFunc(e.Files, func(f FileExplanation) bool { return f.Name == fmt.Sprintf("node/node%d/cpulist", node) })
+			if seen != (node >= 2) {
+				t.Errorf("%s: node %d is explained: %t", name, node, seen)
+			}
+		}
+		total := numberOf(t, e, "node/node3/meminfo", "MemTotal")
+		half := limitOf(numberOf(t, e, "meminfo", "MemTotal").Value) / 2
+		if limitOf(total.Value) != half || total.From[1].Value != "262144 kB" || total.From[1].File != "/sys/devices/system/node/node3/meminfo" {
+			t.Errorf("%s: MemTotal of node 3: %+v, want half of meminfo's, %d bytes", name, total, half)
+		}
+		if from := numberOf(t, e, "node/node3/meminfo", "FilePages, AnonPages, ...").From; from[0].File != "memory.numa_stat" || from[0].Key != "N3=" || !from[0].Own {
+			t.Errorf("%s: FilePages: %+v", name, from)
+		}
+		if n := numberOf(t, e, "node/node3/cpulist", "CPUs of the node that are visible"); n.From[0].Value != "3" {
+			t.Errorf("%s: cpulist: %+v", name, n)
+		}
+		numberOf(t, e, "node/node2/cpumap", "CPUs")
+		numberOf(t, e, "node/node2/numastat", "all")
+	}
+}

@@ -24,11 +24,17 @@ type explainer struct {
 func (x *explainer) numbers(f *File) []NumberExplanation {
 	all := x.numbersOf(f)
 	for i := range all {
-		if len(all[i].From) == 0 {
-			all[i].From = []SourceExplanation{{File: "not counted for this group"}}
-		}
+		all[i].From = orUncounted(all[i].From)
 	}
 	return all
+}
+
+// orUncounted says so if there are no sources.
+func orUncounted(from []SourceExplanation) []SourceExplanation {
+	if len(from) == 0 {
+		return []SourceExplanation{{File: "not counted for this group"}}
+	}
+	return from
 }
 
 func (x *explainer) numbersOf(f *File) []NumberExplanation {
