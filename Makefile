@@ -21,6 +21,11 @@ UNMOUNTED := $$($(GO) list ./... | grep -v -e '/test' -e '/fs')
 
 # What depends on the kernel and the cgroup layout most; the same, but long here; survival and healing.
 VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile|Frozen|Lease|UnmountEnds|Sidecar|AnAncestors|CommitLimit|QuotaHides|TimeNamespace
+# Vmstat, cgroups, policies and memory nodes; the programs that read them, which start slowly here.
+VM_VIEW := VmstatIs|OOMKill|CgroupsLists|Polic|RequestedCPUs|ExplainSays|NodesAre
+VM_TOOLS := AJVM|HtopShows|NUMATools
+# In guests of four memory nodes.
+VM_NODES := NodesAre|PagesShow|NUMAToolsAgree
 VM_LONG := NoCounter|Readers|Languages
 # The oldest kernel and the newest.
 VM_ENDS := bullseye-security:v2,trixie-backports:v2
@@ -78,14 +83,16 @@ test-worst: root test-tools ## what one container can do to another, in runs of 
 test-vm: root guest-tools packages ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m
 	$(GO) run ./test/vm -matrix -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
+	$(GO) run ./test/vm -matrix -tests -cpus 4 -nodes 4 -timeout 15m -run '$(VM_NODES)' test
 	$(GO) run ./test/vm -systemd -tests -timeout 20m
 
 test-vm-gate: root guest-tools packages ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
-	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_LONG)|$(VM_LIFE)' test
-	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -swap 256 -timeout 20m -run '$(VM_CORE)' test
-	$(GO) run ./test/vm -hosts bookworm:hybrid -tests -swap 256 -timeout 20m -run '$(VM_CORE)' test
+	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)|$(VM_TOOLS)|$(VM_LONG)|$(VM_LIFE)' test
+	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)' test
+	$(GO) run ./test/vm -hosts bookworm:hybrid -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)' test
 	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -timeout 10m initpid fs procvirt/cgroup procvirt/host internal/inject/watch
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
+	$(GO) run ./test/vm -hosts trixie-backports:v2 -tests -cpus 4 -nodes 4 -timeout 10m -run '$(VM_NODES)' test
 	$(GO) run ./test/vm -systemd -tests -timeout 10m -run '$(VM_SYSTEMD)'
 
 bench: root bench-tools build ## compare with the kernel's files, the floor and LXCFS; writes docs/benchmarks.md
