@@ -34,7 +34,13 @@ VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|H
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|Package|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
 
-.PHONY: build nri manual packages image run quick test race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
+# Built by `make test-runtimes`, and kept in build/runtimes.
+RUNC := 1.5.3
+CONTAINERD := 2.4.2
+CRICTL := 1.37.0
+RUNTIMES := build/runtimes/.runc-$(RUNC) build/runtimes/.containerd-$(CONTAINERD) build/runtimes/.crictl-$(CRICTL)
+
+.PHONY: build nri manual packages image run quick test test-runtimes race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
   demo-tools test-tools guest-tools bench-tools race-tools
 
 build: ## build build/vprocfs
@@ -64,7 +70,7 @@ run: root demo-tools build ## show a container with 256 MiB and one CPU next to 
 	@sh test/demo.sh $(BINARY)
 
 quick: root ## vet, and the unit tests that mount nothing: under a minute
-	$(GO) vet -tags systemd ./...
+	$(GO) vet -tags systemd,runtimes ./...
 	$(GO) test -count=1 -timeout 2m $(UNMOUNTED)
 	cd deploy/nri && $(GO) vet ./... && $(GO) test -count=1 -timeout 2m ./...
 
@@ -73,6 +79,28 @@ test: root test-tools ## run all tests (they mount file systems and start contai
 
 race: root race-tools ## run the unit tests of all packages with the race detector
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $(UNITS)
+
+test-runtimes: root test-tools nri $(RUNTIMES) ## run containers with the newest runc and containerd, which are built for it
+	@cp build/vprocfs-nri build/runtimes/
+	$(GO) test -tags runtimes -count=1 -timeout 20m -v -run TestRuntimes ./test
+
+# The tests need no seccomp of runc, and so no libseccomp.
+build/runtimes/.runc-$(RUNC):
+	@mkdir -p build/runtimes
+	GOBIN=$(CURDIR)/build/runtimes CGO_ENABLED=1 $(GO) install github.com/opencontainers/runc@v$(RUNC)
+	@touch $@
+
+build/runtimes/.containerd-$(CONTAINERD):
+	@mkdir -p build/runtimes
+	for program in containerd containerd-shim-runc-v2 ctr; do \
+		GOBIN=$(CURDIR)/build/runtimes $(GO) install github.com/containerd/containerd/v2/cmd/$$program@v$(CONTAINERD) || exit 1; \
+	done
+	@touch $@
+
+build/runtimes/.crictl-$(CRICTL):
+	@mkdir -p build/runtimes
+	GOBIN=$(CURDIR)/build/runtimes $(GO) install sigs.k8s.io/cri-tools/cmd/crictl@v$(CRICTL)
+	@touch $@
 
 test-survival: root test-tools ## kill the worker 1000 times and upgrade it 100 times under readers that check all they read
 	VPROCFS_SURVIVAL=1000,100 $(GO) test -count=1 -timeout 120m -v -run NobodyNotices ./test
@@ -113,7 +141,7 @@ profile: root ## CPU and allocation profiles of the daemon under a monitoring ag
 
 lint: ## gofmt, go vet, golangci-lint, and the arrows between the packages
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
-	$(GO) vet -tags systemd ./...
+	$(GO) vet -tags systemd,runtimes ./...
 	$(GO) run $(LINT) run ./...
 	cd deploy/nri && $(GO) vet ./... && $(GO) run $(LINT) run ./...
 	$(GO) test -count=1 -run 'TestPackagesImportOnly|TestBrokenArrows' ./test

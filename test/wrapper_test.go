@@ -24,7 +24,7 @@ func TestWrapperSaysOnceThatARuntimeHasNoTimeNamespaces(t *testing.T) {
 		}
 	})
 	at := writeBundle(t, "", "vprocfs-wrapper-timens", "")
-	for _, want := range []string{"vprocfs: runtime: the container starts with the clocks of the host: " + old + " has no time namespaces (runc 1.2 has them)\n", ""} {
+	for _, want := range []string{"vprocfs: runtime: the container starts with the clocks of the host: " + old + " has no time namespaces (runc 1.2 and crun 1.21 have them)\n", ""} {
 		began := boottime(t)
 		cmd := exec.Command("vprocfs", "runtime", "--mount", dir, "--timens", "--runtime", old, "--", "--root", t.TempDir(), "run", "-b", at, fmt.Sprintf("vprocfs-wrapper-timens-%d", os.Getpid()))
 		var said strings.Builder

@@ -71,7 +71,7 @@ func runtimeCommand() *command {
 	fl.SetInterspersed(false)
 	fl.StringVar(&o.Dir, "mount", defaultMount, "`DIR` is the mount point of a running daemon")
 	fl.StringVar(&o.Runtime, "runtime", "", "`NAME` or path of the real runtime (default: the first of runc and crun that is installed)")
-	fl.BoolVar(&o.TimeNamespace, "timens", false, "give each container a time namespace whose clocks begin with it, so that sysinfo(2) and start times agree with the view (needs runc 1.2 or a crun that lists it in its features)")
+	fl.BoolVar(&o.TimeNamespace, "timens", false, "give each container a time namespace whose clocks begin with it, so that sysinfo(2) and start times agree with the view (needs runc 1.2 or crun 1.21)")
 	return &command{
 		name:    "runtime",
 		summary: "an OCI runtime that attaches the view, around runc or crun",

@@ -204,18 +204,34 @@ func timeNamespaces(ctx context.Context, real string) error {
 	ctx, cancel := context.WithTimeout(ctx, attachTime)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, real, "features").Output()
-	var features struct {
-		Linux struct {
-			Namespaces []string `json:"namespaces"`
-		} `json:"linux"`
-	}
+	var f features
 	if err == nil {
-		err = json.Unmarshal(out, &features)
+		err = json.Unmarshal(out, &f)
 	}
-	if err != nil || !slices.Contains(features.Linux.Namespaces, timeNamespace) {
-		return fmt.Errorf("%s has no time namespaces (runc 1.2 has them)", real)
+	if err != nil || !f.timeNamespaces() {
+		return fmt.Errorf("%s has no time namespaces (runc 1.2 and crun 1.21 have them)", real)
 	}
 	return nil
+}
+
+// features is what is used of the output of `features` (OCI runtime specification,
+// features.md).
+type features struct {
+	Linux struct {
+		Namespaces []string `json:"namespaces"`
+	} `json:"linux"`
+	Annotations struct {
+		Crun string `json:"run.oci.crun.version"`
+	} `json:"annotations"`
+}
+
+// timeNamespaces reports whether a container can have a time namespace. crun does not list
+// it. Version 1.21 was seen to make it; in 1.8.1 the init of a container with a pid
+// namespace too is killed.
+func (f *features) timeNamespaces() bool {
+	var major, minor int
+	_, err := fmt.Sscanf(f.Annotations.Crun, "%d.%d", &major, &minor)
+	return slices.Contains(f.Linux.Namespaces, timeNamespace) || err == nil && (major > 1 || major == 1 && minor >= 21)
 }
 
 // canSetOffsets reports whether this process has CAP_SYS_TIME, as the runtime needs to

@@ -140,6 +140,10 @@ func TestRuntimesWithoutTimeNamespacesAreFoundOut(t *testing.T) {
 		{`{"linux":{"namespaces":["pid","time"]}}`, 1, false},
 		{`{"linux":{"namespaces":["pid"]}}`, 0, false},
 		{`{}`, 0, false},
+		{`{"annotations":{"run.oci.crun.version":"1.21"}}`, 0, true},
+		{`{"annotations":{"run.oci.crun.version":"2.0.1"}}`, 0, true},
+		{`{"annotations":{"run.oci.crun.version":"1.20.9"}}`, 0, false},
+		{`{"annotations":{"run.oci.crun.version":"new"}}`, 0, false},
 		{`unknown command features`, 0, false},
 	} {
 		err := timeNamespaces(context.Background(), fakeRuntime(t, tt.text, tt.status))
