@@ -32,6 +32,8 @@ type (
 		Env  []string `json:"env,omitempty"`
 	}
 	process struct {
+		Terminal bool `json:"terminal,omitempty"`
+
 		Args []string `json:"args"`
 		Env  []string `json:"env"`
 		Cwd  string   `json:"cwd"`
