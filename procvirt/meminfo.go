@@ -323,9 +323,8 @@ func appendReplaced(dst, line []byte, at int, n uint64) []byte {
 	// what stands before the column belongs to the label
 	label := max(end-max(digits, column), at)
 	dst = append(dst, line[:label]...)
-	for range min(end-label, column) - len(num) {
-		dst = append(dst, ' ')
-	}
+	const blanks = "        "
+	dst = append(dst, blanks[:max(min(end-label, column)-len(num), 0)]...)
 	dst = append(dst, num...)
 	return append(dst, line[end:]...)
 }

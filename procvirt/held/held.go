@@ -278,10 +278,16 @@ func readOn(fd int, buf []byte, most int) ([]byte, error) {
 	}
 }
 
+// pread is pread(2) into b, which is not empty.
 func pread(fd int, b []byte, offset int64) (n int, err error) {
 	for {
-		if n, err = unix.Pread(fd, b, offset); err != unix.EINTR {
-			return n, err
+		n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(offset), 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
