@@ -70,7 +70,7 @@ run: root demo-tools build ## show a container with 256 MiB and one CPU next to 
 	@sh test/demo.sh $(BINARY)
 
 quick: root ## vet, and the unit tests that mount nothing: under a minute
-	$(GO) vet -tags systemd,runtimes ./...
+	$(GO) vet -tags systemd,runtimes,engines ./...
 	$(GO) test -count=1 -timeout 2m $(UNMOUNTED)
 	cd deploy/nri && $(GO) vet ./... && $(GO) test -count=1 -timeout 2m ./...
 
@@ -123,6 +123,10 @@ test-vm-gate: root guest-tools packages ## the same in less time, for .ci/run: w
 	$(GO) run ./test/vm -hosts trixie-backports:v2 -tests -cpus 4 -nodes 4 -timeout 10m -run '$(VM_NODES)' test
 	$(GO) run ./test/vm -systemd -tests -timeout 10m -run '$(VM_SYSTEMD)'
 
+.PHONY: test-engines
+test-engines: root guest-tools ## 100 starts of each container engine of Debian under the watch, in a guest; prints a table (hours without KVM)
+	VPROCFS_STARTS=$${VPROCFS_STARTS:-100} $(GO) run ./test/vm -systemd -engines -tests -memory 2048 -timeout 12h
+
 bench: root bench-tools build ## compare with the kernel's files, the floor and LXCFS; writes docs/benchmarks.md
 	$(GO) run ./test/bench --out docs/benchmarks.md
 
@@ -141,7 +145,7 @@ profile: root ## CPU and allocation profiles of the daemon under a monitoring ag
 
 lint: ## gofmt, go vet, golangci-lint, and the arrows between the packages
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
-	$(GO) vet -tags systemd,runtimes ./...
+	$(GO) vet -tags systemd,runtimes,engines ./...
 	$(GO) run $(LINT) run ./...
 	cd deploy/nri && $(GO) vet ./... && $(GO) run $(LINT) run ./...
 	$(GO) test -count=1 -run 'TestPackagesImportOnly|TestBrokenArrows' ./test

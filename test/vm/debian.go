@@ -28,6 +28,17 @@ func debianPackages() []string {
 	}
 }
 
+// enginePackages are the container engines that -engines adds to the root. Their services do not start with the guest.
+func enginePackages() []string {
+	return []string{"docker.io", "docker-cli", "containerd", "lxc", "systemd-container"}
+}
+
+// engineOptions are further options for a root with enginePackages.
+func engineOptions() []string {
+	const units = "docker.service docker.socket containerd.service lxc.service lxc-net.service lxc-monitord.service machines.target"
+	return []string{`--customize-hook=chroot "$1" systemctl disable ` + units}
+}
+
 // The JVM asks /proc/cgroups for the memory controller, as those before JDK 25 do. Debian trixie does not have this one. The
 // libraries that it starts with are in the root: libstdc++ is also nodejs's.
 const (
@@ -50,8 +61,14 @@ func debianOptions() []string {
 // debianImage returns the path of an ext4 image of a Debian root, which it makes where dir does not have it: an image
 // belongs to the suite, the packages and the options it was made of. Making it needs root, mmdebstrap and mke2fs, and
 // takes a minute. It holds a lock meanwhile, so that runs side by side make it once.
-func debianImage(ctx context.Context, dir, mirror string) (path string, err error) {
-	key := sha256.Sum256(fmt.Append(nil, debianSuite, debianPackages(), debianOptions(), javaSuite, javaPackage, javaProgram))
+//
+// With engines it has enginePackages too.
+func debianImage(ctx context.Context, dir, mirror string, engines bool) (path string, err error) {
+	packages, options, size := debianPackages(), debianOptions(), "2g"
+	if engines {
+		packages, options, size = append(packages, enginePackages()...), append(options, engineOptions()...), "4g"
+	}
+	key := sha256.Sum256(fmt.Append(nil, debianSuite, packages, options, javaSuite, javaPackage, javaProgram))
 	path = filepath.Join(dir, fmt.Sprintf("debian-%x.ext4", key[:6]))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
@@ -80,7 +97,7 @@ func debianImage(ctx context.Context, dir, mirror string) (path string, err erro
 	if err != nil {
 		return "", err
 	}
-	args := append(debianOptions(), "--include="+strings.Join(debianPackages(), ","), debianSuite, root, debian)
+	args := append(options, "--include="+strings.Join(packages, ","), debianSuite, root, debian)
 	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 	// It binds the machine's /dev and /sys into the root. In a mount namespace of its own they are not in the way of the
 	// RemoveAll above when it is killed.
@@ -92,7 +109,7 @@ func debianImage(ctx context.Context, dir, mirror string) (path string, err erro
 		return "", fmt.Errorf("%s: %w", javaPackage, err)
 	}
 	// No journal: what the guest writes is lost anyway. The file is sparse.
-	if _, err := output(ctx, "", "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", root, image, "2g"); err != nil {
+	if _, err := output(ctx, "", "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", root, image, size); err != nil {
 		return "", err
 	}
 	return path, os.Rename(image, path)

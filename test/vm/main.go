@@ -81,6 +81,7 @@ type config struct {
 	disk    string        // ext4 image to mount on /data, or the root with debian; writes to it are lost
 	debian  bool          // the guest's root is Debian's, and not busybox alone
 	systemd bool          // and its PID 1 is systemd
+	engines bool          // and it has container engines
 	out     string        // directory that gets the guest's /out
 	modules string        // further kernel modules to load
 	append  string        // more kernel command line
@@ -124,6 +125,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.Var((*files)(&c.files), "file", "`HOST[:GUEST]` file or directory to carry to /t, or to GUEST; may be given more than once")
 	fs.BoolVar(&c.debian, "debian", false, "give the guest a Debian root with the programs of debian.go; the first time this makes an image, as root")
 	fs.BoolVar(&c.systemd, "systemd", false, "with a Debian root whose PID 1 is systemd; with -tests, run the packages of tests.go that are about it")
+	fs.BoolVar(&c.engines, "engines", false, "with -systemd, have Docker, containerd, LXC and nspawn in the root")
 	fs.StringVar(&c.work, "work", "build/vm", "`directory` for the image of the Debian root, and for binaries and logs of -tests")
 	tests := fs.Bool("tests", false, "run the project's tests on a Debian root; arguments name packages of tests.go (default: all)")
 	pattern := fs.String("run", "", "with -tests, run only tests that match the `regexp`")
@@ -157,6 +159,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case c.systemd && c.cgroup != "v2":
 		fmt.Fprintln(stderr, "vm: -systemd: it makes its own cgroup layout, v2")
 		return exitUsage
+	case c.engines && !c.systemd:
+		fmt.Fprintln(stderr, "vm: -engines needs -systemd")
+		return exitUsage
 	case c.disk != "" && c.debian:
 		fmt.Fprintln(stderr, "vm: -disk: the Debian root is the disk")
 		return exitUsage
@@ -176,7 +181,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if c.debian {
 		var err error
-		if c.disk, err = debianImage(ctx, c.work, c.mirror); err != nil {
+		if c.disk, err = debianImage(ctx, c.work, c.mirror, c.engines); err != nil {
 			fmt.Fprintf(stderr, "vm: Debian root: %v\n", err)
 			return exitFailed
 		}

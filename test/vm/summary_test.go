@@ -94,17 +94,17 @@ func TestAPackageWithoutATestThatPassedFails(t *testing.T) {
 }
 
 func TestUnknownPackagesAreRefused(t *testing.T) {
-	if _, err := choose([]string{"initpid", "nosuch"}, false); err == nil || !strings.Contains(err.Error(), "nosuch") {
+	if _, err := choose([]string{"initpid", "nosuch"}, ""); err == nil || !strings.Contains(err.Error(), "nosuch") {
 		t.Errorf("got %v", err)
 	}
-	got, err := choose([]string{"fs"}, false)
+	got, err := choose([]string{"fs"}, "")
 	if err != nil || len(got) != 1 || got[0].dir != "fs" {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	for _, systemd := range []bool{false, true} {
-		got, err := choose([]string{"test"}, systemd)
-		if err != nil || len(got) != 1 || got[0].tag == systemdTag != systemd {
-			t.Errorf("systemd %t: got %+v, %v", systemd, got, err)
+	for _, tag := range []string{"", systemdTag, enginesTags} {
+		got, err := choose([]string{"test"}, tag)
+		if err != nil || len(got) != 1 || got[0].tag != tag {
+			t.Errorf("tag %q: got %+v, %v", tag, got, err)
 		}
 	}
 }

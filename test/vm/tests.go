@@ -28,6 +28,12 @@ type testPackage struct {
 // tag they are not there, so that on a machine of one's own none is run, and none is skipped.
 const systemdTag = "systemd"
 
+// enginesTags marks tests of guests that have container engines beside systemd (-engines).
+const enginesTags = systemdTag + ",engines"
+
+// startsEnv says how many containers such tests start with each engine. The guest gets it from the runner's environment.
+const startsEnv = "VPROCFS_STARTS"
+
 // testPackages are the packages that deal with the kernel, and what a guest leaves out of them: only what says nothing
 // about a kernel, or measures what QEMU does not keep in proportion. Fuzz tests are left out everywhere.
 func testPackages() []testPackage {
@@ -62,12 +68,13 @@ func testPackages() []testPackage {
 			"TestTenThousandOpenHandlesAreCheap", "TestAThousandThreadsMayReadByteByByte",
 		}},
 		{dir: "test", data: []string{"test/testdata", "deploy/systemd", "build/packages", "docs"}, tag: systemdTag, run: "^TestSystemd"},
+		{dir: "test", data: []string{"test/testdata", "deploy/systemd"}, tag: enginesTags, run: "^TestEngines"},
 	}
 }
 
 // name is the package's in names of files.
 func (p testPackage) name() string {
-	return strings.TrimSuffix(strings.ReplaceAll(p.dir, "/", "-")+"-"+p.tag, "-")
+	return strings.TrimSuffix(strings.ReplaceAll(p.dir, "/", "-")+"-"+strings.ReplaceAll(p.tag, ",", "-"), "-")
 }
 
 // runTests runs the project's tests on each host, jobs at a time; packages are directories of testPackages, none for all.
@@ -80,7 +87,14 @@ func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern str
 		fmt.Fprintf(stderr, "vm: %v\n", err)
 		return exitFailed
 	}
-	packages, err := choose(c.command, c.systemd)
+	tag := ""
+	if c.systemd {
+		tag = systemdTag
+	}
+	if c.engines {
+		tag = enginesTags
+	}
+	packages, err := choose(c.command, tag)
 	if err != nil {
 		fmt.Fprintf(stderr, "vm: %v\n", err)
 		return exitUsage
@@ -91,7 +105,7 @@ func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern str
 	if c.swap != 0 {
 		c.append += " zswap.enabled=1" // of the kernels, the newest has it
 	}
-	if c.disk, err = debianImage(ctx, c.work, c.mirror); err != nil {
+	if c.disk, err = debianImage(ctx, c.work, c.mirror, c.engines); err != nil {
 		return fail(fmt.Errorf("root of Debian: %w", err))
 	}
 	return eachHost(hosts, jobs, func(h host, print *sync.Mutex) int {
@@ -99,7 +113,7 @@ func runTests(ctx context.Context, c config, hosts []host, jobs int, pattern str
 		c.host = h
 		name := h.name()
 		if c.systemd {
-			name += "-" + systemdTag
+			name += "-" + strings.ReplaceAll(tag, ",", "-")
 		}
 		log := filepath.Join(c.work, name+".log")
 		start := time.Now()
@@ -144,9 +158,9 @@ func only(packages []testPackage, dirs []string) (chosen []testPackage) {
 	return chosen
 }
 
-// choose returns the packages of these directories, or all: those with tests for a guest that systemd runs, or the others.
-func choose(dirs []string, systemd bool) ([]testPackage, error) {
-	all := slices.DeleteFunc(testPackages(), func(p testPackage) bool { return systemd != (p.tag == systemdTag) })
+// choose returns the packages of these directories, or all, among those with the tag.
+func choose(dirs []string, tag string) ([]testPackage, error) {
+	all := slices.DeleteFunc(testPackages(), func(p testPackage) bool { return p.tag != tag })
 	if len(dirs) == 0 {
 		return all, nil
 	}
@@ -191,12 +205,17 @@ func buildTests(ctx context.Context, work string, packages []testPackage, files 
 // does it, and marks where each begins and ends.
 func testScript(packages []testPackage, pattern string) string {
 	var b strings.Builder
+	limit := "30m"
+	if starts := os.Getenv(startsEnv); starts != "" {
+		fmt.Fprintf(&b, "export %s=%s\n", startsEnv, quote(starts))
+		limit = "12h"
+	}
 	b.WriteString("export VPROCFS_BINARY=/t/vprocfs\n" + `echo "` + markKernel + `$(uname -r)"` + "\n")
 	for _, p := range packages {
 		fmt.Fprintf(&b, "echo '%s%s'; mkdir -p /t/%s; cd /t/%s\n", markBegin, p.dir, p.dir, p.dir)
 		// The runner's own limit ends a guest that hangs; this one says first which test it was.
-		fmt.Fprintf(&b, "/t/%s.test -test.v -test.timeout=30m -test.run=%s -test.skip=%s\n",
-			p.name(), quote(cmp.Or(pattern, p.run)), quote("^("+strings.Join(append([]string{"Fuzz.*"}, p.skip...), "|")+")$"))
+		fmt.Fprintf(&b, "/t/%s.test -test.v -test.timeout=%s -test.run=%s -test.skip=%s\n",
+			p.name(), limit, quote(cmp.Or(pattern, p.run)), quote("^("+strings.Join(append([]string{"Fuzz.*"}, p.skip...), "|")+")$"))
 		fmt.Fprintf(&b, "echo \"%s%s $?\"\n", markEnd, p.dir)
 	}
 	return b.String()
