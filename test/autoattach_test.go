@@ -89,39 +89,8 @@ func TestFirstReadOfAProgramSeesTheContainer(t *testing.T) {
 	}
 	for _, runtime := range ociRuntimes {
 		t.Run(runtime, func(t *testing.T) {
-			name := fmt.Sprintf("vprocfs-watch-%s-%d", runtime, os.Getpid())
-			at := writeBundle(t, "", name, "")
-			b := readConfig(t, at)
-			b.Process.Args = firstRead
-			writeConfig(t, at, b)
-			state := t.TempDir()
-			judge(t, func(i int) string {
-				// As all who call them do, in two steps.
-				id := name + "-" + strconv.Itoa(i)
-				out, err := os.Create(filepath.Join(t.TempDir(), "out"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer out.Close()
-				create := ociCommand(t, runtime, state, "create", "--bundle", at, id)
-				create.Stdout = out
-				if err := create.Run(); err != nil {
-					t.Fatal(failure(err))
-				}
-				if out, err := ociCommand(t, runtime, state, "start", id).CombinedOutput(); err != nil {
-					t.Fatalf("%v: %s", err, out)
-				}
-				waitFor(t, "the program", func() bool {
-					st, err := out.Stat()
-					return err == nil && st.Size() > 0
-				})
-				sleep(20) // it writes once
-				text := readFile(t, out.Name())
-				if out, err := ociCommand(t, runtime, state, "delete", "--force", id).CombinedOutput(); err != nil {
-					t.Fatalf("%v: %s", err, out)
-				}
-				return text
-			})
+			start := twoSteps(t, runtime)
+			judge(t, func(int) string { return start() })
 		})
 	}
 	t.Run("podman", func(t *testing.T) {
@@ -136,6 +105,46 @@ func TestFirstReadOfAProgramSeesTheContainer(t *testing.T) {
 	})
 	if strings.Contains(d.String(), "level=WARN") {
 		t.Errorf("the daemon warns:\n%s", d.String())
+	}
+}
+
+// twoSteps returns a function that starts a container as all do who call an OCI runtime:
+// first create, then start. It returns what the program has read first.
+func twoSteps(t *testing.T, runtime string) (start func() string) {
+	t.Helper()
+	name := fmt.Sprintf("vprocfs-watch-%s-%d", runtime, os.Getpid())
+	at := writeBundle(t, "", name, "")
+	b := readConfig(t, at)
+	b.Process.Args = firstRead
+	writeConfig(t, at, b)
+	state := t.TempDir()
+	n := 0
+	return func() string {
+		n++
+		id := name + "-" + strconv.Itoa(n)
+		out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		create := ociCommand(t, runtime, state, "create", "--bundle", at, id)
+		create.Stdout = out
+		if err := create.Run(); err != nil {
+			t.Fatal(failure(err))
+		}
+		if out, err := ociCommand(t, runtime, state, "start", id).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		waitFor(t, "the program", func() bool {
+			st, err := out.Stat()
+			return err == nil && st.Size() > 0
+		})
+		sleep(20) // it writes once
+		text := readFile(t, out.Name())
+		if out, err := ociCommand(t, runtime, state, "delete", "--force", id).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return text
 	}
 }
 

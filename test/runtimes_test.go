@@ -164,6 +164,7 @@ func writeBundle(t *testing.T, dir, name, option string) string {
 		Root:    bundleRoot{busyboxRoot(t)},
 		Mounts: []bindMount{
 			{"/proc", "proc", "proc", nil},
+			{"/dev", "tmpfs", "tmpfs", []string{"nosuid", "mode=755"}}, // the root may be on a mount with nodev
 			{"/sys", "bind", "/sys", []string{"rbind", "ro"}},
 		},
 		Linux: linux{

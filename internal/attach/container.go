@@ -3,10 +3,8 @@ package attach
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,15 +18,16 @@ import (
 
 // container is a running container whose mounts are to be changed.
 type container struct {
-	root   int    // descriptor of its root directory, O_PATH
-	rootfs string // path of root, "" for the root directory of the process
-	ns     int    // descriptor of its mount namespace
-	mounts table  // its mounts when the helper started
-	list   []mountinfo.Mount
-	// hostGroups are the peer groups of the mount namespaces of this process and
-	// of the host's init. A mount on a peer of them would propagate to the host.
+	root   int               // descriptor of its root directory, O_PATH
+	rootfs string            // path of root, "" for the root directory of the process
+	ns     int               // descriptor of its mount namespace
+	list   []mountinfo.Mount // its mounts when the job began
+	host   *host
+	// hostGroups are the peer groups of the host's mounts, if any of list is in one. A
+	// mount on a peer of them would propagate to the host.
 	hostGroups map[string]bool
-	unpivoted  bool // see notPivoted
+	unpivoted  bool             // see notPivoted
+	bases      map[string]*base // by their names; filled by openBase
 	// fds is a descriptor of the host's /proc/thread-self/fd. umount2(2) takes a
 	// path only, so a descriptor is named by its number in there.
 	fds int
@@ -40,14 +39,14 @@ const hostProc = "/proc"
 
 // openContainer opens the container of process pid, whose mount namespace must have
 // inode ns unless ns is 0. The calling goroutine must be locked to its thread.
-func openContainer(pid int, ns uint64) (*container, error) {
+func (h *host) openContainer(pid int, ns uint64) (*container, error) {
 	// The pidfd shows at the end that pid was the same process all the time.
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, gone(err)
 	}
 	defer unix.Close(pidfd)
-	c := &container{root: -1, ns: -1, fds: -1, mountsFD: -1, hostGroups: make(map[string]bool)}
+	c := &container{root: -1, ns: -1, fds: -1, mountsFD: -1, host: h}
 	if err := c.init(pid, pidfd, ns); err != nil {
 		c.close()
 		return nil, err
@@ -71,7 +70,6 @@ func (c *container) init(pid, pidfd int, ns uint64) (err error) {
 	if c.list, err = mountinfo.LoadFD(c.mountsFD); err != nil {
 		return gone(err)
 	}
-	c.mounts = newTable(c.list)
 	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil {
 		return gone(err)
 	}
@@ -87,6 +85,11 @@ func (c *container) close() {
 	for _, fd := range []int{c.root, c.ns, c.fds, c.mountsFD} {
 		if fd >= 0 {
 			unix.Close(fd)
+		}
+	}
+	for _, b := range c.bases {
+		if b.err == nil {
+			unix.Close(b.fd)
 		}
 	}
 }
@@ -113,6 +116,20 @@ func (c *container) checkNamespace(pid int, want uint64) error {
 	if want != 0 && theirs.Ino != want {
 		return errGone
 	}
+	spaces, err := c.host.mountSpaces()
+	if err != nil {
+		return err
+	}
+	for _, s := range spaces {
+		if s.ino == theirs.Ino && s.dev == theirs.Dev {
+			return fmt.Errorf("it is in no container: its mount namespace is that of %s", s.whose)
+		}
+	}
+	if slices.ContainsFunc(c.list, func(m mountinfo.Mount) bool { return m.Shared != "" }) {
+		if c.hostGroups, err = c.host.groups(); err != nil {
+			return err
+		}
+	}
 	samePIDs, err := samePIDNamespace(pid)
 	if err != nil {
 		return err
@@ -121,37 +138,14 @@ func (c *container) checkNamespace(pid int, want uint64) error {
 	if err != nil {
 		return err
 	}
-	var own uint64
-	for _, p := range []int{os.Getpid(), 1} {
-		var st unix.Stat_t
-		err := unix.Stat(fmt.Sprintf("%s/%d/ns/mnt", hostProc, p), &st)
-		if p == 1 && errors.Is(err, unix.EACCES) {
-			continue // init has more privileges than this process
-		}
-		if err != nil {
-			return fmt.Errorf("stat the mount namespace of pid %d: %w", p, err)
-		}
-		if st.Ino == theirs.Ino && st.Dev == theirs.Dev {
-			whose := "vprocfs itself"
-			if p == 1 {
-				whose = "the host's init"
-			}
-			return fmt.Errorf("it is in no container: its mount namespace is that of %s", whose)
-		}
-		if st.Ino == own {
-			break // as usual, init's is that of this process
-		}
-		own = st.Ino
-		mounts, err := mountinfo.Load(fmt.Sprintf("%s/%d/mountinfo", hostProc, p))
+	for _, s := range spaces {
+		mounts, err := c.host.rootMounts(s)
 		if err != nil {
 			return err
 		}
-		for _, m := range mounts {
-			if m.Shared != "" {
-				c.hostGroups[m.Shared] = true
-			}
+		if notPivoted(root, c.list, mounts, samePIDs) {
+			c.unpivoted = true
 		}
-		c.unpivoted = c.unpivoted || notPivoted(root, c.list, mounts, samePIDs)
 	}
 	return nil
 }
@@ -172,21 +166,16 @@ func (c *container) enter() error {
 	return nil
 }
 
-// do does the job. It calls tell with each result.
-func (j *job) do(tell func(Result) error) error {
+// do does the job. It calls tell with each result. The calling goroutine must be locked
+// to its thread, which is in the mount namespace of the container afterwards.
+func (j *job) do(h *host, tell func(Result) error) error {
 	switch {
 	case j.Probe != "":
 		return ask(j.Probe)
 	case j.Read != "":
 		return read(j.Read)
 	}
-	runtime.LockOSThread() // never unlocked: the thread stays in the other namespace, and ends with its goroutine
-	// If the container shares the host's pid namespace, its root could otherwise
-	// read this process's memory.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
-	}
-	c, err := openContainer(j.PID, j.NS)
+	c, err := h.openContainer(j.PID, j.NS)
 	if err != nil {
 		return err
 	}
@@ -201,7 +190,7 @@ func (j *job) do(tell func(Result) error) error {
 		return err
 	}
 	if !j.Remove {
-		if err := ask(filepath.Join(j.Dir, "proc/uptime")); err != nil {
+		if err := h.ask(j.Dir); err != nil {
 			return err
 		}
 	}
@@ -222,18 +211,24 @@ func (j *job) do(tell func(Result) error) error {
 	if err := c.enter(); err != nil {
 		return err
 	}
+	var dirs []int // indices of the directories that were attached
 	for i, it := range j.Items {
-		results := []Result{{Target: it.target(), State: Failed, Err: errs[i]}}
+		r := Result{Target: it.target(), State: Failed, Err: errs[i]}
 		if errs[i] == nil || errs[i] == errNotServed && it.Mount != 0 {
-			results = c.showItem(files[i], it, j) // the descriptor is -1 if it is not served
-		}
-		for _, r := range results {
-			if err := tell(r); err != nil {
-				return err
+			r.State, r.Err = c.show(files[i], it, j) // the descriptor is -1 if it is not served
+			if r.Err != nil {
+				r.State = Failed
 			}
 		}
+		if r.State == Attached && filesOf(it.Path) != nil && !j.DryRun {
+			dirs = append(dirs, i)
+			continue
+		}
+		if err := tell(r); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.uncover(dirs, files, j, tell)
 }
 
 // target returns the path of the file, as the container sees it.
@@ -242,24 +237,6 @@ func (it *item) target() string {
 		return it.Point
 	}
 	return "/" + it.Path
-}
-
-// showItem is show, and has no mask of the container uncovered.
-func (c *container) showItem(fd int, it item, j *job) []Result {
-	state, err := c.show(fd, it, j)
-	if files := filesOf(it.Path); state == Attached && files != nil && !j.DryRun {
-		covers, err := c.covers(fd)
-		if err != nil {
-			return []Result{{Target: it.target(), State: Failed, Err: errors.Join(err, unmount(fd))}}
-		}
-		if covers {
-			return c.showFiles(fd, it, files, j)
-		}
-	}
-	if err != nil {
-		state = Failed
-	}
-	return []Result{{Target: it.target(), State: state, Err: err}}
 }
 
 // filesOf returns the files of one of sysDirs, or nil for another path.
@@ -352,28 +329,21 @@ var sysDirs = []struct {
 
 // all returns an item for everything that the daemon at dir serves.
 func (c *container) all(dir string) ([]item, error) {
-	entries, err := os.ReadDir(filepath.Join(dir, "proc"))
+	served, err := c.host.files(dir)
 	if err != nil {
 		return nil, err
 	}
-	var items []item
-	for _, e := range entries {
-		items = append(items, item{Path: "proc/" + e.Name(), Optional: true})
-	}
-	for _, d := range sysDirs {
-		if _, err := os.Lstat(filepath.Join(dir, d.path)); errors.Is(err, os.ErrNotExist) {
-			continue
-		} else if err != nil {
-			return nil, err
-		}
-		// Runtimes mask some files in it (thermal_throttle). A mount over the
-		// directory would hide the masks.
-		if !hasBelow(c.list, path.Join("/", c.rootfs, d.path)) {
-			items = append(items, item{Path: d.path, Optional: true})
+	items := make([]item, 0, len(served)+len(sysDirs)*4)
+	for _, name := range served {
+		// Runtimes mask some files in a directory of sysfs (thermal_throttle). A mount
+		// over the directory would hide the masks.
+		files := filesOf(name)
+		if files == nil || !hasBelow(c.list, path.Join("/", c.rootfs, name)) {
+			items = append(items, item{Path: name, Optional: true})
 			continue
 		}
-		for _, name := range d.files {
-			items = append(items, item{Path: path.Join(d.path, name), Optional: true})
+		for _, f := range files {
+			items = append(items, item{Path: path.Join(name, f), Optional: true})
 		}
 	}
 	return items, nil
@@ -381,7 +351,7 @@ func (c *container) all(dir string) ([]item, error) {
 
 // checkLeak returns an error if a mount on mount id would propagate to the host.
 func (c *container) checkLeak(id int) error {
-	m, ok := c.mounts[id]
+	m, ok := mountOf(c.list, id)
 	if !ok {
 		return errors.New("the container is changing its mounts: try again")
 	}
@@ -392,12 +362,15 @@ func (c *container) checkLeak(id int) error {
 }
 
 // isOurType reports whether mount id is of one of types.
-func (c *container) isOurType(id int) bool { return slices.Contains(types, c.mounts[id].FSType) }
+func (c *container) isOurType(id int) bool {
+	m, ok := mountOf(c.list, id)
+	return ok && slices.Contains(types, m.FSType)
+}
 
 // typeOf returns the file system type of mount id.
 func (c *container) typeOf(id int) string {
-	if t := c.mounts[id].FSType; t != "" {
-		return t
+	if m, ok := mountOf(c.list, id); ok {
+		return m.FSType
 	}
 	return "unknown"
 }

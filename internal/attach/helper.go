@@ -11,8 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // helperArg is the argv[0] of a helper process.
@@ -143,7 +146,7 @@ func RunHelper() {
 	case helperArg:
 		err = help(os.Stdin, json.NewEncoder(os.Stdout))
 	case residentArg:
-		err = serve(os.Stdin, os.Stdout)
+		err = serve(unix.Stdin)
 	default:
 		return
 	}
@@ -157,15 +160,28 @@ func RunHelper() {
 // help reads a job from in and does it. It returns an error if the results could
 // not be written.
 func help(in io.Reader, out *json.Encoder) error {
+	runtime.LockOSThread() // the job moves it to another mount namespace
+	if err := hide(); err != nil {
+		return err
+	}
 	var j job
 	if err := json.NewDecoder(in).Decode(&j); err != nil {
 		return err
 	}
-	err := j.do(func(r Result) error { return out.Encode(newAnswer(r)) })
+	err := j.do(new(host), func(r Result) error { return out.Encode(newAnswer(r)) })
 	if err == nil {
 		return nil
 	}
 	return out.Encode(endAnswer(err))
+}
+
+// hide keeps others from reading the memory of this process. If a container shares the
+// host's pid namespace, its root could otherwise.
+func hide() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
+	}
+	return nil
 }
 
 // newAnswer returns the answer that stands for a result.
@@ -211,6 +227,8 @@ func (a *answer) err() error {
 	switch {
 	case a.State == Gone:
 		return errGone
+	case a.Error == ErrNotPivoted.Error():
+		return ErrNotPivoted
 	case a.Error != "":
 		return errors.New(a.Error)
 	}

@@ -22,14 +22,36 @@ func (c *container) openMounts(pid int) (err error) {
 	return gone(err)
 }
 
-// covers reports whether the mount with the root fd covers others that are mounted below
-// the same directory.
-func (c *container) covers(fd int) (bool, error) {
-	id, err := mountID(fd)
-	if err != nil {
-		return false, err
+// uncover finishes the directories that were just attached, which are the items with the
+// indices dirs and have the roots files: if one covers masks, its files replace it.
+func (c *container) uncover(dirs, files []int, j *job, tell func(Result) error) error {
+	if len(dirs) == 0 {
+		return nil
 	}
 	mounts, err := mountinfo.LoadFD(c.mountsFD)
+	for _, i := range dirs {
+		it := j.Items[i]
+		results := []Result{{Target: it.target(), State: Attached}}
+		covers, idErr := covers(mounts, files[i])
+		switch {
+		case err != nil || idErr != nil:
+			results[0] = Result{Target: it.target(), State: Failed, Err: errors.Join(err, idErr, unmount(files[i]))}
+		case covers:
+			results = c.showFiles(files[i], it, filesOf(it.Path), j)
+		}
+		for _, r := range results {
+			if err := tell(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// covers reports whether the mount with the root fd covers others that are mounted below
+// the same directory.
+func covers(mounts []mountinfo.Mount, fd int) (bool, error) {
+	id, err := mountID(fd)
 	if err != nil {
 		return false, err
 	}

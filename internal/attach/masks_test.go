@@ -67,7 +67,7 @@ func TestMasksAreNotUncovered(t *testing.T) {
 		check(err)
 		list, err := mountinfo.LoadFD(c.mountsFD)
 		check(err)
-		c.mounts = newTable(list)
+		c.list, c.host = list, new(host)
 		check(unix.Fchdir(c.fds))
 
 		// A directory that every machine has below cpuDir.
@@ -76,7 +76,16 @@ func TestMasksAreNotUncovered(t *testing.T) {
 		dir, err := cloneFile(view, cpuDir)
 		check(err)
 		defer unix.Close(dir)
-		results := c.showItem(dir, item{Path: cpuDir, Optional: true}, &job{})
+		it := item{Path: cpuDir, Optional: true}
+		j := &job{Items: []item{it}}
+		if state, err := c.show(dir, it, j); err != nil || state != Attached {
+			t.Errorf("the directory: %s, %v", state, err)
+		}
+		var results []Result
+		check(c.uncover([]int{0}, []int{dir}, j, func(r Result) error {
+			results = append(results, r)
+			return nil
+		}))
 		for _, r := range results {
 			if r.Err != nil || r.State != Attached && r.State != Absent {
 				t.Errorf("%s: %s: %v", r.Target, r.State, r.Err)
@@ -125,7 +134,12 @@ func TestDirectoryWithoutMasksIsAttachedAsAWhole(t *testing.T) {
 			return
 		}
 		defer unix.Close(fd)
-		if covers, err := c.covers(fd); covers || err != nil {
+		mounts, err := mountinfo.LoadFD(c.mountsFD)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if covers, err := covers(mounts, fd); covers || err != nil {
 			t.Errorf("a mask on the mount itself: %v, %v", covers, err)
 		}
 	})

@@ -18,11 +18,13 @@ const procRootIno = 1
 
 // place is what the path of a file in a container leads to.
 type place struct {
-	fd   int // O_PATH
-	id   int // id of its mount
+	fd int // O_PATH
+	id int // id of its mount
+	// bare says that it is the file of procfs or sysfs, with nothing mounted on it. Then
+	// the rest is not set.
+	bare bool
 	dev  [2]uint32
 	ino  uint64
-	bare bool // the file of procfs or sysfs, with nothing mounted on it
 }
 
 // Errors that make an optional file Absent.
@@ -47,18 +49,19 @@ func (c *container) open(it item) (*place, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open it in the container: %w", err)
 		}
-		return newPlace(fd, false)
+		return newPlace(fd)
 	}
-	base, rest := split(it.Path)
-	dir, err := c.openBase(base)
-	if err != nil {
-		return nil, err
+	name, rest := split(it.Path)
+	dir := c.openBase(name)
+	if dir.err != nil {
+		return nil, dir.err
 	}
-	defer unix.Close(dir)
-	fd, err := beneath(dir, rest, 0, unix.RESOLVE_NO_XDEV)
-	bare := err == nil
-	if errors.Is(err, unix.EXDEV) { // it is a mount point
-		fd, err = beneath(dir, rest, 0, 0)
+	fd, err := beneath(dir.fd, rest, 0, unix.RESOLVE_NO_XDEV)
+	switch {
+	case err == nil:
+		return &place{fd: fd, id: dir.id, bare: true}, nil
+	case errors.Is(err, unix.EXDEV): // it is a mount point
+		fd, err = beneath(dir.fd, rest, 0, 0)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil, errMissing
@@ -66,51 +69,79 @@ func (c *container) open(it item) (*place, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open it in the container: %w", err)
 	}
-	return newPlace(fd, bare)
+	return newPlace(fd)
 }
 
-// openBase opens /proc or /sys of the container. It returns an error if that is not
-// a procfs or sysfs.
-func (c *container) openBase(base string) (int, error) {
-	dir, err := beneath(c.root, base, unix.O_DIRECTORY, 0)
+// base is /proc or /sys of the container.
+type base struct {
+	fd  int // O_PATH
+	id  int // of its mount
+	err error
+}
+
+// openBase opens /proc or /sys of the container, once. The error is set if that is not a
+// procfs or sysfs.
+func (c *container) openBase(name string) *base {
+	b := c.bases[name]
+	if b == nil {
+		b = new(base)
+		b.fd, b.id, b.err = c.findBase(name)
+		if c.bases == nil {
+			c.bases = make(map[string]*base)
+		}
+		c.bases[name] = b
+	}
+	return b
+}
+
+// findBase opens /proc or /sys of the container and returns the id of its mount.
+func (c *container) findBase(name string) (fd, id int, err error) {
+	dir, err := beneath(c.root, name, unix.O_DIRECTORY, 0)
 	if errors.Is(err, unix.ENOENT) {
-		return -1, errMissing
+		return -1, 0, errMissing
 	}
 	if err != nil {
-		return -1, fmt.Errorf("open /%s in the container: %w", base, err)
+		return -1, 0, fmt.Errorf("open /%s in the container: %w", name, err)
 	}
 	var fs unix.Statfs_t
-	var st unix.Stat_t
+	var st unix.Statx_t
 	err = unix.Fstatfs(dir, &fs)
 	if err == nil {
-		err = unix.Fstat(dir, &st)
+		err = statMount(dir, &st)
 	}
 	switch {
 	case err != nil:
-		err = fmt.Errorf("stat /%s in the container: %w", base, err)
-	case base == "proc" && (fs.Type != unix.PROC_SUPER_MAGIC || st.Ino != procRootIno):
+		err = fmt.Errorf("stat /%s in the container: %w", name, err)
+	case name == "proc" && (fs.Type != unix.PROC_SUPER_MAGIC || st.Ino != procRootIno):
 		err = errors.New("/proc of the container is not a procfs")
-	case base == "sys" && fs.Type != unix.SYSFS_MAGIC:
+	case name == "sys" && fs.Type != unix.SYSFS_MAGIC:
 		err = errNoSysfs // many containers have an empty directory there
 	}
 	if err != nil {
 		unix.Close(dir)
-		return -1, err
+		return -1, 0, err
 	}
-	return dir, nil
+	return dir, int(st.Mnt_id), nil
 }
 
-// mountID returns the id of the mount that an O_PATH descriptor is on. Like newPlace
-// it sends no request to a FUSE daemon.
-func mountID(fd int) (int, error) {
-	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
-		return 0, fmt.Errorf("statx: %w", err)
+// statMount fills the mount id, superblock and inode number of an O_PATH descriptor. They
+// are in the kernel's cache: with STATX_DONT_SYNC a FUSE daemon, which may be dead or
+// slow, gets no request.
+func statMount(fd int, st *unix.Statx_t) error {
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID|unix.STATX_INO, st); err != nil {
+		return fmt.Errorf("statx: %w", err)
 	}
 	if st.Mask&unix.STATX_MNT_ID == 0 {
-		return 0, errNoMountID
+		return errNoMountID
 	}
-	return int(st.Mnt_id), nil
+	return nil
+}
+
+// mountID returns the id of the mount that an O_PATH descriptor is on.
+func mountID(fd int) (int, error) {
+	var st unix.Statx_t
+	err := statMount(fd, &st)
+	return int(st.Mnt_id), err
 }
 
 // errOccupied is the error of a file that a mount of another program covers.
@@ -119,19 +150,13 @@ var errOccupied = errors.New("another mount is there")
 var errNoMountID = errors.New("statx tells no mount id: this needs Linux 5.8")
 
 // newPlace returns the place of an O_PATH descriptor, which it owns from now on.
-func newPlace(fd int, bare bool) (*place, error) {
-	// STATX_DONT_SYNC sends no request to a FUSE daemon, which may be dead or slow.
-	// Superblock, inode number and mount id are in the kernel's cache.
+func newPlace(fd int) (*place, error) {
 	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID|unix.STATX_INO, &st); err != nil {
+	if err := statMount(fd, &st); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("statx: %w", err)
+		return nil, err
 	}
-	if st.Mask&unix.STATX_MNT_ID == 0 {
-		unix.Close(fd)
-		return nil, errNoMountID
-	}
-	return &place{fd: fd, id: int(st.Mnt_id), dev: [2]uint32{st.Dev_major, st.Dev_minor}, ino: st.Ino, bare: bare}, nil
+	return &place{fd: fd, id: int(st.Mnt_id), dev: [2]uint32{st.Dev_major, st.Dev_minor}, ino: st.Ino}, nil
 }
 
 func (p *place) close() { unix.Close(p.fd) }
@@ -172,7 +197,7 @@ func (c *container) show(fd int, it item, j *job) (State, error) {
 		}
 		return Attached, moveMount(fd, p.fd, 0)
 	}
-	file, err := newPlace(fd, false)
+	file, err := newPlace(fd)
 	if err != nil {
 		return "", err
 	}
@@ -188,7 +213,8 @@ func (c *container) show(fd int, it item, j *job) (State, error) {
 // replaceMount replaces the mount that p is on by detached mount fd. With fd -1 it
 // removes the mount.
 func (c *container) replaceMount(fd int, p *place, it item, j *job) (State, error) {
-	if err := c.checkLeak(c.mounts[p.id].Parent); err != nil {
+	m, _ := mountOf(c.list, p.id)
+	if err := c.checkLeak(m.Parent); err != nil {
 		return "", err
 	}
 	if fd < 0 {

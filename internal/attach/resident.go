@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -24,8 +22,7 @@ const residentArg = "vprocfs-attach-resident"
 const residentPatience = 2 * time.Second
 
 // Resident attaches files like Attach does, within a millisecond: its helper process
-// is started once and does many jobs, each on a thread that ends with the job. It is
-// safe for concurrent use.
+// is started once and does many jobs (server.go). It is safe for concurrent use.
 //
 // A job that hangs delays no other. The helper gets no new job then, and is killed
 // when its other jobs have ended.
@@ -41,7 +38,7 @@ type Resident struct {
 func NewResident(dir string) *Resident { return &Resident{dir: dir, patience: residentPatience} }
 
 // Attach attaches all files in the mount namespace of process pid, which must have
-// inode ns.
+// inode ns. It returns those that could not be attached.
 func (r *Resident) Attach(ctx context.Context, pid int, ns uint64) ([]Result, error) {
 	return r.do(ctx, job{PID: pid, NS: ns, Dir: r.dir})
 }
@@ -110,9 +107,9 @@ type call struct {
 
 // helper is a resident helper process.
 type helper struct {
-	cmd   *exec.Cmd
-	stdin *os.File
-	dead  chan struct{} // closed when its output has ended
+	cmd    *exec.Cmd
+	socket *os.File      // of type SOCK_SEQPACKET: a message is a request or a reply
+	dead   chan struct{} // closed when it has ended
 
 	mu    sync.Mutex
 	calls map[int]*call
@@ -123,7 +120,7 @@ type helper struct {
 	retired bool
 }
 
-// request is a job for a resident helper, and reply an answer to it.
+// request is a job for a resident helper, and reply the answer to it.
 type (
 	request struct {
 		ID  int
@@ -131,10 +128,14 @@ type (
 	}
 	reply struct {
 		ID int
+		// answer is that of the whole job. Its Target is empty.
 		answer
-		End bool `json:",omitempty"` // the job is done; Target is "" unless it failed
+		Failed []answer `json:",omitempty"` // the files that were not attached
 	}
 )
+
+// maxMessage bounds a request and a reply, in bytes.
+const maxMessage = 64 << 10
 
 // ensure starts a helper if there is none. mu is held.
 func (r *Resident) ensure() error {
@@ -170,10 +171,10 @@ func (r *Resident) submit(j job) (*helper, *call, error) {
 	h.mu.Unlock()
 	text, err := json.Marshal(request{ID: id, Job: j})
 	if err == nil {
-		// It reads at once, whatever its jobs do. If it is stopped the pipe may be
+		// It reads at once, whatever its jobs do. If it is stopped the socket may be
 		// full: then it is replaced.
-		_ = h.stdin.SetWriteDeadline(time.Now().Add(r.patience))
-		_, err = h.stdin.Write(append(text, '\n'))
+		_ = h.socket.SetWriteDeadline(time.Now().Add(r.patience))
+		_, err = h.socket.Write(text)
 	}
 	if err != nil {
 		h.kill()
@@ -205,112 +206,60 @@ func (r *Resident) retire(h *helper) {
 
 // startHelper starts a resident helper.
 func startHelper() (*helper, error) {
-	in, stdin, err := os.Pipe()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "socket")
+	defer theirs.Close()
+	if err := unix.SetNonblock(fds[0], true); err != nil { // for deadlines
+		unix.Close(fds[0])
 		return nil, err
 	}
-	defer in.Close()
-	stdout, out, err := os.Pipe()
-	if err != nil {
-		stdin.Close()
-		return nil, err
-	}
-	defer out.Close()
+	socket := os.NewFile(uintptr(fds[0]), "socket")
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{residentArg}
-	cmd.Env = []string{"GOMAXPROCS=2", "GOGC=50"}
-	cmd.Stdin, cmd.Stdout = in, out
+	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=200"}
+	cmd.Stdin = theirs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
-		stdin.Close()
-		stdout.Close()
+		socket.Close()
 		return nil, err
 	}
-	h := &helper{cmd: cmd, stdin: stdin, dead: make(chan struct{}), calls: make(map[int]*call)}
-	go h.receive(stdout)
+	h := &helper{cmd: cmd, socket: socket, dead: make(chan struct{}), calls: make(map[int]*call)}
+	go h.receive()
 	return h, nil
 }
 
-// receive hands the replies to the calls until the helper's output ends.
-func (h *helper) receive(out *os.File) {
-	dec := json.NewDecoder(out)
+// receive hands the replies to the calls until the helper ends.
+func (h *helper) receive() {
+	buf := make([]byte, maxMessage)
 	for {
+		n, err := h.socket.Read(buf)
 		var a reply
-		if err := dec.Decode(&a); err != nil {
+		if err != nil || json.Unmarshal(buf[:n], &a) != nil {
 			break
 		}
 		h.mu.Lock()
 		c := h.calls[a.ID]
-		if a.End {
-			delete(h.calls, a.ID)
-		}
+		delete(h.calls, a.ID)
 		h.mu.Unlock()
 		if c == nil {
 			continue
 		}
-		if a.Target != "" {
-			c.results = append(c.results, a.result())
+		for _, f := range a.Failed {
+			c.results = append(c.results, f.result())
 		}
-		if a.End {
-			if a.Target == "" {
-				c.err = a.err()
-			}
-			close(c.done)
-		}
+		c.err = a.err()
+		close(c.done)
 	}
 	close(h.dead)
 	h.kill()
-	out.Close()
 	_ = h.cmd.Wait() // it was killed; this may last as long as one of its threads hangs
 }
 
 // kill ends the helper. A thread of it that hangs may keep the process for a while.
 func (h *helper) kill() {
 	_ = h.cmd.Process.Kill() // an error means that it has ended
-	h.stdin.Close()
-}
-
-// serve does the jobs of a resident helper until its input ends.
-func serve(in io.Reader, out io.Writer) error {
-	var mu sync.Mutex
-	enc := json.NewEncoder(out)
-	dec := json.NewDecoder(in)
-	for {
-		var r request
-		if err := dec.Decode(&r); err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		tell := func(a reply) error {
-			a.ID = r.ID
-			mu.Lock()
-			defer mu.Unlock()
-			return enc.Encode(a)
-		}
-		go onOtherThread(func() {
-			err := r.Job.do(func(res Result) error { return tell(reply{answer: newAnswer(res)}) })
-			// If it cannot be written, nobody waits for it.
-			_ = tell(reply{answer: endAnswer(err), End: true})
-		})
-	}
-}
-
-// onOtherThread calls f, which leaves its thread unusable, on a thread that is not the
-// first of the process: that would not end, and would keep the container's mount
-// namespace alive.
-func onOtherThread(f func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		f()
-		return // the thread ends with its goroutine
-	}
-	defer runtime.UnlockOSThread()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		f()
-	}()
-	<-done
+	h.socket.Close()
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -159,6 +161,36 @@ func TestResidentTellsAProcessThatHasEnded(t *testing.T) {
 	}
 }
 
+// TestRecycledPidIsNotAttached: by the time of a job the pid may belong to a process of
+// another container. It is told by the mount namespace, and nothing is mounted there.
+func TestRecycledPidIsNotAttached(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	r := NewResident("/nowhere")
+	r.patience = time.Minute
+	defer r.Close()
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", cmd.Process.Pid), &st); err != nil {
+		t.Fatal(err)
+	}
+	for _, attach := range []func(context.Context, int, uint64) ([]Result, error){r.Attach, r.AttachAlone} {
+		if _, err := attach(t.Context(), cmd.Process.Pid, st.Ino+1); !IsGone(err) {
+			t.Errorf("a process in another mount namespace: %v", err)
+		}
+		// The test tests something: in the right one it goes on, to a daemon that is not there.
+		if _, err := attach(t.Context(), cmd.Process.Pid, st.Ino); err == nil || IsGone(err) {
+			t.Errorf("a process in its mount namespace: %v", err)
+		}
+	}
+}
+
 // TestMountNamespaceIsLocked: two who attach at once would mount a file twice.
 func TestMountNamespaceIsLocked(t *testing.T) {
 	open := func() *container {
@@ -199,9 +231,9 @@ func TestErrorsOfHelpersKeepTheirKind(t *testing.T) {
 	if got := a.result(); IsOccupied(got.Err) || got.Err == nil {
 		t.Errorf("%v", got.Err)
 	}
-	for _, err := range []error{errGone, errors.New("other"), nil} {
+	for _, err := range []error{errGone, ErrNotPivoted, errors.New("other"), nil} {
 		a := endAnswer(err)
-		if got := a.err(); IsGone(got) != IsGone(err) || (got == nil) != (err == nil) {
+		if got := a.err(); IsGone(got) != IsGone(err) || errors.Is(got, ErrNotPivoted) != errors.Is(err, ErrNotPivoted) || (got == nil) != (err == nil) {
 			t.Errorf("%v became %v", err, got)
 		}
 	}

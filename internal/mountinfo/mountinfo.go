@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,29 +72,25 @@ func Load(path string) ([]Mount, error) {
 
 // LoadFD reads the mountinfo file with descriptor fd from its beginning, and parses it.
 func LoadFD(fd int) ([]Mount, error) {
-	text, err := io.ReadAll(io.NewSectionReader(file(fd), 0, maxSize+1))
-	if err == nil && len(text) > maxSize {
-		err = fmt.Errorf("more than %d bytes", maxSize)
+	// Each read returns a page at most.
+	text := make([]byte, 0, 16<<10)
+	for {
+		if len(text) == cap(text) {
+			text = slices.Grow(text, len(text))
+		}
+		n, err := unix.Pread(fd, text[len(text):cap(text)], int64(len(text)))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("read mountinfo: %w", err)
+		case n == 0:
+			return Parse(text)
+		}
+		if text = text[:len(text)+n]; len(text) > maxSize {
+			return nil, fmt.Errorf("read mountinfo: more than %d bytes", maxSize)
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read mountinfo: %w", err)
-	}
-	return Parse(text)
-}
-
-// file is a descriptor.
-type file int
-
-// ReadAt implements io.ReaderAt.
-func (f file) ReadAt(b []byte, at int64) (int, error) {
-	n, err := unix.Pread(int(f), b, at)
-	if err != nil {
-		return 0, err
-	}
-	if n == 0 {
-		return 0, io.EOF
-	}
-	return n, nil // the kernel returns a page at most; a SectionReader asks again
 }
 
 // ErrMalformed is returned by Parse for a text that is no mountinfo.
@@ -118,13 +115,22 @@ func Parse(text []byte) ([]Mount, error) {
 //	36 35 98:0 /root /mnt rw,noatime shared:1 master:2 - ext3 /dev/root rw
 func parseLine(line string) (m Mount, err error) {
 	before, after, ok := strings.Cut(line, " - ")
-	f, fsys := strings.Split(before, " "), strings.SplitN(after, " ", 3)
-	if !ok || len(f) < 6 || len(fsys) < 3 {
+	var f [6]string // the fields before the optional ones
+	rest, more := before, true
+	for i := range f {
+		if !more {
+			return m, ErrMalformed
+		}
+		f[i], rest, more = strings.Cut(rest, " ")
+	}
+	fsType, after, okType := strings.Cut(after, " ")
+	_, options, okSource := strings.Cut(after, " ")
+	if !ok || !okType || !okSource {
 		return m, ErrMalformed
 	}
 	major, minor, _ := strings.Cut(f[2], ":")
 	var numbers [4]int
-	for i, s := range []string{f[0], f[1], major, minor} {
+	for i, s := range [...]string{f[0], f[1], major, minor} {
 		n, err := strconv.ParseUint(s, 10, 31)
 		if err != nil {
 			return m, ErrMalformed
@@ -137,10 +143,10 @@ func parseLine(line string) (m Mount, err error) {
 		Dev:     unix.Mkdev(uint32(numbers[2]), uint32(numbers[3])),
 		Root:    unescape(f[3]),
 		Point:   unescape(f[4]),
-		FSType:  unescape(fsys[0]),
-		Options: fsys[2],
+		FSType:  unescape(fsType),
+		Options: options,
 	}
-	for _, option := range f[6:] {
+	for option := range strings.SplitSeq(rest, " ") {
 		if group, ok := strings.CutPrefix(option, "shared:"); ok {
 			m.Shared = group
 		}
