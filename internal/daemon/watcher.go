@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -48,12 +47,13 @@ type keeper struct {
 	once  sync.Once
 	stop  chan struct{}
 	ended chan struct{} // closed when no watcher runs any more
+	line  *statusLine   // to the watcher
 }
 
 // newKeeper returns a keeper that has started nothing yet. former is the pidfd of the
 // watcher of the program that this process was before an upgrade, or -1.
 func newKeeper(former int, log *slog.Logger) *keeper {
-	k := &keeper{log: log, pidfd: -1, stop: make(chan struct{}), ended: make(chan struct{})}
+	k := &keeper{log: log, pidfd: -1, stop: make(chan struct{}), ended: make(chan struct{}), line: new(statusLine)}
 	if former >= 0 {
 		// It ends by itself, and is a child of this process.
 		go func() {
@@ -118,14 +118,19 @@ func (k *keeper) watch() error {
 	// A group of its own: what a terminal sends is for the holder.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// It ends with this process, or when an upgrade executes another program in it.
-	stdin, err := cmd.StdinPipe()
+	line, theirs, err := newStatusLine()
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	defer line.Close()
+	cmd.Stdin = theirs
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
 		return err
 	}
-	defer func() { _ = stdin.Close() }() // the watcher may have ended
+	k.line.connect(line)
+	defer k.line.connect(nil)
 	k.setPidfd(cmd.Process.Pid)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -167,14 +172,15 @@ func watchContainers(o Options, dir string) error {
 		return err
 	}
 	signal.Ignore(unix.SIGPIPE, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(200)
 	output := logqueue.New(unix.Stderr)
 	defer output.Flush(logPatience)
 	log := o.Log.NewLogger(output, os.Getenv("JOURNAL_STREAM") != "")
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer cancel()
+	stats := new(watch.Stats)
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the holder
+		answerStatus(os.Stdin, stats) // until the holder ends
 		time.Sleep(watcherLinger)
 		cancel()
 	}()
@@ -193,7 +199,7 @@ func watchContainers(o Options, dir string) error {
 		return err
 	}
 	return watch.Run(ctx, watch.Config{
-		Dir: path, Rules: o.Watch, Log: log, Attach: attacher, Owner: resolver.Outermost,
+		Dir: path, Rules: o.Watch, Log: log, Attach: attacher, Owner: resolver.Outermost, Stats: stats,
 	})
 }
 

@@ -22,6 +22,7 @@ type perfEvent struct {
 	// the process is the one that caused the event.
 	pid    int
 	follow bool  // see event.follow
+	later  bool  // see event.later
 	symbol *byte // keeps alive what attr.Ext1 of a kprobe points to
 }
 
@@ -114,7 +115,7 @@ func (r *ring) records(head, tail uint64, each func(event)) (lost bool) {
 			lost = true
 		case unix.PERF_RECORD_SAMPLE:
 			if pid := r.event.pidOf(r.at(tail, size)[recordHeader:]); pid > 0 {
-				each(event{pid: pid, follow: r.event.follow})
+				each(event{pid: pid, follow: r.event.follow, later: r.event.later})
 			}
 		}
 		tail += size

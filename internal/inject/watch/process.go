@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -23,18 +24,26 @@ const maxMountinfo = 256 << 10
 // maxText bounds how much of a cgroup or status is read, in bytes.
 const maxText = 64 << 10
 
-// readFile reads a file of procfs up to a limit. Package os would add a mountinfo, which
-// can be polled, to the poller of the Go runtime, and each mount would wake that.
-func readFile(path string, limit int) ([]byte, error) {
+// buffer holds the text of files. Each look uses one and gives it back.
+type buffer []byte
+
+// readFile reads a file of procfs up to a limit and returns its text, which is valid until
+// the buffer is used for another look. Package os would add a mountinfo, which can be
+// polled, to the poller of the Go runtime, and each mount would wake that.
+func (b *buffer) readFile(path string, limit int) ([]byte, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	text := make([]byte, 0, 8<<10)
-	for len(text) < limit {
+	begin := len(*b)
+	for text := *b; ; {
+		if len(text)-begin >= limit {
+			*b = text
+			return text[begin:], nil
+		}
 		if len(text) == cap(text) {
-			text = slices.Grow(text, len(text))
+			text = slices.Grow(text, max(len(text), 4<<10))
 		}
 		n, err := unix.Read(fd, text[len(text):cap(text)])
 		if errors.Is(err, unix.EINTR) {
@@ -44,11 +53,11 @@ func readFile(path string, limit int) ([]byte, error) {
 			return nil, fmt.Errorf("read %s: %w", path, err)
 		}
 		if n == 0 {
-			break
+			*b = text
+			return text[begin:], nil
 		}
 		text = text[:len(text)+n]
 	}
-	return text, nil
 }
 
 // proc reads facts about processes from a procfs. It waits for no other file system.
@@ -58,12 +67,14 @@ type proc struct {
 	pidNS  string   // link of this process's pid namespace
 	mounts []uint64 // mount namespaces of this process and of the host's init
 	// procfs are the superblocks of the procfs that are mounted on the host.
-	procfs map[uint64]bool
+	procfs  map[uint64]bool
+	buffers sync.Pool // of *buffer
 }
 
 // newProc returns the proc of the procfs at root.
 func newProc(root string) (*proc, error) {
 	p := &proc{root: root, procfs: make(map[uint64]bool)}
+	p.buffers.New = func() any { b := make(buffer, 0, 32<<10); return &b }
 	var err error
 	if p.pidNS, err = os.Readlink(filepath.Join(root, "self/ns/pid")); err != nil {
 		return nil, err
@@ -124,10 +135,16 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 	if !f.ownPIDNS && len(r.Attach) == 0 {
 		return sighting{}, nil
 	}
-	if f.cgroups, err = readFile(dir+"/cgroup", maxText); err != nil {
+	b := p.buffers.Get().(*buffer)
+	defer func() {
+		if *b = (*b)[:0]; cap(*b) <= maxMountinfo {
+			p.buffers.Put(b)
+		}
+	}()
+	if f.cgroups, err = b.readFile(dir+"/cgroup", maxText); err != nil {
 		return sighting{}, errEnded
 	}
-	if f.parentCgroups, err = p.parentCgroups(dir); err != nil {
+	if f.parentCgroups, err = p.parentCgroups(b, dir); err != nil {
 		return sighting{}, err
 	}
 	// Assume the rest, and read it only if it matters.
@@ -140,7 +157,7 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 		return sighting{}, errEnded
 	}
 	if f.ownMounts = !slices.Contains(p.mounts, s.ns); f.ownMounts {
-		if f.ownProcfs, s.views, err = p.mountsOnProc(dir); err != nil {
+		if f.ownProcfs, s.views, err = p.mountsOnProc(b, dir); err != nil {
 			return sighting{}, err
 		}
 	}
@@ -150,8 +167,8 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 
 // parentCgroups returns the text of cgroup of the parent of the process with
 // directory dir. It is empty if the parent is not visible here.
-func (p *proc) parentCgroups(dir string) ([]byte, error) {
-	status, err := readFile(dir+"/status", maxText)
+func (p *proc) parentCgroups(b *buffer, dir string) ([]byte, error) {
+	status, err := b.readFile(dir+"/status", maxText)
 	if err != nil {
 		return nil, errEnded
 	}
@@ -162,11 +179,27 @@ func (p *proc) parentCgroups(dir string) ([]byte, error) {
 	if parent == 0 {
 		return nil, nil
 	}
-	text, err := readFile(filepath.Join(p.root, strconv.Itoa(parent), "cgroup"), maxText)
+	text, err := b.readFile(filepath.Join(p.root, strconv.Itoa(parent), "cgroup"), maxText)
 	if err != nil {
 		return nil, errOrphaned
 	}
 	return text, nil
+}
+
+// runsOwnProgram reports whether the process executes a program of the file system at its
+// root: before the program of a container, its init executes the runtime, which is on a
+// mount of the host. The kernel knows both mounts without asking a file system.
+func (p *proc) runsOwnProgram(pid int) bool {
+	dir := filepath.Join(p.root, strconv.Itoa(pid))
+	var ids [2]uint64
+	for i, name := range []string{"/exe", "/root"} {
+		var st unix.Statx_t
+		if err := unix.Statx(unix.AT_FDCWD, dir+name, unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
+			return false // it has ended
+		}
+		ids[i] = st.Mnt_id
+	}
+	return ids[0] == ids[1]
 }
 
 // errOrphaned is returned if the parent of the process has just ended: the process
@@ -176,8 +209,8 @@ var errOrphaned = errors.New("the parent has ended")
 // mountsOnProc reports whether the process with directory dir has a procfs at /proc
 // that is not mounted on the host, and the views that are mounted below it. A
 // mountinfo that is too long to tell counts as having one: who attaches looks again.
-func (p *proc) mountsOnProc(dir string) (ownProcfs bool, views []uint64, err error) {
-	text, err := readFile(dir+"/mountinfo", maxMountinfo)
+func (p *proc) mountsOnProc(b *buffer, dir string) (ownProcfs bool, views []uint64, err error) {
+	text, err := b.readFile(dir+"/mountinfo", maxMountinfo)
 	if err != nil {
 		return false, nil, errEnded // EINVAL of a zombie
 	}

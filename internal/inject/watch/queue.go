@@ -23,6 +23,8 @@ type job struct {
 	ns    uint64 // inode of its mount namespace
 	owner uint64
 	seen  time.Time // when the event or the scan came
+	// started says that an event has told of the container, so that it has just started.
+	started bool
 	// alone is true if the owner has had a job that hung.
 	alone bool
 }
@@ -139,6 +141,13 @@ func (q *queue) forget() {
 			delete(q.lanes, owner)
 		}
 	}
+}
+
+// load returns how many jobs wait and run.
+func (q *queue) load() (waiting, running int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting, q.running
 }
 
 // wait waits until no job runs or waits.

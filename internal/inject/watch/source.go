@@ -13,6 +13,9 @@ type event struct {
 	// follow is true if no other event tells when the container is ready: its mounts
 	// are to be watched.
 	follow bool
+	// later is true if the process cannot be a container yet, and another event most
+	// likely comes when it is.
+	later bool
 }
 
 // source reports events. It is for one goroutine.
@@ -50,7 +53,7 @@ func openers() []opener {
 			events := []*perfEvent{pivot}
 			// nspawn calls no pivot_root.
 			if tasks, err := newTasks(); err == nil {
-				tasks.follow = false // most call it
+				tasks.follow, tasks.later = false, true // most call it
 				events = append(events, tasks)
 			}
 			return newPerfSource(events...)

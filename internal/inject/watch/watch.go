@@ -25,6 +25,8 @@ type Config struct {
 	// Owner returns an id of the outermost container of a process. The containers of
 	// one owner share its turns.
 	Owner func(pid int) (uint64, error)
+	// Stats gets the numbers.
+	Stats *Stats
 }
 
 // Attacher attaches files in the mount namespace ns of process pid. An error that is
@@ -98,6 +100,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}()
 	w.candidates = newCandidates(w.proc.root, w.epoll)
 	w.queue = newQueue(func(j job) bool { return w.attach(ctx, j) })
+	w.Stats.setQueue(w.queue)
 	defer w.queue.wait()
 	if err := w.open(); err != nil {
 		return err
@@ -129,6 +132,7 @@ func (w *watcher) open() error {
 	w.isSource = make(map[int]bool)
 	w.checked = time.Now()
 	w.source = openSource(openers(), w.Log)
+	w.Stats.setSource(w.source)
 	if w.source == nil {
 		return nil
 	}
@@ -272,6 +276,12 @@ func (w *watcher) readSource(now time.Time) error {
 
 // consider looks at the process of an event.
 func (w *watcher) consider(e event, now time.Time) {
+	if e.later {
+		if !w.candidates.add(e.pid, e.follow, now) {
+			w.rescan = true
+		}
+		return
+	}
 	s, err := w.proc.look(&w.Rules, e.pid)
 	switch {
 	case errors.Is(err, errOrphaned), err == nil && s.verdict == notYet:
@@ -280,7 +290,7 @@ func (w *watcher) consider(e event, now time.Time) {
 		}
 		return
 	case err == nil && s.verdict == ready:
-		w.attachLater(e.pid, s, now)
+		w.attachLater(job{pid: e.pid, ns: s.ns, seen: now, started: true})
 	case err != nil && !errors.Is(err, errEnded):
 		w.Log.Debug("a process is left alone", "pid", e.pid, "err", err)
 	}
@@ -293,7 +303,7 @@ func (w *watcher) lookAgain(now time.Time) {
 		s, err := w.proc.look(&w.Rules, c.pid)
 		switch {
 		case err == nil && s.verdict == ready:
-			w.attachLater(c.pid, s, now)
+			w.attachLater(job{pid: c.pid, ns: s.ns, seen: now, started: true})
 			w.candidates.drop(c.pid)
 		case err != nil && !errors.Is(err, errOrphaned), err == nil && s.verdict == never, !c.retry(now):
 			w.candidates.drop(c.pid)
@@ -302,15 +312,18 @@ func (w *watcher) lookAgain(now time.Time) {
 }
 
 // attachLater has a container attached.
-func (w *watcher) attachLater(pid int, s sighting, now time.Time) {
-	owner, err := w.Owner(pid)
-	if err != nil {
+func (w *watcher) attachLater(j job) {
+	var err error
+	if j.owner, err = w.Owner(j.pid); err != nil {
 		return // it has ended
 	}
-	if !w.queue.push(job{pid: pid, ns: s.ns, owner: owner, seen: now}) {
-		w.failures.warn(w.Log, "a container is not attached: too many wait", "pid", pid)
+	if !w.queue.push(j) {
+		w.Stats.refused(QueueFull, errQueueFull)
+		w.failures.warn(w.Log, "a container is not attached", "pid", j.pid, "err", errQueueFull)
 	}
 }
+
+var errQueueFull = errors.New("too many containers wait")
 
 // scan looks at all processes and has containers attached. It returns the processes
 // that may become containers.
@@ -338,7 +351,7 @@ func (w *watcher) scan() (unready []int) {
 				unready = append(unready, pid)
 			case s.verdict == ready && !s.has(dev):
 				found++
-				w.attachLater(pid, s, begin)
+				w.attachLater(job{pid: pid, ns: s.ns, seen: begin})
 			}
 			break
 		}
@@ -371,16 +384,23 @@ func (w *watcher) attach(ctx context.Context, j job) (hung bool) {
 	if ctx.Err() != nil || attach.IsGone(err) {
 		return hung
 	}
+	why := reasonOf(err)
 	for _, r := range results {
 		// What somebody has mounted there on purpose stays: LXCFS, another vprocfs.
 		if r.Err != nil && !attach.IsOccupied(r.Err) {
+			if err == nil {
+				why = Files
+			}
 			err = errors.Join(err, fmt.Errorf("%s: %w", r.Target, r.Err))
 		}
 	}
 	if err != nil {
+		w.Stats.refused(why, err)
 		w.failures.warn(w.Log, "a container is not attached, or not wholly", "pid", j.pid, "err", err)
 		return attach.IsHung(err)
 	}
-	w.Log.Debug("attached", "pid", j.pid, "mnt", j.ns, "took", time.Since(j.seen))
+	late := j.started && w.proc.runsOwnProgram(j.pid)
+	w.Stats.attached(late)
+	w.Log.Debug("attached", "pid", j.pid, "mnt", j.ns, "took", time.Since(j.seen), "late", late)
 	return hung
 }

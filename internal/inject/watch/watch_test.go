@@ -84,7 +84,7 @@ func startProcess(t *testing.T) int {
 func config(rules Rules, a Attacher, log io.Writer) Config {
 	return Config{
 		Dir: "/nowhere", Rules: rules, Attach: a, Log: slog.New(slog.NewTextHandler(log, nil)),
-		Owner: func(int) (uint64, error) { return 1, nil },
+		Owner: func(int) (uint64, error) { return 1, nil }, Stats: new(Stats),
 	}
 }
 
