@@ -115,6 +115,12 @@ func TestSystemdSandboxDeniesNothing(t *testing.T) {
 		t.Errorf("within the unit:\n%s\noutside:\n%s", inside, want)
 	}
 
+	// The watch attaches those of runtimes.
+	for _, runtime := range ociRuntimes {
+		c := runtimeContainer(t, runtime, "")
+		waitForView(t, c)
+		wantView(t, c)
+	}
 	c := plainContainer(t, "")
 	wantAttached(t, unitMount, c, "attached")
 	wantView(t, c)

@@ -41,14 +41,18 @@ func forgetUnit(t *testing.T) {
 	systemctl(t, "daemon-reload")
 }
 
-// TestSystemdPackageInstallsUpgradesAndGoes with a container that has the files all the
-// time.
+// TestSystemdPackageInstallsUpgradesAndGoes: once it is installed every container sees
+// itself, those that run and those that start, whose programs see it from their first
+// read; and one has the files all the time.
 func TestSystemdPackageInstallsUpgradesAndGoes(t *testing.T) {
 	forgetUnit(t)
 	packages, err := filepath.Glob("../build/packages/vprocfs_*.deb")
 	if err != nil || len(packages) != 1 {
 		t.Fatalf("packages %q, %v", packages, err)
 	}
+	runs := runtimeContainer(t, "runc", "")
+	wantHost(t, runs)
+	now := since()
 	dpkg(t, "--install", packages[0])
 	if state := property(unitName, "ActiveState"); state != "active" {
 		t.Fatalf("after the installation the unit is %s\n%s", state, journal(t, unitName))
@@ -56,7 +60,21 @@ func TestSystemdPackageInstallsUpgradesAndGoes(t *testing.T) {
 	if enabled := property(unitName, "UnitFileState"); enabled != "enabled" {
 		t.Errorf("the unit is %s", enabled)
 	}
-	c := plainContainer(t, "")
+	waitForView(t, runs)
+	wantView(t, runs)
+	// The sandbox of the unit allows the best source.
+	if log := journal(t, unitName, now); !strings.Contains(log, "watching for containers that start") || !strings.Contains(log, "kretprobe of") {
+		t.Errorf("log:\n%s", log)
+	}
+	for _, runtime := range ociRuntimes {
+		start := twoSteps(t, runtime)
+		for range 3 {
+			if !ownMemory(t, start()) {
+				t.Errorf("%s: a program saw the host", runtime)
+			}
+		}
+	}
+	c := plainContainer(t, "") // none that the watch takes for one
 	wantAttached(t, unitMount, c, "attached")
 	wantView(t, c)
 
@@ -75,6 +93,7 @@ func TestSystemdPackageInstallsUpgradesAndGoes(t *testing.T) {
 
 	dpkg(t, "--remove", "vprocfs")
 	wantHost(t, c)
+	wantHost(t, runs)
 	if mounts := mountsOf(t, c); strings.Contains(mounts, "fuse.") {
 		t.Errorf("left in the container:\n%s", mounts)
 	}
