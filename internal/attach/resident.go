@@ -23,6 +23,7 @@ const residentPatience = 2 * time.Second
 
 // Resident attaches files like Attach does, within a millisecond: its helper process
 // is started once and does many jobs (server.go). It is safe for concurrent use.
+// AttachAlone stands beside it, for what hangs.
 //
 // A job that hangs delays no other. The helper gets no new job then, and is killed
 // when its other jobs have ended.
@@ -37,32 +38,11 @@ type Resident struct {
 // NewResident returns a Resident for the daemon whose mount point is dir.
 func NewResident(dir string) *Resident { return &Resident{dir: dir, patience: residentPatience} }
 
-// Attach attaches all files in the mount namespace of process pid, which must have
-// inode ns. It returns those that could not be attached.
-func (r *Resident) Attach(ctx context.Context, pid int, ns uint64) ([]Result, error) {
-	return r.do(ctx, job{PID: pid, NS: ns, Dir: r.dir})
-}
-
-// do has the helper do a job.
-func (r *Resident) do(ctx context.Context, j job) ([]Result, error) {
-	h, c, err := r.submit(j)
-	if err != nil {
-		return nil, err
-	}
-	defer r.finish(h)
-	limit := time.NewTimer(r.patience)
-	defer limit.Stop()
-	select {
-	case <-c.done:
-		return c.results, c.err
-	case <-h.dead:
-		return nil, errors.New("the resident helper has ended")
-	case <-limit.C:
-		r.retire(h)
-		return nil, fmt.Errorf("no answer in %s: %w", r.patience, errHung)
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+// Start attaches all files in the mount namespace of process pid, which must have inode
+// ns. It does not wait: done is called on another goroutine, with the files that could
+// not be attached. done must not wait for a job.
+func (r *Resident) Start(pid int, ns uint64, done func([]Result, error)) {
+	r.start(job{PID: pid, NS: ns, Dir: r.dir}, done)
 }
 
 // IsHung reports whether an error says that the container or the daemon did not answer
@@ -81,8 +61,8 @@ func (r *Resident) AttachAlone(ctx context.Context, pid int, ns uint64) ([]Resul
 	return run(ctx, job{PID: pid, NS: ns, Dir: r.dir}, patience)
 }
 
-// Start starts the helper, so that the first Attach need not.
-func (r *Resident) Start() error {
+// Prepare starts the helper, so that the first Start need not.
+func (r *Resident) Prepare() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.ensure()
@@ -100,24 +80,25 @@ func (r *Resident) Close() {
 
 // call is a job that a resident helper does.
 type call struct {
-	results []Result
-	err     error
-	done    chan struct{} // closed when results and err are complete
+	done     func([]Result, error)
+	deadline time.Time
 }
 
 // helper is a resident helper process.
 type helper struct {
 	cmd    *exec.Cmd
-	socket *os.File      // of type SOCK_SEQPACKET: a message is a request or a reply
-	dead   chan struct{} // closed when it has ended
+	socket *os.File        // of type SOCK_SEQPACKET: a message is a request or a reply
+	raw    syscall.RawConn // of socket
+	dead   chan struct{}   // closed when it has ended
 
-	mu    sync.Mutex
-	calls map[int]*call
-	last  int // id of the last call
-
-	// Both belong to Resident.mu.
-	running int // calls whose caller waits
-	retired bool
+	mu      sync.Mutex
+	calls   map[int]call
+	last    int  // id of the last call
+	retired bool // it gets no further job
+	ended   bool // its calls have ended
+	// overdue runs when the first call to hang would hang. It is nil while there is none.
+	overdue *time.Timer
+	due     time.Time // when overdue runs
 }
 
 // request is a job for a resident helper, and reply the answer to it.
@@ -139,13 +120,8 @@ const maxMessage = 64 << 10
 
 // ensure starts a helper if there is none. mu is held.
 func (r *Resident) ensure() error {
-	if r.cur != nil {
-		select {
-		case <-r.cur.dead:
-			r.cur = nil
-		default:
-			return nil
-		}
+	if r.cur != nil && r.cur.usable() {
+		return nil
 	}
 	h, err := startHelper()
 	if err != nil {
@@ -155,53 +131,126 @@ func (r *Resident) ensure() error {
 	return nil
 }
 
-// submit hands a job to the helper.
-func (r *Resident) submit(j job) (*helper, *call, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := r.ensure(); err != nil {
-		return nil, nil, err
-	}
-	h := r.cur
-	c := &call{done: make(chan struct{})}
+// usable reports whether the helper takes jobs.
+func (h *helper) usable() bool {
 	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.retired && !h.ended
+}
+
+// start has the helper do a job.
+func (r *Resident) start(j job, done func([]Result, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for range 2 { // it may end, or be retired, just now
+		err := r.ensure()
+		if err == nil {
+			err = r.cur.start(j, r.patience, done)
+		}
+		switch {
+		case err == nil:
+			return
+		case errors.Is(err, errEnded):
+			continue
+		case r.cur != nil:
+			r.cur.kill()
+			r.cur = nil
+		}
+		go done(nil, fmt.Errorf("the resident helper: %w", err))
+		return
+	}
+	go done(nil, errEnded)
+}
+
+// errEnded is the error of the calls of a helper that has ended.
+var errEnded = errors.New("the resident helper has ended")
+
+// start hands over a job. It never waits: the helper reads at once, whatever its jobs do.
+// If it is stopped the socket may be full. After an error done is not called.
+func (h *helper) start(j job, patience time.Duration, done func([]Result, error)) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ended || h.retired {
+		return errEnded
+	}
 	h.last++
-	id := h.last
-	h.calls[id] = c
-	h.mu.Unlock()
-	text, err := json.Marshal(request{ID: id, Job: j})
-	if err == nil {
-		// It reads at once, whatever its jobs do. If it is stopped the socket may be
-		// full: then it is replaced.
-		_ = h.socket.SetWriteDeadline(time.Now().Add(r.patience))
-		_, err = h.socket.Write(text)
-	}
+	text, err := json.Marshal(request{ID: h.last, Job: j})
 	if err != nil {
-		h.kill()
-		r.cur = nil
-		return nil, nil, fmt.Errorf("write to the resident helper: %w", err)
+		return err
 	}
-	h.running++
-	return h, c, nil
+	var sendErr error
+	err = h.raw.Write(func(fd uintptr) bool {
+		sendErr = unix.Send(int(fd), text, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	if err = errors.Join(err, sendErr); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(patience)
+	h.calls[h.last] = call{done, deadline}
+	h.wakeBy(deadline)
+	return nil
 }
 
-// finish notes that a caller no longer waits for a job of h.
-func (r *Resident) finish(h *helper) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if h.running--; h.retired && h.running == 0 {
+// wakeBy has expire run at a time, or before. mu is held.
+func (h *helper) wakeBy(at time.Time) {
+	switch {
+	case h.overdue == nil:
+		h.overdue = time.AfterFunc(time.Until(at), h.expire)
+	case at.Before(h.due):
+		h.overdue.Reset(time.Until(at))
+	default:
+		return
+	}
+	h.due = at
+}
+
+// expire ends the calls that have hung, and retires the helper if there are any.
+func (h *helper) expire() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	h.overdue = nil
+	for id, c := range h.calls {
+		if now.Before(c.deadline) {
+			h.wakeBy(c.deadline)
+			continue
+		}
+		delete(h.calls, id)
+		h.retired = true
+		go c.done(nil, fmt.Errorf("no answer in time: %w", errHung))
+	}
+	h.endIfIdle()
+}
+
+// endIfIdle kills a helper that is retired and has nothing to do. mu is held.
+func (h *helper) endIfIdle() {
+	if h.retired && len(h.calls) == 0 {
 		h.kill()
 	}
 }
 
-// retire gives no further job to h.
-func (r *Resident) retire(h *helper) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	h.retired = true
-	if r.cur == h {
-		r.cur = nil
+// take removes a call.
+func (h *helper) take(id int) (call, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, ok := h.calls[id]
+	delete(h.calls, id)
+	h.endIfIdle()
+	return c, ok
+}
+
+// end ends all calls of a helper that has ended.
+func (h *helper) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended = true
+	for _, c := range h.calls {
+		go c.done(nil, errEnded)
 	}
+	clear(h.calls)
+	close(h.dead)
+	h.kill()
 }
 
 // startHelper starts a resident helper.
@@ -226,7 +275,12 @@ func startHelper() (*helper, error) {
 		socket.Close()
 		return nil, err
 	}
-	h := &helper{cmd: cmd, socket: socket, dead: make(chan struct{}), calls: make(map[int]*call)}
+	raw, err := socket.SyscallConn()
+	if err != nil { // it is open
+		socket.Close()
+		return nil, err
+	}
+	h := &helper{cmd: cmd, socket: socket, raw: raw, dead: make(chan struct{}), calls: make(map[int]call)}
 	go h.receive()
 	return h, nil
 }
@@ -240,21 +294,17 @@ func (h *helper) receive() {
 		if err != nil || json.Unmarshal(buf[:n], &a) != nil {
 			break
 		}
-		h.mu.Lock()
-		c := h.calls[a.ID]
-		delete(h.calls, a.ID)
-		h.mu.Unlock()
-		if c == nil {
-			continue
+		c, ok := h.take(a.ID)
+		if !ok {
+			continue // it came too late
 		}
+		var failed []Result
 		for _, f := range a.Failed {
-			c.results = append(c.results, f.result())
+			failed = append(failed, f.result())
 		}
-		c.err = a.err()
-		close(c.done)
+		c.done(failed, a.err())
 	}
-	close(h.dead)
-	h.kill()
+	h.end()
 	_ = h.cmd.Wait() // it was killed; this may last as long as one of its threads hangs
 }
 

@@ -25,6 +25,13 @@ func TestMain(m *testing.M) {
 // test ends.
 func hangingMount(t *testing.T) (dir string) {
 	t.Helper()
+	dir, _ = releasableMount(t)
+	return dir
+}
+
+// releasableMount also returns a function that ends the hanging.
+func releasableMount(t *testing.T) (dir string, release func()) {
+	t.Helper()
 	dir = t.TempDir()
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -34,13 +41,33 @@ func hangingMount(t *testing.T) (dir string) {
 		unix.Close(fd)
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	release = sync.OnceFunc(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 		unix.Close(fd) // requests that wait get an error
 	})
-	return dir
+	t.Cleanup(release)
+	return dir, release
+}
+
+// outcome is what became of a job.
+type outcome struct {
+	results []Result
+	err     error
+}
+
+// submit has the helper do a job, and returns where the outcome will be.
+func submit(r *Resident, j job) chan outcome {
+	c := make(chan outcome, 1)
+	r.start(j, func(results []Result, err error) { c <- outcome{results, err} })
+	return c
+}
+
+// do is submit, and waits.
+func (r *Resident) do(j job) ([]Result, error) {
+	o := <-submit(r, j)
+	return o.results, o.err
 }
 
 // healthy is the error of a job that probes a file that is on no FUSE mount.
@@ -50,20 +77,17 @@ func TestJobThatHangsDelaysNoOther(t *testing.T) {
 	r := NewResident("")
 	r.patience = time.Minute // for a loaded machine
 	defer r.Close()
-	if err := r.Start(); err != nil {
+	if err := r.Prepare(); err != nil {
 		t.Fatal(err)
 	}
 	first := r.cur
 	dir := hangingMount(t)
 	// In the same process as what follows.
-	h, c, err := r.submit(job{Probe: filepath.Join(dir, "x")})
-	if err != nil || h != first {
-		t.Fatal(h, err)
-	}
+	hung := submit(r, job{Probe: filepath.Join(dir, "x")})
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
-			if _, err := r.do(t.Context(), job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
+			if _, err := r.do(job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
 				t.Errorf("a job beside one that hangs: %v", err)
 			}
 		})
@@ -73,32 +97,30 @@ func TestJobThatHangsDelaysNoOther(t *testing.T) {
 		t.Error("another process has done the jobs")
 	}
 	select {
-	case <-c.done:
-		t.Fatalf("the job did not hang: %v", c.err)
+	case o := <-hung:
+		t.Fatalf("the job did not hang: %v", o.err)
 	default:
 	}
-	r.finish(h)
 }
 
 // TestProcessWithAJobThatHangsIsReplaced, and killed when its other jobs have ended.
 func TestProcessWithAJobThatHangsIsReplaced(t *testing.T) {
 	r := NewResident("")
-	r.patience = 100 * time.Millisecond
+	r.patience = time.Minute
 	defer r.Close()
-	if err := r.Start(); err != nil {
+	if err := r.Prepare(); err != nil {
 		t.Fatal(err)
 	}
 	first := r.cur
-	other, _, err := r.submit(job{Probe: "/proc/uptime"}) // whose caller is slow
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = r.do(t.Context(), job{Probe: filepath.Join(hangingMount(t), "x")})
+	dir, release := releasableMount(t)
+	other := submit(r, job{Probe: filepath.Join(dir, "x")}) // it may take its time
+	r.patience = 100 * time.Millisecond
+	_, err := r.do(job{Probe: filepath.Join(hangingMount(t), "x")})
 	if !IsHung(err) || IsGone(err) {
 		t.Fatalf("a job that hangs: %v", err)
 	}
 	r.patience = time.Minute
-	if _, err := r.do(t.Context(), job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
+	if _, err := r.do(job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
 		t.Errorf("a job after one that hung: %v", err)
 	}
 	if r.cur == first {
@@ -109,7 +131,10 @@ func TestProcessWithAJobThatHangsIsReplaced(t *testing.T) {
 		t.Error("a process was killed though it has another job")
 	default:
 	}
-	r.finish(other)
+	release()
+	if o := <-other; o.err == nil || IsHung(o.err) || errors.Is(o.err, errEnded) {
+		t.Errorf("the other job: %v", o.err)
+	}
 	select {
 	case <-first.dead:
 	case <-time.After(time.Minute):
@@ -121,24 +146,18 @@ func TestResidentHelperThatDiesIsReplaced(t *testing.T) {
 	r := NewResident("")
 	r.patience = time.Minute
 	defer r.Close()
-	if err := r.Start(); err != nil {
+	if err := r.Prepare(); err != nil {
 		t.Fatal(err)
 	}
-	h, c, err := r.submit(job{Probe: filepath.Join(hangingMount(t), "x")})
-	if err != nil {
+	first := r.cur
+	hung := submit(r, job{Probe: filepath.Join(hangingMount(t), "x")})
+	if err := first.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
+	if o := <-hung; !errors.Is(o.err, errEnded) {
+		t.Errorf("a job of a process that died: %v", o.err)
 	}
-	<-h.dead
-	r.finish(h)
-	select {
-	case <-c.done:
-		t.Errorf("a job of a process that died is done: %v", c.err)
-	default:
-	}
-	if _, err := r.do(t.Context(), job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
+	if _, err := r.do(job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
 		t.Errorf("the next job: %v", err)
 	}
 }
@@ -148,16 +167,38 @@ func TestResidentTellsAProcessThatHasEnded(t *testing.T) {
 	r.patience = time.Minute
 	defer r.Close()
 	const none = 1 << 22 // PID_MAX_LIMIT
-	if _, err := r.Attach(t.Context(), none, 0); !IsGone(err) || IsHung(err) {
+	if _, err := r.do(job{PID: none}); !IsGone(err) || IsHung(err) {
 		t.Errorf("a process that has ended: %v", err)
 	}
 	if _, err := r.AttachAlone(t.Context(), none, 0); !IsGone(err) {
 		t.Errorf("a process that has ended, alone: %v", err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := r.do(ctx, job{Probe: filepath.Join(hangingMount(t), "x")}); !errors.Is(err, context.Canceled) {
-		t.Errorf("a context that has ended: %v", err)
+}
+
+// TestStoppedHelperIsReplaced: when its socket is full, nobody waits for it.
+func TestStoppedHelperIsReplaced(t *testing.T) {
+	r := NewResident("")
+	r.patience = time.Minute
+	defer r.Close()
+	if err := r.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	first := r.cur
+	if err := first.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	for n := 0; r.cur == first; n++ {
+		if n > 10_000 {
+			t.Fatal("the socket is never full")
+		}
+		submit(r, job{Probe: "/proc/uptime"})
+	}
+	if took := time.Since(begin); took > 30*time.Second {
+		t.Errorf("the jobs waited %s", took)
+	}
+	if _, err := r.do(job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {
+		t.Errorf("the next job: %v", err)
 	}
 }
 
@@ -180,7 +221,10 @@ func TestRecycledPidIsNotAttached(t *testing.T) {
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", cmd.Process.Pid), &st); err != nil {
 		t.Fatal(err)
 	}
-	for _, attach := range []func(context.Context, int, uint64) ([]Result, error){r.Attach, r.AttachAlone} {
+	fast := func(_ context.Context, pid int, ns uint64) ([]Result, error) {
+		return r.do(job{PID: pid, NS: ns, Dir: r.dir})
+	}
+	for _, attach := range []func(context.Context, int, uint64) ([]Result, error){fast, r.AttachAlone} {
 		if _, err := attach(t.Context(), cmd.Process.Pid, st.Ino+1); !IsGone(err) {
 			t.Errorf("a process in another mount namespace: %v", err)
 		}

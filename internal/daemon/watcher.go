@@ -195,7 +195,7 @@ func watchContainers(o Options, dir string) error {
 	defer resolver.Close()
 	attacher := attach.NewResident(path)
 	defer attacher.Close()
-	if err := attacher.Start(); err != nil {
+	if err := attacher.Prepare(); err != nil {
 		return err
 	}
 	return watch.Run(ctx, watch.Config{

@@ -42,7 +42,9 @@ type lane struct {
 // next job is always of the owner that has the fewest jobs running and, among these,
 // has used the least time. It is safe for concurrent use.
 type queue struct {
-	work func(job) (hung bool)
+	// work begins a job, and does not wait. It has done called on another goroutine
+	// when the job has ended.
+	work func(j job, done func(hung bool))
 	now  func() time.Time
 
 	mu      sync.Mutex
@@ -52,14 +54,13 @@ type queue struct {
 	done    sync.Cond // running is 0
 }
 
-func newQueue(work func(job) (hung bool)) *queue {
+func newQueue(work func(j job, done func(hung bool))) *queue {
 	q := &queue{work: work, now: time.Now, lanes: make(map[uint64]*lane)}
 	q.done.L = &q.mu
 	return q
 }
 
-// push adds a job, which may start at once on another goroutine. It returns false if
-// there are too many.
+// push adds a job, which may start at once. It returns false if there are too many.
 func (q *queue) push(j job) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -90,7 +91,8 @@ func (q *queue) start() {
 		q.waiting--
 		q.running++
 		l.running++
-		go q.run(l, j)
+		begin := q.now()
+		q.work(j, func(hung bool) { q.end(l, begin, hung) })
 	}
 }
 
@@ -114,10 +116,8 @@ func (q *queue) next() (best *lane) {
 	return best
 }
 
-// run does a job.
-func (q *queue) run(l *lane, j job) {
-	begin := q.now()
-	hung := q.work(j)
+// end notes that a job has ended.
+func (q *queue) end(l *lane, begin time.Time, hung bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	end := q.now()

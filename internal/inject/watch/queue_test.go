@@ -8,6 +8,13 @@ import (
 	"time"
 )
 
+// async makes the work of a queue of a function that waits.
+func async(work func(job) (hung bool)) func(job, func(hung bool)) {
+	return func(j job, done func(hung bool)) {
+		go func() { done(work(j)) }()
+	}
+}
+
 // TestOwnerWhoseJobsHangDelaysNoOther: a hostile owner has many jobs, each of which
 // takes its whole patience; the job of another owner starts at once.
 func TestOwnerWhoseJobsHangDelaysNoOther(t *testing.T) {
@@ -16,7 +23,7 @@ func TestOwnerWhoseJobsHangDelaysNoOther(t *testing.T) {
 		var mu sync.Mutex
 		most, running, alone := 0, 0, 0
 		late := time.Duration(0)
-		q := newQueue(func(j job) bool {
+		q := newQueue(async(func(j job) bool {
 			if j.owner != hostile {
 				mu.Lock()
 				late = max(late, time.Since(j.seen))
@@ -39,7 +46,7 @@ func TestOwnerWhoseJobsHangDelaysNoOther(t *testing.T) {
 			running--
 			mu.Unlock()
 			return true
-		})
+		}))
 		for range 50 {
 			if !q.push(job{owner: hostile, seen: time.Now()}) {
 				t.Fatal("a job is refused")
@@ -67,7 +74,7 @@ func TestOwnerWhoseJobsHangDelaysNoOther(t *testing.T) {
 
 func TestQueueIsBounded(t *testing.T) {
 	block := make(chan struct{})
-	q := newQueue(func(job) bool { <-block; return false })
+	q := newQueue(async(func(job) bool { <-block; return false }))
 	taken := 0
 	for q.push(job{owner: 1}) {
 		taken++
@@ -90,13 +97,13 @@ func TestJobsOfAnOwnerStartInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var order []int
-		q := newQueue(func(j job) bool {
+		q := newQueue(async(func(j job) bool {
 			mu.Lock()
 			order = append(order, j.pid)
 			mu.Unlock()
 			time.Sleep(time.Duration(10+j.pid) * time.Millisecond)
 			return false
-		})
+		}))
 		for pid := range 20 {
 			q.push(job{owner: 1, pid: pid})
 			synctest.Wait()

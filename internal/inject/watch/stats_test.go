@@ -20,8 +20,8 @@ type scriptedAttacher map[int]struct {
 	err     error
 }
 
-func (a scriptedAttacher) Attach(_ context.Context, pid int, _ uint64) ([]attach.Result, error) {
-	return a[pid].results, a[pid].err
+func (a scriptedAttacher) Start(pid int, _ uint64, done func([]attach.Result, error)) {
+	go done(a[pid].results, a[pid].err)
 }
 
 func (a scriptedAttacher) AttachAlone(_ context.Context, pid int, _ uint64) ([]attach.Result, error) {
@@ -40,11 +40,15 @@ func TestStatusSaysWhatBecameOfContainers(t *testing.T) {
 	}, io.Discard), proc: p}
 	w.Log = slog.New(slog.DiscardHandler)
 	for _, j := range []job{{pid: own}, {pid: own, started: true}, {pid: 2}, {pid: 3}, {pid: 4}, {pid: 5, alone: true}} {
-		w.attach(t.Context(), j)
+		ended := make(chan bool)
+		w.attach(t.Context(), j, func(hung bool) { ended <- hung })
+		if <-ended {
+			t.Errorf("the job of %d hung", j.pid)
+		}
 	}
 	w.Owner = func(int) (uint64, error) { return 1, nil }
 	block := make(chan struct{})
-	w.queue = newQueue(func(job) bool { <-block; return false })
+	w.queue = newQueue(async(func(job) bool { <-block; return false }))
 	w.Stats.setQueue(w.queue)
 	for range maxWaitingOwner + maxRunningOwner + 1 {
 		w.attachLater(job{pid: own})

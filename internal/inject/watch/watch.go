@@ -32,8 +32,9 @@ type Config struct {
 // Attacher attaches files in the mount namespace ns of process pid. An error that is
 // attach.IsHung says that the container, or the daemon, does not answer.
 type Attacher interface {
-	// Attach is the fast way, which others share.
-	Attach(ctx context.Context, pid int, ns uint64) ([]attach.Result, error)
+	// Start is the fast way, which others share. It does not wait: it has done called
+	// on another goroutine.
+	Start(pid int, ns uint64, done func([]attach.Result, error))
 	// AttachAlone delays no other call, whatever the container does.
 	AttachAlone(ctx context.Context, pid int, ns uint64) ([]attach.Result, error)
 }
@@ -99,7 +100,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}()
 	w.candidates = newCandidates(w.proc.root, w.epoll)
-	w.queue = newQueue(func(j job) bool { return w.attach(ctx, j) })
+	w.queue = newQueue(func(j job, done func(hung bool)) { w.attach(ctx, j, done) })
 	w.Stats.setQueue(w.queue)
 	defer w.queue.wait()
 	if err := w.open(); err != nil {
@@ -370,19 +371,34 @@ func (s *sighting) has(dev uint64) bool {
 	return false
 }
 
-// attach does a job. It reports whether the container hung.
-func (w *watcher) attach(ctx context.Context, j job) (hung bool) {
-	do := w.Attach.Attach
+// attach begins a job. It has done called when the job has ended.
+func (w *watcher) attach(ctx context.Context, j job, done func(hung bool)) {
+	alone := func() (hung bool) {
+		results, err := w.Attach.AttachAlone(ctx, j.pid, j.ns)
+		w.note(ctx, j, results, err)
+		return attach.IsHung(err)
+	}
 	if j.alone {
-		do = w.Attach.AttachAlone
+		go func() { done(alone()) }()
+		return
 	}
-	results, err := do(ctx, j.pid, j.ns)
-	if attach.IsHung(err) && !j.alone {
-		hung = true
-		results, err = w.Attach.AttachAlone(ctx, j.pid, j.ns)
-	}
+	w.Attach.Start(j.pid, j.ns, func(results []attach.Result, err error) {
+		if attach.IsHung(err) {
+			go func() {
+				alone()
+				done(true)
+			}()
+			return
+		}
+		w.note(ctx, j, results, err)
+		done(false)
+	})
+}
+
+// note counts and logs what became of a job.
+func (w *watcher) note(ctx context.Context, j job, results []attach.Result, err error) {
 	if ctx.Err() != nil || attach.IsGone(err) {
-		return hung
+		return
 	}
 	why := reasonOf(err)
 	for _, r := range results {
@@ -397,10 +413,9 @@ func (w *watcher) attach(ctx context.Context, j job) (hung bool) {
 	if err != nil {
 		w.Stats.refused(why, err)
 		w.failures.warn(w.Log, "a container is not attached, or not wholly", "pid", j.pid, "err", err)
-		return attach.IsHung(err)
+		return
 	}
 	late := j.started && w.proc.runsOwnProgram(j.pid)
 	w.Stats.attached(late)
 	w.Log.Debug("attached", "pid", j.pid, "mnt", j.ns, "took", time.Since(j.seen), "late", late)
-	return hung
 }

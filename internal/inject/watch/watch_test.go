@@ -20,14 +20,14 @@ type fakeAttacher struct {
 	attached map[int]uint64 // mount namespaces by pid
 }
 
-func (a *fakeAttacher) Attach(_ context.Context, pid int, ns uint64) ([]attach.Result, error) {
+func (a *fakeAttacher) Start(pid int, ns uint64, done func([]attach.Result, error)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.attached == nil {
 		a.attached = make(map[int]uint64)
 	}
 	a.attached[pid] = ns
-	return nil, nil
+	go done(nil, nil)
 }
 
 func (a *fakeAttacher) AttachAlone(context.Context, int, uint64) ([]attach.Result, error) {
