@@ -12,12 +12,16 @@ const (
 	maxCandidates = 1024
 	// settle is how long a candidate that is followed may be left alone after its
 	// mounts have changed, if its root has not.
-	settle = 20 * time.Millisecond
+	settle = 50 * time.Millisecond
 )
 
 // waits are the times between two looks at a candidate. After the last it is given
 // up.
 var waits = [...]time.Duration{5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second, 5 * time.Second}
+
+// followedTries is the index in waits for a candidate that is followed: a change of its
+// root says when to look.
+const followedTries = 2
 
 // candidate is a process that may become a container.
 type candidate struct {
@@ -52,10 +56,14 @@ func (c *candidates) add(pid int, follow bool, now time.Time) bool {
 		p = &candidate{pid: pid, fd: -1}
 		c.byPID[pid] = p
 	}
-	p.tries, p.due, p.looked = 0, now.Add(waits[0]), now
 	if follow && p.fd < 0 {
 		c.follow(p)
 	}
+	p.tries, p.looked = 0, now
+	if p.fd >= 0 {
+		p.tries = followedTries
+	}
+	p.due = now.Add(waits[p.tries])
 	return true
 }
 

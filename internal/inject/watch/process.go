@@ -27,23 +27,28 @@ const maxText = 64 << 10
 // buffer holds the text of files. Each look uses one and gives it back.
 type buffer []byte
 
-// readFile reads a file of procfs up to a limit and returns its text, which is valid until
-// the buffer is used for another look. Package os would add a mountinfo, which can be
-// polled, to the poller of the Go runtime, and each mount would wake that.
-func (b *buffer) readFile(path string, limit int) ([]byte, error) {
+// maxRead is how much one read returns at most of a file that the kernel makes in one
+// piece, such as cgroup and status: with less, there is no more.
+const maxRead = 4 << 10
+
+// readWhole reads a file that the kernel makes in one piece.
+func (b *buffer) readWhole(path string) ([]byte, error) { return b.read(path, maxText, maxRead) }
+
+// read reads a file of procfs up to a limit, or until a read returns less than short
+// bytes. The text is valid until the buffer is used for another look. Package os would add
+// a mountinfo, which can be polled, to the poller of the Go runtime, and each mount would
+// wake that.
+func (b *buffer) read(path string, limit, short int) ([]byte, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	begin := len(*b)
-	for text := *b; ; {
-		if len(text)-begin >= limit {
-			*b = text
-			return text[begin:], nil
-		}
-		if len(text) == cap(text) {
-			text = slices.Grow(text, max(len(text), 4<<10))
+	text := *b
+	begin := len(text)
+	for len(text)-begin < limit {
+		if cap(text)-len(text) < maxRead {
+			text = slices.Grow(text, max(len(text), 2*maxRead))
 		}
 		n, err := unix.Read(fd, text[len(text):cap(text)])
 		if errors.Is(err, unix.EINTR) {
@@ -52,12 +57,12 @@ func (b *buffer) readFile(path string, limit int) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", path, err)
 		}
-		if n == 0 {
-			*b = text
-			return text[begin:], nil
+		if text = text[:len(text)+n]; n == 0 || n < short {
+			break
 		}
-		text = text[:len(text)+n]
 	}
+	*b = text
+	return text[begin:], nil
 }
 
 // proc reads facts about processes from a procfs. It waits for no other file system.
@@ -141,7 +146,7 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 			p.buffers.Put(b)
 		}
 	}()
-	if f.cgroups, err = b.readFile(dir+"/cgroup", maxText); err != nil {
+	if f.cgroups, err = b.readWhole(dir + "/cgroup"); err != nil {
 		return sighting{}, errEnded
 	}
 	if f.parentCgroups, err = p.parentCgroups(b, dir); err != nil {
@@ -168,7 +173,7 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 // parentCgroups returns the text of cgroup of the parent of the process with
 // directory dir. It is empty if the parent is not visible here.
 func (p *proc) parentCgroups(b *buffer, dir string) ([]byte, error) {
-	status, err := b.readFile(dir+"/status", maxText)
+	status, err := b.readWhole(dir + "/status")
 	if err != nil {
 		return nil, errEnded
 	}
@@ -179,7 +184,7 @@ func (p *proc) parentCgroups(b *buffer, dir string) ([]byte, error) {
 	if parent == 0 {
 		return nil, nil
 	}
-	text, err := b.readFile(filepath.Join(p.root, strconv.Itoa(parent), "cgroup"), maxText)
+	text, err := b.readWhole(filepath.Join(p.root, strconv.Itoa(parent), "cgroup"))
 	if err != nil {
 		return nil, errOrphaned
 	}
@@ -210,7 +215,7 @@ var errOrphaned = errors.New("the parent has ended")
 // that is not mounted on the host, and the views that are mounted below it. A
 // mountinfo that is too long to tell counts as having one: who attaches looks again.
 func (p *proc) mountsOnProc(b *buffer, dir string) (ownProcfs bool, views []uint64, err error) {
-	text, err := b.readFile(dir+"/mountinfo", maxMountinfo)
+	text, err := b.read(dir+"/mountinfo", maxMountinfo, 0)
 	if err != nil {
 		return false, nil, errEnded // EINVAL of a zombie
 	}
