@@ -143,3 +143,14 @@ func TestStartsGoOnWhileTheDaemonDies(t *testing.T) {
 		t.Errorf("the daemon has errors:\n%s", d.String())
 	}
 }
+
+// TestViewOffWinsOverTheWatch: the container is attached, and reads the kernel's files.
+func TestViewOffWinsOverTheWatch(t *testing.T) {
+	startAttaching(t, "vprocfs")
+	c := runtimeContainer(t, "runc", "")
+	waitForView(t, c)
+	policy(t, "set", c, "view=off")
+	wantHost(t, c)
+	policy(t, "unset", c, "view")
+	wantView(t, c)
+}

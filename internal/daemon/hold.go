@@ -114,7 +114,7 @@ func hold(o Options, dir string) (err error) {
 			return m.files, nil
 		},
 		Status: func(s supervise.Status) any {
-			return o.status(s, m, healer, output)
+			return o.status(s, m, healer, watcher, output)
 		},
 		SetLevel: o.Log.SetLevel,
 		Own:      own,

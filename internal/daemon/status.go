@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/internal/control"
+	"vprocfs/internal/inject/watch"
 	"vprocfs/internal/logqueue"
 	"vprocfs/internal/supervise"
 )
@@ -26,7 +27,9 @@ type Status struct {
 	// MaxOutage is in seconds.
 	MaxOutage float64 `json:"max_outage"`
 	Attach    bool    `json:"attach"`
-	LogLevel  string  `json:"log_level"`
+	// Watch is what attaches containers. It is nil if nothing does.
+	Watch    *watch.Status `json:"watch,omitempty"`
+	LogLevel string        `json:"log_level"`
 	// LogDropped are lines that nobody read in time. They are the holder's only.
 	LogDropped uint64 `json:"log_lines_dropped"`
 	// Heals are runs of vprocfs heal after an abort.
@@ -36,11 +39,11 @@ type Status struct {
 }
 
 // status adds to s what this package knows.
-func (o *Options) status(s supervise.Status, m *view, h *healer, output *logqueue.Queue) Status {
+func (o *Options) status(s supervise.Status, m *view, h *healer, k *keeper, output *logqueue.Queue) Status {
 	version, commit := buildVersion()
 	return Status{
 		Version: version, Commit: commit, MountPoint: m.dir, Connection: unix.Minor(m.dev), Holder: s,
-		MaxOutage: o.MaxOutage.Seconds(), Attach: o.Attach, LogLevel: o.Log.level.Level().String(),
+		MaxOutage: o.MaxOutage.Seconds(), Attach: o.Attach, Watch: k.status(), LogLevel: o.Log.level.Level().String(),
 		LogDropped: output.Dropped(), Heals: h.runs.Load(), FailedHeals: h.failed.Load(),
 		Warnings: o.warnings(),
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -47,13 +48,13 @@ type keeper struct {
 	once  sync.Once
 	stop  chan struct{}
 	ended chan struct{} // closed when no watcher runs any more
-	line  *statusLine   // to the watcher
+	last  lastStatus    // of the watcher that runs
 }
 
 // newKeeper returns a keeper that has started nothing yet. former is the pidfd of the
 // watcher of the program that this process was before an upgrade, or -1.
 func newKeeper(former int, log *slog.Logger) *keeper {
-	k := &keeper{log: log, pidfd: -1, stop: make(chan struct{}), ended: make(chan struct{}), line: new(statusLine)}
+	k := &keeper{log: log, pidfd: -1, stop: make(chan struct{}), ended: make(chan struct{})}
 	if former >= 0 {
 		// It ends by itself, and is a child of this process.
 		go func() {
@@ -118,7 +119,7 @@ func (k *keeper) watch() error {
 	// A group of its own: what a terminal sends is for the holder.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// It ends with this process, or when an upgrade executes another program in it.
-	line, theirs, err := newStatusLine()
+	line, theirs, err := newWatchLine()
 	if err != nil {
 		return err
 	}
@@ -129,8 +130,7 @@ func (k *keeper) watch() error {
 	if err != nil {
 		return err
 	}
-	k.line.connect(line)
-	defer k.line.connect(nil)
+	go k.last.receive(line)
 	k.setPidfd(cmd.Process.Pid)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -141,6 +141,15 @@ func (k *keeper) watch() error {
 		_ = cmd.Process.Kill() // an error means that it has ended
 		return <-ended
 	}
+}
+
+// status returns the last numbers of the watcher that runs. It returns nil if none does, or
+// if k is nil. It does not wait.
+func (k *keeper) status() *watch.Status {
+	if k == nil {
+		return nil
+	}
+	return k.last.get()
 }
 
 // setPidfd makes k.pidfd that of the process.
@@ -179,8 +188,9 @@ func watchContainers(o Options, dir string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer cancel()
 	stats := new(watch.Stats)
+	go tellStatus(os.Stdin, stats)
 	go func() {
-		answerStatus(os.Stdin, stats) // until the holder ends
+		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the holder
 		time.Sleep(watcherLinger)
 		cancel()
 	}()

@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"errors"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -10,37 +8,38 @@ import (
 	"vprocfs/internal/inject/watch"
 )
 
-func TestHolderAsksItsWatcherForItsNumbers(t *testing.T) {
-	ours, theirs, err := newStatusLine()
+// TestHolderKnowsTheNumbersOfItsWatcher, and that there is none any more.
+func TestHolderKnowsTheNumbersOfItsWatcher(t *testing.T) {
+	ours, theirs, err := newWatchLine()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ours.Close()
-	k := &keeper{line: new(statusLine)}
-	if _, err := k.status(); !errors.Is(err, errNoWatcher) {
-		t.Errorf("without a watcher: %v", err)
-	}
-	k.line.connect(ours)
-
-	// A watcher that is slow, and answers the first question when another is waited for.
-	if _, err := k.line.status(time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a watcher that does not answer: %v", err)
+	var last lastStatus
+	if s := last.get(); s != nil {
+		t.Errorf("without a watcher: %+v", s)
 	}
 	ended := make(chan struct{})
 	go func() {
-		answerStatus(theirs, new(watch.Stats))
+		last.receive(ours)
 		close(ended)
 	}()
-	for range 3 {
-		if s, err := k.line.status(time.Minute); err != nil || s.Attached != 0 {
-			t.Errorf("%+v, %v", s, err)
+	stats := new(watch.Stats)
+	go tellStatus(theirs, stats)
+	stats.Refuse(watch.Files, strings.Repeat("x", 5000))
+	stats.Refuse(watch.Files, "the second")
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if s := last.get(); s != nil && s.Refused[watch.Files] == 2 && s.LastError == "the second" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the holder knows %+v", last.get())
 		}
 	}
-	ours.Close()
-	<-ended // the watcher notices the end of the holder
 	theirs.Close()
-	if _, err := k.status(); err == nil {
-		t.Error("a watcher that has ended answers")
+	<-ended
+	if s := last.get(); s != nil {
+		t.Errorf("after the end of the watcher: %+v", s)
 	}
 	if got := truncated(strings.Repeat("x", 5000)); len(got) > 1100 {
 		t.Errorf("an error has %d bytes", len(got))

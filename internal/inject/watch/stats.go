@@ -25,8 +25,8 @@ type Status struct {
 	Queue   int `json:"queue"`
 	Running int `json:"running"`
 	// LastError is the last error of a container, and LastErrorAt its time.
-	LastError   string    `json:"lastError,omitempty"`
-	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 }
 
 // Reason is why a container was not attached, or not wholly.
@@ -47,9 +47,32 @@ const searching = "search of /proc"
 // Stats are the numbers of a watcher. The zero value is ready to use. They are safe for
 // concurrent use.
 type Stats struct {
-	mu sync.Mutex
-	s  Status
-	q  *queue // nil until the watcher runs
+	mu      sync.Mutex
+	s       Status
+	q       *queue        // nil until the watcher runs
+	changed chan struct{} // nil until somebody waits
+}
+
+// Changed returns a channel that gets a value when the numbers have changed.
+func (s *Stats) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{}, 1)
+		s.changed <- struct{}{}
+	}
+	return s.changed
+}
+
+// change tells who waits. mu is held.
+func (s *Stats) change() {
+	if s.changed == nil {
+		return
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default: // there is a value
+	}
 }
 
 // Status returns what the numbers are now.
@@ -77,6 +100,7 @@ func (s *Stats) setSource(src source) {
 	if src != nil {
 		s.s.Source = src.name()
 	}
+	s.change()
 }
 
 // attached counts a container.
@@ -87,17 +111,19 @@ func (s *Stats) attached(late bool) {
 	if late {
 		s.s.Late++
 	}
+	s.change()
 }
 
-// refused counts a container that was not attached, or not wholly.
-func (s *Stats) refused(why Reason, err error) {
+// Refuse counts a container that was not attached, or not wholly.
+func (s *Stats) Refuse(why Reason, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.s.Refused == nil {
 		s.s.Refused = make(map[Reason]uint64)
 	}
 	s.s.Refused[why]++
-	s.s.LastError, s.s.LastErrorAt = err.Error(), time.Now()
+	s.s.LastError, s.s.LastErrorAt = text, time.Now()
+	s.change()
 }
 
 // reasonOf returns why a container was not attached as a whole.

@@ -319,7 +319,7 @@ func (w *watcher) attachLater(j job) {
 		return // it has ended
 	}
 	if !w.queue.push(j) {
-		w.Stats.refused(QueueFull, errQueueFull)
+		w.Stats.Refuse(QueueFull, errQueueFull.Error())
 		w.failures.warn(w.Log, "a container is not attached", "pid", j.pid, "err", errQueueFull)
 	}
 }
@@ -411,7 +411,7 @@ func (w *watcher) note(ctx context.Context, j job, results []attach.Result, err 
 		}
 	}
 	if err != nil {
-		w.Stats.refused(why, err)
+		w.Stats.Refuse(why, err.Error())
 		w.failures.warn(w.Log, "a container is not attached, or not wholly", "pid", j.pid, "err", err)
 		return
 	}
