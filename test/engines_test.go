@@ -94,22 +94,6 @@ func engines() []engine {
 		}
 	}
 	return []engine{
-		{"Docker", []string{"docker", "--version"}, true, func(t *testing.T) func(int) string {
-			startDocker(t)
-			return func(int) string {
-				return output(t, "docker", append([]string{"run", "--rm", "--network", "none", "--memory", "64m", image}, firstRead...)...)
-			}
-		}},
-		{"containerd (ctr)", []string{"containerd", "--version"}, true, func(t *testing.T) func(int) string {
-			startDocker(t)
-			archive := filepath.Join(t.TempDir(), "image.tar")
-			output(t, "docker", "save", "-o", archive, image)
-			output(t, "ctr", "image", "import", "--snapshotter", "native", archive)
-			return func(i int) string {
-				return output(t, "ctr", append([]string{"run", "--rm", "--snapshotter", "native", "--memory-limit", strconv.Itoa(64 << 20),
-					"docker.io/library/" + image + ":latest", fmt.Sprintf("vprocfs-%d", i)}, firstRead...)...)
-			}
-		}},
 		{"Podman (crun)", []string{"podman", "--version"}, true, func(t *testing.T) func(int) string {
 			p := newPodman(t)
 			return func(int) string {
@@ -146,6 +130,22 @@ func engines() []engine {
 			return func(i int) string {
 				return output(t, "systemd-nspawn", append([]string{"--quiet", "--pipe", "--register=no", "--property=MemoryMax=64M", "--machine",
 					fmt.Sprintf("vprocfs-%d", i), "--directory", root}, firstRead...)...)
+			}
+		}},
+		{"Docker", []string{"docker", "--version"}, true, func(t *testing.T) func(int) string {
+			startDocker(t)
+			return func(int) string {
+				return output(t, "docker", append([]string{"run", "--rm", "--network", "none", "--memory", "64m", image}, firstRead...)...)
+			}
+		}},
+		{"containerd (ctr)", []string{"containerd", "--version"}, true, func(t *testing.T) func(int) string {
+			startDocker(t)
+			archive := filepath.Join(t.TempDir(), "image.tar")
+			output(t, "docker", "save", "-o", archive, image)
+			output(t, "ctr", "image", "import", "--snapshotter", "native", archive)
+			return func(i int) string {
+				return output(t, "ctr", append([]string{"run", "--rm", "--snapshotter", "native", "--memory-limit", strconv.Itoa(64 << 20),
+					"docker.io/library/" + image + ":latest", fmt.Sprintf("vprocfs-%d", i)}, firstRead...)...)
 			}
 		}},
 	}
