@@ -83,8 +83,7 @@ func hold(o Options, dir string) (err error) {
 			watcher.start()
 		}
 	}
-	var h *supervise.Holder
-	h = supervise.NewHolder(supervise.Config{
+	h := supervise.NewHolder(supervise.Config{
 		Log:       log,
 		Output:    output,
 		Program:   program,
