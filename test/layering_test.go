@@ -40,17 +40,17 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/report", "internal/sandbox"},
+			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/report", "internal/sandbox", "internal/seccomp", "internal/syscalls"},
 			others:     []string{pflag},
 			testOthers: testLibs,
 		},
 		"internal/daemon": {
-			own:        []string{"fs", "fs/journal", "initpid", "internal/attach", "internal/control", "internal/count", "internal/inject/watch", "internal/fdconn", "internal/logqueue", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi"},
+			own:        []string{"fs", "fs/journal", "initpid", "internal/attach", "internal/control", "internal/count", "internal/inject/watch", "internal/fdconn", "internal/logqueue", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi", "internal/seccomp", "internal/syscalls"},
 			others:     []string{sys},
 			testOwn:    []string{"internal/sandbox"},
 			testOthers: testLibs,
 		},
-		"internal/sandbox":      {own: []string{"internal/fdconn", "internal/mountinfo", "internal/procpid", "procvirt/cgroup"}, others: []string{sys}, testOthers: testLibs},
+		"internal/sandbox":      {own: []string{"internal/fdconn", "internal/mountinfo", "internal/procpid", "procvirt/cgroup", "internal/seccomp"}, others: []string{sys}, testOthers: testLibs},
 		"internal/mountinfo":    {others: []string{sys}, testOthers: testLibs},
 		"internal/attach":       {own: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
 		"internal/inject/watch": {own: []string{"internal/attach", "internal/mountinfo", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},

@@ -77,6 +77,8 @@ func runTool(tool string) int {
 		err = echo(os.Args[1])
 	case "neighbour":
 		eachLine(timeNeighbour)
+	case "sysinfo":
+		err = printSysinfo(os.Args[1])
 	case "latency":
 		eachLine(latencies)
 	case "syscalls-child":

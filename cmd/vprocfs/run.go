@@ -10,6 +10,7 @@ import (
 	"vprocfs/internal/daemon"
 	"vprocfs/internal/logqueue"
 	"vprocfs/internal/sandbox"
+	"vprocfs/internal/syscalls"
 )
 
 func runCommand() *command {
@@ -17,9 +18,14 @@ func runCommand() *command {
 	var view daemon.ViewOptions
 	var o sandbox.Options
 	output := logqueue.New(int(os.Stderr.Fd()))
-	o.Serve = func() (*os.File, error) {
-		return daemon.ServeDetached(view, log.NewLogger(output, false))
+	var served *daemon.Detached
+	o.Serve = func() (_ *os.File, err error) {
+		if served, err = daemon.ServeDetached(view, log.NewLogger(output, false)); err != nil {
+			return nil, err
+		}
+		return served.Root, nil
 	}
+	var answer bool
 	fl := newFlags("run")
 	fl.SetInterspersed(false) // flags after CMD are arguments of CMD
 	fl.Var(&o.Limits.Memory, "memory", "memory limit, such as 512k, 256M, 1G or plain bytes")
@@ -29,6 +35,7 @@ func runCommand() *command {
 	addLogFlags(fl, &log)
 	own := newFlags("view") // no effect with --mount
 	addViewFlags(own, &view)
+	own.BoolVar(&answer, "syscalls", false, "answer sysinfo(2) and sched_getaffinity(2) from the view too (Linux 5.7)")
 	fl.AddFlagSet(own)
 	return &command{
 		name:    "run",
@@ -60,6 +67,12 @@ found.
 				if o.Dir, err = daemon.CheckView(o.Dir); err != nil {
 					return err
 				}
+			}
+			if answer {
+				if len(syscalls.Calls()) == 0 {
+					return usageErrorf("--syscalls: no system call is answered on this machine")
+				}
+				o.Answer = func(listener int) { served.Answer(listener) }
 			}
 			defer output.Flush(errorPatience)
 			return sandbox.Run(o, args)

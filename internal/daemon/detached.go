@@ -5,12 +5,22 @@ import (
 	"os"
 
 	"vprocfs/fs"
+	"vprocfs/internal/seccomp"
+	"vprocfs/internal/syscalls"
 )
 
-// ServeDetached serves the view on a mount that is attached nowhere, until this process
-// ends, and returns its root. Only the holders of that file can reach the mount, so it
-// never shows on the host.
-func ServeDetached(o ViewOptions, log *slog.Logger) (*os.File, error) {
+// Detached is a view that is served on a mount that is attached nowhere, until this process
+// ends.
+type Detached struct {
+	// Root is the root of the mount. Only the holders of that file can reach the mount, so it
+	// never shows on the host.
+	Root  *os.File
+	agent *syscalls.Agent
+	log   *slog.Logger
+}
+
+// ServeDetached serves a view.
+func ServeDetached(o ViewOptions, log *slog.Logger) (*Detached, error) {
 	src, err := newSource(o, log)
 	if err != nil {
 		return nil, err
@@ -25,5 +35,22 @@ func ServeDetached(o ViewOptions, log *slog.Logger) (*os.File, error) {
 			log.Error("the container has lost its view", "err", err)
 		}
 	}()
-	return os.NewFile(uintptr(fd), "view"), nil
+	agent := syscalls.NewAgent(syscalls.NewView(src.registry), log)
+	return &Detached{Root: os.NewFile(uintptr(fd), "view"), agent: agent, log: log}, nil
+}
+
+// Answer takes over the listener of a seccomp filter, and answers the system calls of its
+// threads with the numbers of the view, until there are none any more.
+func (d *Detached) Answer(listener int) {
+	l, err := seccomp.NewListener(listener)
+	if err != nil {
+		d.log.Error("the kernel has given no seccomp listener", "err", err)
+		return
+	}
+	go func() {
+		defer func() { _ = l.Close() }() // nobody waits for its threads any more
+		if err := d.agent.Serve("run", l); err != nil {
+			d.log.Error("system calls are not answered any more", "err", err)
+		}
+	}()
 }

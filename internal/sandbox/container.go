@@ -26,10 +26,12 @@ var forwarded = [...]os.Signal{
 // What Run and the init send to each other. The first text to the init is controlStart.
 // Each later one is the number of a signal for the command. At end of file, which means
 // that Run has ended, the init ends too. The init sends controlStopped when the command
-// has been stopped.
+// has been stopped, and before it starts controlListener, with the listener of its seccomp
+// filter if it has one.
 const (
-	controlStart   = "start"
-	controlStopped = "stopped"
+	controlStart    = "start"
+	controlStopped  = "stopped"
+	controlListener = "listener"
 )
 
 // notify returns a channel of the signals. Those that this process was started with
@@ -48,23 +50,24 @@ func notify(signals ...os.Signal) chan os.Signal {
 type container struct {
 	init     *exec.Cmd
 	control  *fdconn.Conn
+	answer   func(listener int) // nil: there is no filter
 	terminal terminal
 }
 
 // startContainer starts the init of a container, which waits until wait is called. The
-// view is that of the daemon at dir or, if dir is empty, the detached mount view,
+// view is that of the daemon at o.Dir or, if that is empty, the detached mount view,
 // which startContainer closes.
 //
 // The container has the host's cgroup namespace, because it has the host's cgroup file
 // systems: the paths of /proc/self/cgroup must fit them. It also has the host's UTS and
 // IPC namespaces, which no number of /proc depends on.
-func startContainer(dir string, view *os.File, args []string) (*container, error) {
+func startContainer(o Options, view *os.File, args []string) (*container, error) {
 	ours, theirs, err := fdconn.Pair() // the command inherits neither
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command("/proc/self/exe", InitVerb, "--mount="+dir, "--")
+	cmd := exec.Command("/proc/self/exe", InitVerb, "--mount="+o.Dir, fmt.Sprintf("--syscalls=%t", o.Answer != nil), "--")
 	cmd.Args = append(cmd.Args, args...)
 	cmd.Args[0] = "vprocfs"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -80,7 +83,7 @@ func startContainer(dir string, view *os.File, args []string) (*container, error
 		t.restore()
 		return nil, errors.Join(fmt.Errorf("start the container's init: %w", err), ours.Close())
 	}
-	return &container{init: cmd, control: ours, terminal: t}, nil
+	return &container{init: cmd, control: ours, answer: o.Answer, terminal: t}, nil
 }
 
 // pid returns the pid of the init on the host.
@@ -102,7 +105,7 @@ func (c *container) wait(signals <-chan os.Signal) error {
 	ended := make(chan error, 1)
 	go func() { ended <- c.init.Wait() }()
 	stopped := make(chan struct{})
-	go c.readStops(stopped)
+	go c.readMessages(stopped)
 	continued := notify(unix.SIGCONT)
 	var deadline, resume <-chan time.Time
 	for {
@@ -132,14 +135,19 @@ func (c *container) wait(signals <-chan os.Signal) error {
 // see its exit status.
 func (c *container) send(text string) { _ = c.control.Send(text, -1) }
 
-// readStops sends to stopped each time the command has been stopped, until the init
-// ends.
-func (c *container) readStops(stopped chan<- struct{}) {
+// readMessages sends to stopped each time the command has been stopped, until the init
+// ends, and hands on the listener.
+func (c *container) readMessages(stopped chan<- struct{}) {
 	for {
-		if _, _, err := c.control.Receive(); err != nil {
+		text, fd, err := c.control.Receive()
+		switch {
+		case err != nil:
 			return
+		case text == controlListener:
+			c.answer(fd)
+		default:
+			stopped <- struct{}{}
 		}
-		stopped <- struct{}{}
 	}
 }
 

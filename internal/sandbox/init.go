@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/internal/fdconn"
+	"vprocfs/internal/seccomp"
 )
 
 // InitVerb is the hidden verb of vprocfs that runs Init.
@@ -37,7 +38,9 @@ const (
 // orphans and forwards signals. It returns the exit status of args as an error, unless
 // it is 0. The process must end then, so that the kernel ends all others in the
 // namespace.
-func Init(dir string, args []string) error {
+//
+// If there are calls, args runs under a seccomp filter that asks Run about them.
+func Init(dir string, calls []seccomp.Call, args []string) error {
 	if os.Getpid() != 1 || len(args) == 0 {
 		return ErrNotInit
 	}
@@ -55,6 +58,11 @@ func Init(dir string, args []string) error {
 	}
 	if err := mountContainerProc(dir); err != nil {
 		return err
+	}
+	if len(calls) > 0 {
+		if err := installFilter(control, calls); err != nil {
+			return err
+		}
 	}
 	children := make(chan os.Signal, 1) // one is enough: reap waits for all
 	signal.Notify(children, unix.SIGCHLD)
@@ -87,6 +95,16 @@ func Init(dir string, args []string) error {
 			_ = unix.Kill(child, s)
 		}
 	}
+}
+
+// installFilter gives this process, and so the command, a filter, and Run its listener.
+func installFilter(control *fdconn.Conn, calls []seccomp.Call) error {
+	fd, err := seccomp.Install(calls)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return control.Send(controlListener, fd)
 }
 
 // readOrders sends the signals that Run forwards to orders, until Run ends.

@@ -16,6 +16,9 @@ type Options struct {
 	Dir string
 	// Serve returns the root of a detached mount: the view.
 	Serve func() (*os.File, error)
+	// Answer, if not nil, takes over the listener of a seccomp filter that the command gets:
+	// the calls of the filter are those that Init is given.
+	Answer func(listener int)
 }
 
 // ExitError is the exit status of a command, if that is not 0. Without Err there
@@ -55,7 +58,7 @@ func Run(o Options, args []string) (err error) {
 			return err
 		}
 	}
-	c, err := startContainer(o.Dir, view, args)
+	c, err := startContainer(o, view, args)
 	if err != nil {
 		return err
 	}

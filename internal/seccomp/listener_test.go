@@ -15,11 +15,10 @@ import (
 	"vprocfs/internal/seccomp/seccomptest"
 )
 
-// native is a call of this machine's own table. The callers of these tests use getppid,
-// which the Go runtime does not.
-func native(nr int) seccomp.Call {
+// getppid is a call of this machine's own table that the Go runtime does not use.
+func getppid() seccomp.Call {
 	arch := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
-	return seccomp.Call{NR: int32(nr), Arch: arch}
+	return seccomp.Call{NR: unix.SYS_GETPPID, Arch: arch}
 }
 
 // receive returns the next notification.
@@ -47,11 +46,10 @@ func send(t *testing.T, l *seccomp.Listener, r seccomp.Response) {
 }
 
 func TestCallsAreAnswered(t *testing.T) {
-	getppid := native(unix.SYS_GETPPID)
-	c := seccomptest.Start(t, getppid)
+	c := seccomptest.Start(t, getppid())
 	p := c.Go(unix.SYS_GETPPID, 1, 2, 3, 4, 5, 6)
 	n := receive(t, c.Listener)
-	if n.Call != getppid || n.Args != [6]uint64{1, 2, 3, 4, 5, 6} || !c.Listener.Valid(n.ID) {
+	if n.Call != getppid() || n.Args != [6]uint64{1, 2, 3, 4, 5, 6} || !c.Listener.Valid(n.ID) {
 		t.Errorf("notification %+v, valid %v", n, c.Listener.Valid(n.ID))
 	}
 	if p.Returned() {
@@ -77,7 +75,7 @@ func TestCallsAreAnswered(t *testing.T) {
 }
 
 func TestManyCallsWaitAtOnce(t *testing.T) {
-	c := seccomptest.Start(t, native(unix.SYS_GETPPID))
+	c := seccomptest.Start(t, getppid())
 	var calls []*seccomptest.Pending
 	for i := range 50 {
 		calls = append(calls, c.Go(unix.SYS_GETPPID, uintptr(i)))
@@ -94,7 +92,7 @@ func TestManyCallsWaitAtOnce(t *testing.T) {
 }
 
 func TestEndOfTheLastThreadEndsTheListener(t *testing.T) {
-	c := seccomptest.Start(t, native(unix.SYS_GETPPID))
+	c := seccomptest.Start(t, getppid())
 	received := make(chan error, 1)
 	go func() { received <- c.Listener.Receive(new(seccomp.Notification)) }()
 	c.Kill()
@@ -111,7 +109,7 @@ func TestEndOfTheLastThreadEndsTheListener(t *testing.T) {
 func TestCallerThatIsKilledOrExecutesIsNotValid(t *testing.T) {
 	for name, end := range map[string]func(*seccomptest.Caller){"kill": (*seccomptest.Caller).Kill, "exec": (*seccomptest.Caller).Exec} {
 		t.Run(name, func(t *testing.T) {
-			c := seccomptest.Start(t, native(unix.SYS_GETPPID))
+			c := seccomptest.Start(t, getppid())
 			c.Go(unix.SYS_GETPPID)
 			n := receive(t, c.Listener)
 			end(c)
@@ -129,7 +127,7 @@ func TestCallerThatIsKilledOrExecutesIsNotValid(t *testing.T) {
 }
 
 func TestCloseEndsReceive(t *testing.T) {
-	c := seccomptest.Start(t, native(unix.SYS_GETPPID))
+	c := seccomptest.Start(t, getppid())
 	received := make(chan error, 1)
 	go func() { received <- c.Listener.Receive(new(seccomp.Notification)) }()
 	time.Sleep(10 * time.Millisecond) // either order is right
@@ -187,7 +185,7 @@ func TestOtherFilesAreNoListeners(t *testing.T) {
 
 // TestRuntimeHandsOverAListener sends what an OCI runtime sends, piece by piece.
 func TestRuntimeHandsOverAListener(t *testing.T) {
-	caller, fd := seccomptest.StartFD(t, native(unix.SYS_GETPPID))
+	caller, fd := seccomptest.StartFD(t, getppid())
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: t.TempDir() + "/s", Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
