@@ -100,25 +100,22 @@ type Listener struct {
 // NewListener takes over a descriptor, which another process may have sent. It returns
 // an error that wraps ErrNotListener for any other kind of file. After an error fd is
 // closed.
-func NewListener(fd int) (_ *Listener, err error) {
-	defer func() {
-		if err != nil {
-			unix.Close(fd)
-		}
-	}()
-	if err := check(fd); err != nil {
-		return nil, err
+func NewListener(fd int) (*Listener, error) {
+	err := check(fd)
+	if err == nil {
+		// RECV ignores the flag, but Go polls only such descriptors.
+		err = unix.SetNonblock(fd, true)
 	}
-	// RECV ignores the flag, but Go polls only such descriptors.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, fmt.Errorf("set O_NONBLOCK: %w", err)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("seccomp listener: %w", err)
 	}
 	// The kernel then wakes the supervisor on the caller's CPU, and the caller on the
 	// supervisor's. Before Linux 6.6 it is an error.
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), ioctlSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	l := &Listener{file: os.NewFile(uintptr(fd), "seccomp listener")}
 	if l.conn, err = l.file.SyscallConn(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, l.file.Close())
 	}
 	l.attempt = func(fd uintptr) bool {
 		l.err = tryReceive(int(fd), l.into)

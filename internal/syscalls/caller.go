@@ -34,7 +34,9 @@ var errPartial = errors.New("memory that is not there")
 // Memory is written and read through this file: unlike process_vm_writev(2) it does not
 // wait for whoever handles the page faults of the container (userfaultfd(2)), which gives
 // EIO. It does wait for a file system of the container's own, if the address is in a
-// mapping of a file there.
+// mapping of a file there. The thread is then in uninterruptible sleep, and until that file
+// system answers or ends this process cannot end either, not even by SIGKILL (6.18). So a
+// process whose end others wait for, as a worker of the daemon, must not write here.
 func (c *caller) open() error {
 	if c.memory >= 0 {
 		return nil
