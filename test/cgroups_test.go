@@ -93,8 +93,8 @@ func javaHeap(t *testing.T, before string) (heap, out string) {
 }
 
 // TestAJVMTakesTheContainersMemoryForIts: the heap is a quarter of the memory that the JVM
-// believes it has. With the kernel's own /proc/cgroups the same JVM is right only if the kernel
-// lists the controllers.
+// believes it has. With the kernel's own /proc/cgroups that of JDK 17 is right only if the kernel
+// lists the controllers; later ones need not look there.
 func TestAJVMTakesTheContainersMemoryForIts(t *testing.T) {
 	need(t, "java", "openjdk-17-jre-headless")
 	const quarter = "134217728"
@@ -107,7 +107,7 @@ func TestAJVMTakesTheContainersMemoryForIts(t *testing.T) {
 	}
 	heap, out = javaHeap(t, "umount /proc/cgroups && ")
 	listed := strings.Contains(readFile(t, "/proc/cgroups"), "\nmemory\t")
-	if (heap == quarter) != listed {
+	if (heap == quarter) != listed && (listed || strings.Contains(out, `version "17.`)) {
 		t.Errorf("with the kernel's /proc/cgroups, where memory is listed: %t: MaxHeapSize %s\n%s", listed, heap, out)
 	}
 }
