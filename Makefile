@@ -22,7 +22,7 @@ UNMOUNTED := $$($(GO) list ./... | grep -v -e '/test' -e '/fs')
 # What depends on the kernel and the cgroup layout most; the same, but long here; survival and healing.
 VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile|Frozen|Lease|UnmountEnds|Sidecar|AnAncestors|CommitLimit|QuotaHides|TimeNamespace
 # Vmstat, cgroups, policies and memory nodes; the programs that read them, which start slowly here.
-VM_VIEW := VmstatIs|OOMKill|CgroupsLists|Polic|RequestedCPUs|ExplainSays|NodesAre
+VM_VIEW := VmstatIs|OOMKill|CgroupsLists|Polic|RequestedCPUs|ExplainSays|NodesAre|PagesShow
 VM_TOOLS := AJVM|HtopShows|NUMATools
 # In guests of four memory nodes.
 VM_NODES := NodesAre|PagesShow|NUMAToolsAgree
