@@ -23,7 +23,7 @@ UNMOUNTED := $$($(GO) list ./... | grep -v -e '/test' -e '/fs')
 VM_CORE := Runtimes|Podman|ProgramsShow|ProgramsCount|Swap|MeminfoIs|Controller|ShareAPid|Nested|DaemonInA|NoByte|Joins|SmallestLimit|Services|HostReader|PressureIs|LoadavgFollows|StatCounts|CPUFilesAre|Diskstats|WithinAService|HostsPidNames|InitIsFound|HeldFile|Frozen|Lease|UnmountEnds|Sidecar|AnAncestors|CommitLimit|QuotaHides|TimeNamespace
 # Vmstat, cgroups, policies and memory nodes; the programs that read them, which start slowly here.
 VM_VIEW := VmstatIs|OOMKill|CgroupsLists|Polic|RequestedCPUs|ExplainSays|NodesAre|PagesShow
-VM_TOOLS := AJVM|HtopShows|NUMATools
+VM_TOOLS := Agents|AJVM|HtopShows|NUMATools
 # In guests of four memory nodes.
 VM_NODES := NodesAre|PagesShow|NUMAToolsAgree
 VM_LONG := NoCounter|Readers|Languages
