@@ -33,7 +33,7 @@ type plugin struct {
 const syncWorkers = 4
 
 // StartContainer is called when the container is made and its program has not begun.
-func (p *plugin) StartContainer(ctx context.Context, pod *api.PodSandbox, c *api.Container) error {
+func (p *plugin) StartContainer(ctx context.Context, pod *api.PodSandbox, c *api.Container) error { //nolint:unparam // an interface of NRI, in which an error keeps the container from starting
 	if err := p.bounded(ctx, pod, c); err != nil {
 		p.log.Warn("container starts with the kernel's files", names(pod, c, "error", err)...)
 	}
@@ -42,7 +42,7 @@ func (p *plugin) StartContainer(ctx context.Context, pod *api.PodSandbox, c *api
 
 // Synchronize is called with all pods and containers when the plugin connects. Those that
 // run get the view in the background: the runtime waits for the answer.
-func (p *plugin) Synchronize(ctx context.Context, pods []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
+func (p *plugin) Synchronize(ctx context.Context, pods []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) { //nolint:unparam // an interface of NRI; nothing is updated
 	ctx = context.WithoutCancel(ctx)
 	go func() {
 		for _, c := range containers {
