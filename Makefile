@@ -34,6 +34,9 @@ VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|H
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|Package|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)
 
+# A module of its own, whose go.mod follows that of the daemon.
+NRI := cd deploy/nri && export GOFLAGS="$(GOFLAGS) -mod=mod"
+
 # Built by `make test-runtimes`, and kept in build/runtimes.
 RUNC := 1.5.3
 CONTAINERD := 2.4.2
@@ -47,7 +50,7 @@ build: ## build build/vprocfs
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
 
 nri: ## build build/vprocfs-nri, the NRI plugin
-	cd deploy/nri && $(GO) build -trimpath -o $(CURDIR)/build/vprocfs-nri .
+	$(NRI) && $(GO) build -trimpath -o $(CURDIR)/build/vprocfs-nri .
 
 manual: build ## write the manual pages and the shells' completions to build/manual
 	@mkdir -p build/manual
@@ -72,7 +75,7 @@ run: root demo-tools build ## show a container with 256 MiB and one CPU next to 
 quick: root ## vet, and the unit tests that mount nothing: under a minute
 	$(GO) vet -tags systemd,runtimes,engines ./...
 	$(GO) test -count=1 -timeout 2m $(UNMOUNTED)
-	cd deploy/nri && $(GO) vet ./... && $(GO) test -count=1 -timeout 2m ./...
+	$(NRI) && $(GO) vet ./... && $(GO) test -count=1 -timeout 2m ./...
 
 test: root test-tools ## run all tests (they mount file systems and start containers)
 	$(GO) test -count=1 -timeout 20m ./...
@@ -147,7 +150,7 @@ lint: ## gofmt, go vet, golangci-lint, and the arrows between the packages
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
 	$(GO) vet -tags systemd,runtimes,engines ./...
 	$(GO) run $(LINT) run ./...
-	cd deploy/nri && $(GO) vet ./... && $(GO) run $(LINT) run ./...
+	$(NRI) && $(GO) vet ./... && $(GO) run $(LINT) run ./...
 	$(GO) test -count=1 -run 'TestPackagesImportOnly|TestBrokenArrows' ./test
 
 fuzz: ## run every fuzz test for FUZZTIME
