@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -75,75 +73,6 @@ func TestRestartedContainerIsAttachedAgain(t *testing.T) {
 				c.cmd.Wait()
 			}
 		})
-	}
-}
-
-// TestStartsGoOnWhileTheDaemonDies: containers start while the watcher, its helper, the
-// worker and the holder are killed. None fails to start, and what starts while nobody
-// watches is attached when somebody does.
-func TestStartsGoOnWhileTheDaemonDies(t *testing.T) {
-	d := startAttaching(t, "vprocfs")
-	var running []*container
-	start := func() {
-		t.Helper()
-		for range 2 {
-			running = append(running, runtimeContainer(t, "runc", ""))
-		}
-	}
-	kill := func(what string, pids ...int) {
-		t.Helper()
-		t.Log("without the", what)
-		if len(pids) == 0 {
-			t.Fatalf("there is no %s", what)
-		}
-		for _, pid := range pids {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-		}
-		start()
-	}
-	holder := d.cmd.Process.Pid
-	watcher := watchersOf(t, holder)
-	start()
-	for _, c := range running {
-		waitForView(t, c) // so that there is a helper
-	}
-	kill("helper of the watcher", children(watcher[0])...)
-	kill("watcher", watcher...)
-	d.waitFor(t, 2, "watching for containers that start")
-	var workers []int
-	for _, pid := range children(holder) {
-		if !isWatcher(t, pid) {
-			workers = append(workers, pid)
-		}
-	}
-	kill("worker", workers...)
-	for _, c := range running {
-		waitForView(t, c)
-	}
-	kill("holder", holder)
-	d.waitFor(t, 2, "msg=serving")
-	d.waitFor(t, 3, "watching for containers that start")
-	start()
-	for _, c := range running {
-		waitForView(t, c)
-	}
-	pids := regexp.MustCompile(`msg=serving .*pid=(\d+)`).FindAllStringSubmatch(d.String(), -1)
-	last, err := strconv.Atoi(pids[len(pids)-1][1])
-	if err != nil || last == holder {
-		t.Fatalf("holder %d, was %d, %v", last, holder, err)
-	}
-	watcher = watchersOf(t, last)
-	if err := unix.Kill(last, unix.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "the mount to go", func() bool { return !isMounted(t, d.dir) })
-	for _, pid := range watcher {
-		waitFor(t, "the watcher to end", func() bool { return unix.Kill(pid, 0) != nil || !isWatcher(t, pid) })
-	}
-	if strings.Contains(d.String(), "level=ERROR") {
-		t.Errorf("the daemon has errors:\n%s", d.String())
 	}
 }
 
