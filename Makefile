@@ -46,8 +46,9 @@ RUNTIMES := build/runtimes/.runc-$(RUNC) build/runtimes/.containerd-$(CONTAINERD
 .PHONY: build nri manual packages image run quick test test-runtimes race test-survival test-worst test-vm test-vm-gate bench bench-scale bench-units profile lint fuzz clean help root \
   demo-tools test-tools guest-tools bench-tools race-tools
 
-build: ## build build/vprocfs
+build: ## build build/vprocfs and build/vprocfs-export
 	$(GO) build -trimpath -o $(BINARY) ./cmd/vprocfs
+	$(GO) build -trimpath -o $(BINARY)-export ./cmd/vprocfs-export
 
 nri: ## build build/vprocfs-nri, the NRI plugin
 	$(NRI) && $(GO) build -trimpath -o $(CURDIR)/build/vprocfs-nri .

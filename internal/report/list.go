@@ -56,7 +56,7 @@ func more[T cmp.Ordered](get func(c *Container) T) func(a, b *Container) int {
 // columns are the columns in their order.
 func columns() []column {
 	return []column{
-		{"NAME", func(c *Container) string { return Printable(c.Name) }, func(a, b *Container) int { return cmp.Compare(a.Name, b.Name) }, true, 9},
+		{"NAME", func(c *Container) string { return Printable(c.Name) }, func(a, b *Container) int { return cmp.Compare(a.Name, b.Name) }, true, 10},
 		{"INIT", func(c *Container) string { return strconv.Itoa(c.Init) }, func(a, b *Container) int { return cmp.Compare(a.Init, b.Init) }, false, 8},
 		{"CPUS", func(c *Container) string { return orDash(c.CPUs > 0, strconv.Itoa(c.CPUs)) }, more(func(c *Container) int { return c.CPUs }), false, 7},
 		{"MEMORY", func(c *Container) string { return orDash(c.Memory > 0, bytesText(c.Memory)) }, more(func(c *Container) uint64 { return c.Memory }), false, 7},
