@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -107,5 +108,15 @@ func topMount(path string) (mountinfo.Mount, error) {
 // symbolic links, and 0 if nothing is mounted there. It asks nothing of the file system.
 func DevOf(path string) (uint64, error) {
 	m, err := topMount(path)
+	return m.Dev, err
+}
+
+// DevOfFUSE is DevOf for a mount that must be of a FUSE file system. It returns ErrMounted
+// for any other.
+func DevOfFUSE(path string) (uint64, error) {
+	m, err := topMount(path)
+	if err == nil && m.Dev != 0 && !strings.HasPrefix(m.FSType, "fuse.") {
+		return 0, fmt.Errorf("%s: %w (type %s)", path, ErrMounted, m.FSType)
+	}
 	return m.Dev, err
 }

@@ -7,67 +7,39 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 )
 
-// background starts a read of a file that may have to wait, and returns what waits
-// for its end.
-func background(t *testing.T, path string) (end func() (string, error)) {
-	t.Helper()
-	cmd := exec.Command("cat", path)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	t.Cleanup(func() { cmd.Process.Kill() })
-	return func() (string, error) {
-		select {
-		case err := <-done:
-			return out.String(), err
-		case <-time.After(patience):
-			t.Fatalf("no answer in %s", patience)
-		}
-		return "", nil
-	}
-}
-
-// TestSystemdStopHasReadersWait: until the next start, or until the guide's steps
-// that end it for good.
-func TestSystemdStopHasReadersWait(t *testing.T) {
+// TestSystemdStopEndsEverything: nobody waits after a stop. The next start mounts anew.
+func TestSystemdStopEndsEverything(t *testing.T) {
 	startUnit(t)
-	dev := deviceAt(t, unitMount)
 	c := plainContainer(t, "")
 	wantAttached(t, unitMount, c, "attached")
-	systemctl(t, "stop", unitName)
-	if now := deviceAt(t, unitMount); now != dev {
-		t.Fatalf("mount %q, was %s", now, dev)
-	}
-	end := background(t, unitMount+"/proc/uptime")
-	startUnit(t)
-	if out, err := end(); err != nil || len(strings.Fields(out)) != 2 {
-		t.Errorf("who waited got %v: %q", err, out)
-	}
 	wantView(t, c)
-
 	systemctl(t, "stop", unitName)
-	end = background(t, unitMount+"/proc/uptime")
-	steps := guideSteps(t, "operations.md", "Under systemd")
-	if out, err := exec.Command("bash", "-exc", steps).CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-	if out, err := end(); err == nil {
-		t.Errorf("who waited got %q", out)
-	}
-	wantDead(t, c)
 	if deviceAt(t, unitMount) != "" {
 		t.Error("it is mounted still")
 	}
-	systemctl(t, "enable", "--now", unitName)
+	wantHost(t, c)
+	systemctl(t, "start", unitName)
 	checkUptime(t, unitMount)
+	wantAttached(t, unitMount, c, "attached")
 	wantView(t, c)
+}
+
+// TestSystemdAWrongCommandLineEndsEverything: the unit is not started again then.
+func TestSystemdAWrongCommandLineEndsEverything(t *testing.T) {
+	startUnit(t)
+	c := plainContainer(t, "")
+	wantAttached(t, unitMount, c, "attached")
+	wantView(t, c)
+	t.Cleanup(func() { startUnit(t) }) // after the drop-in is gone
+	writeDropIn(t, unitName, "[Service]\nEnvironment=VPROCFS_OPTS=--no-such-flag\n")
+	if err := exec.Command("systemctl", "restart", unitName).Run(); err == nil {
+		t.Error("it has started")
+	}
+	waitFor(t, "the mount to end", func() bool { return deviceAt(t, unitMount) == "" })
+	waitFor(t, "the unit to be failed", func() bool { return property(unitName, "ActiveState") == "failed" })
+	wantHost(t, c)
 }
 
 // TestSystemdMountsAnAbortedConnectionAgain: in the sandbox of the unit too. Containers that

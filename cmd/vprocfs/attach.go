@@ -107,26 +107,31 @@ namespace that it changes.
 			if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 				return err
 			}
-			resolver, err := initpid.New(initpid.Config{Method: initpid.Parents})
-			if err != nil {
-				return err
-			}
-			defer resolver.Close()
-			o.Owner = resolver.Outermost
-			failed := 0
-			err = attach.Heal(ctx, o, func(n attach.Namespace) {
-				line, ok := healLine(n, o.DryRun)
-				fmt.Fprintln(stdout, line)
-				if !ok {
-					failed++
-				}
-			})
-			if err == nil && failed > 0 {
-				err = fmt.Errorf("%d mount namespaces not healed", failed)
-			}
-			return err
+			return heal(ctx, o, stdout)
 		},
 	}
+}
+
+// heal runs attach.Heal and prints a line for each mount namespace.
+func heal(ctx context.Context, o attach.HealOptions, stdout io.Writer) error {
+	resolver, err := initpid.New(initpid.Config{Method: initpid.Parents})
+	if err != nil {
+		return err
+	}
+	defer resolver.Close()
+	o.Owner = resolver.Outermost
+	failed := 0
+	err = attach.Heal(ctx, o, func(n attach.Namespace) {
+		line, ok := healLine(n, o.DryRun)
+		fmt.Fprintln(stdout, line)
+		if !ok {
+			failed++
+		}
+	})
+	if err == nil && failed > 0 {
+		err = fmt.Errorf("%d mount namespaces not healed", failed)
+	}
+	return err
 }
 
 // healLine returns the line for a namespace, and whether nothing failed in it.

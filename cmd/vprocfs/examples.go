@@ -17,6 +17,10 @@ func examples(verb string) []manual.Example {
 			{Does: "run the binary that was installed over the old one", Command: "vprocfs upgrade /var/lib/vprocfs"},
 			{Does: "the same under systemd", Command: "systemctl reload vprocfs"},
 		},
+		"unmount": {
+			{Does: "end what a daemon has left that was stopped with --keep-mount", Command: "vprocfs unmount /var/lib/vprocfs"},
+			{Does: "the same, as the unit does it after a stop", Command: "vprocfs unmount --unless-restarting vprocfs.service /var/lib/vprocfs"},
+		},
 		"run": {
 			{Does: "a container with 256 MiB and one CPU", Command: "vprocfs run --memory 256M --cpus 1 -- free -m"},
 			{Does: "a shell that has the files of the daemon that runs", Command: "vprocfs run --mount /var/lib/vprocfs --cpuset 0-1 -- bash"},

@@ -59,6 +59,7 @@ func commands() []*command {
 		serveCommand(),
 		lxcfsCommand(os.Stderr),
 		upgradeCommand(),
+		unmountCommand(os.Stdout),
 		runCommand(),
 		statusCommand(os.Stdout),
 		psCommand(os.Stdout),

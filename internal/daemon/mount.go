@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,7 +35,11 @@ func connect(o Options, dir string, a *supervise.Adopted, log *slog.Logger) (*vi
 		if err == nil {
 			return m, nil
 		}
-		log.Warn("the connection of a former process cannot be used: mounting a new one", "err", err)
+		level := slog.LevelWarn
+		if errors.Is(err, errOver) { // as after a stop of the service
+			level = slog.LevelInfo
+		}
+		log.Log(context.Background(), level, "the connection of a former process cannot be used: mounting a new one", "err", err)
 		if err := a.Drop(); err != nil {
 			log.Warn("systemd may keep some of its descriptors", "err", err)
 		}
@@ -77,6 +82,9 @@ func (m *view) addJournal(files map[string]*os.File) (dev uint64, err error) {
 	return dev, err
 }
 
+// errOver is returned by adopt if the connection was aborted, or unmounted everywhere.
+var errOver = errors.New("the fuse connection is over")
+
 // adopt takes over the connection of a former process. It returns an error only if the
 // connection is dead: a living one is used by containers, wherever it is mounted.
 func (m *view) adopt(a *supervise.Adopted) (err error) {
@@ -89,7 +97,7 @@ func (m *view) adopt(a *supervise.Adopted) (err error) {
 		return err
 	}
 	if !a.Working() && !fs.Connected(int(a.Files[fileFuse].Fd())) {
-		return errors.New("the fuse connection is over")
+		return errOver
 	}
 	m.files = a.Files
 	path, err := Resolve(m.dir)
