@@ -60,11 +60,16 @@ manual: build ## write the manual pages and the shells' completions to build/man
 	done
 	@gzip -9nkf build/manual/vprocfs.1 build/manual/vprocfs-policy.5
 
-packages: manual ## make the deb and the rpm in build/packages
+packages: manual ## make the debs and the rpms in build/packages: vprocfs, and vprocfs-lxcfs in place of LXCFS
 	@rm -rf build/packages && mkdir -p build/packages
-	@for format in deb rpm; do \
-		ARCH=$$($(GO) env GOARCH) VERSION=$(VERSION) $(GO) run $(NFPM) package --config deploy/packages/vprocfs.yaml --packager $$format --target build/packages/ || exit 1; \
+	@for package in vprocfs vprocfs-lxcfs; do \
+		printf '%s (%s) unstable; urgency=medium\n\n  * See docs/CHANGELOG.md of the sources.\n\n -- The vprocfs developers <vprocfs@lists.invalid>  %s\n' \
+			$$package $(VERSION) "$$(date -uRd @$$SOURCE_DATE_EPOCH)" | gzip -9n >build/packages/$$package.changelog.gz; \
 	done
+	@for package in vprocfs vprocfs-lxcfs; do for format in deb rpm; do \
+		ARCH=$$($(GO) env GOARCH) VERSION=$(VERSION) $(GO) run $(NFPM) package --config deploy/packages/$$package.yaml --packager $$format --target build/packages/ || exit 1; \
+	done; done
+	@rm build/packages/*.changelog.gz
 
 image: build ## make an OCI image, build/image/vprocfs.tar, for podman load and docker load
 	@mkdir -p build/image

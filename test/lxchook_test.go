@@ -50,7 +50,73 @@ func lxcContainer(t *testing.T, d *daemon, g *group, root, script string) *exec.
 		"sh", "-c", g.enter()+` && exec unshare --pid --fork --mount --propagation private sh -c "$0"`, prepare+script)
 }
 
+// ownHook is the hook of the package vprocfs-lxcfs.
+const ownHook = "../deploy/packages/lxcfs/lxc.mount.hook"
+
 func TestLXCsOwnHookBindsTheWholeTree(t *testing.T) {
+	own, err := filepath.Abs(ownHook)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, hook := range map[string]string{"of lxcfs": lxcHook, "of vprocfs-lxcfs": own} {
+		t.Run(name, func(t *testing.T) { bindsTheWholeTree(t, hook) })
+	}
+}
+
+// TestOwnHookKeepsNoContainerFromStarting: a daemon that is dead, and one that hangs.
+func TestOwnHookKeepsNoContainerFromStarting(t *testing.T) {
+	own, err := filepath.Abs(ownHook)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, fail := range map[string]func(d *daemon){
+		"dead":    func(d *daemon) { killDaemon(d.cmd) },
+		"stopped": func(d *daemon) { stopWholly(t, d) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := startPrivately(t)
+			g := newGroup(t)
+			g.limitMemory(t, 64)
+			// Of its own mount namespace, which ends with the daemon otherwise.
+			cmd := lxcContainer(t, d, g, t.TempDir(), `read _; sh -e `+own+` 2>&1; grep fuse /proc/self/mountinfo | grep "$LXC_ROOTFS_MOUNT" || echo none`)
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			waitFor(t, "the container", func() bool { return len(children(cmd.Process.Pid)) > 0 })
+			fail(d)
+			in.Close()
+			if err := cmd.Wait(); err != nil || out.String() != "no daemon serves "+lxcMount+": the container starts with the kernel's files\nnone\n" {
+				t.Errorf("%v:\n%s", err, &out)
+			}
+		})
+	}
+}
+
+// stopWholly stops a daemon and its workers until the test ends.
+func stopWholly(t *testing.T, d *daemon) {
+	t.Helper()
+	pids := append([]int{d.cmd.Process.Pid}, children(d.cmd.Process.Pid)...)
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for _, pid := range pids {
+			unix.Kill(pid, unix.SIGCONT)
+		}
+	})
+}
+
+// bindsTheWholeTree runs a hook as LXC does.
+func bindsTheWholeTree(t *testing.T, hook string) {
+	t.Helper()
 	d := startPrivately(t)
 	g := newGroup(t)
 	g.limitMemory(t, 64)
@@ -58,7 +124,7 @@ func TestLXCsOwnHookBindsTheWholeTree(t *testing.T) {
 	out, err := lxcContainer(t, d, g, root, `
 		ls /var/lib/lxcfs/proc
 		echo :files:
-		sh -e `+lxcHook+`
+		sh -e `+hook+`
 		cat /proc/self/mountinfo
 		echo :mounts:
 		cat `+root+`/proc/meminfo

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -25,7 +26,7 @@ const lxcfsVersion = "7.0.0"
 type lxcfsOptions struct {
 	debug, foreground, loadavg, noSwap, noZswap, quota bool
 	cgroupTree, legacy, pidfd, psi                     bool
-	help, version                                      bool
+	help, version, keepMount                           bool
 	fuse                                               []string
 	pidFile, runtimeDir                                string
 }
@@ -82,6 +83,7 @@ func (o *lxcfsOptions) addFlags(fl *pflag.FlagSet) {
 	fl.StringVar(&o.runtimeDir, "runtime-dir", "/run", "`DIR` for the pid file")
 	fl.BoolVarP(&o.version, "version", "v", false, "print the release of LXCFS whose command line this is")
 	fl.BoolVarP(&o.help, "help", "h", false, "print this help, with exit status 1")
+	fl.BoolVar(&o.keepMount, "keep-mount", os.Getenv("FDSTORE") != "", "not an option of LXCFS: do not unmount when stopped, as systemd keeps the descriptors for the next start")
 	fl.BoolVar(&o.psi, "enable-psi-poll", false, "accepted; pressure files take triggers without it")
 	fl.BoolVar(&o.pidfd, "enable-pidfd", false, "accepted; pidfds are always used")
 	fl.BoolVar(&o.cgroupTree, "enable-cgroup", false, "accepted with a warning: there is no tree of control groups")
@@ -96,7 +98,7 @@ func (o *lxcfsOptions) serveOptions() (*daemon.Options, error) {
 	so := &daemon.Options{
 		View:    daemon.ViewOptions{IgnoreQuota: !o.quota, HostLoad: !o.loadavg, NoSwap: o.noSwap, NoZswap: o.noZswap},
 		Mount:   fs.MountOptions{Name: lxcfsName, FSName: lxcfsName},
-		PIDFile: o.pidFile,
+		PIDFile: o.pidFile, KeepMount: o.keepMount,
 	}
 	if so.PIDFile == "" {
 		so.PIDFile = filepath.Join(o.runtimeDir, "lxcfs.pid")

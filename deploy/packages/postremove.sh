@@ -8,5 +8,6 @@ remove | purge | 0) ;;
 *) exit 0 ;;
 esac
 
+[ "$1" != purge ] || rm -f /etc/systemd/system/*.wants/vprocfs.service
 [ ! -d /run/systemd/system ] || systemctl daemon-reload
 rmdir /var/lib/vprocfs 2>/dev/null || true

@@ -10,12 +10,12 @@ esac
 VPROCFS_MOUNT=/var/lib/vprocfs
 [ ! -r /etc/default/vprocfs ] || . /etc/default/vprocfs
 if [ -d /run/systemd/system ]; then
-	systemctl disable --now vprocfs || true
-	# The descriptors that systemd keeps for the next start: without them the mount is dead.
+	# A stop takes the files out of all containers. dpkg forgets at a purge that the
+	# unit is enabled.
+	systemctl stop vprocfs || true
+	[ "$1" != 0 ] || systemctl disable vprocfs || true
+	# The descriptors that systemd keeps for the next start.
 	systemctl clean --what=fdstore vprocfs || true # systemd 254
 fi
-if mountpoint -q "$VPROCFS_MOUNT" || grep -q " $VPROCFS_MOUNT fuse.vprocfs " /proc/mounts; then
-	umount -l "$VPROCFS_MOUNT" || true
-fi
-# Containers that run show the kernel's files from now on.
-timeout 60 vprocfs heal --remove || true
+# If it does not run under systemd, or the stop has failed.
+timeout 60 vprocfs unmount "$VPROCFS_MOUNT" || true
