@@ -90,7 +90,9 @@ func TestOwnHookKeepsNoContainerFromStarting(t *testing.T) {
 			}
 			waitFor(t, "the container", func() bool { return len(children(cmd.Process.Pid)) > 0 })
 			fail(d)
-			in.Close()
+			if _, err := in.Write([]byte("\n")); err != nil {
+				t.Fatal(err)
+			}
 			if err := cmd.Wait(); err != nil || out.String() != "no daemon serves "+lxcMount+": the container starts with the kernel's files\nnone\n" {
 				t.Errorf("%v:\n%s", err, &out)
 			}
