@@ -149,7 +149,8 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 	if f.cgroups, err = b.readWhole(dir + "/cgroup"); err != nil {
 		return sighting{}, errEnded
 	}
-	if f.parentCgroups, err = p.parentCgroups(b, dir); err != nil {
+	var parent int
+	if parent, f.parentCgroups, err = p.parentCgroups(b, dir); err != nil {
 		return sighting{}, err
 	}
 	// Assume the rest, and read it only if it matters.
@@ -162,33 +163,56 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 		return sighting{}, errEnded
 	}
 	if f.ownMounts = !slices.Contains(p.mounts, s.ns); f.ownMounts {
-		if f.ownProcfs, s.views, err = p.mountsOnProc(b, dir); err != nil {
+		var procfs uint64
+		if procfs, f.ownProcfs, s.views, err = p.mountsOnProc(b, dir); err != nil {
 			return sighting{}, err
+		}
+		if f.ownProcfs && procfs != 0 && parent != 0 {
+			if f.ownProcfs, err = p.isNew(b, procfs, s.ns, parent); err != nil {
+				return sighting{}, err
+			}
 		}
 	}
 	s.verdict = r.judge(&f)
 	return s, nil
 }
 
-// parentCgroups returns the text of cgroup of the parent of the process with
-// directory dir. It is empty if the parent is not visible here.
-func (p *proc) parentCgroups(b *buffer, dir string) ([]byte, error) {
+// parentCgroups returns the parent of the process with directory dir, and the text of its
+// cgroup. They are 0 and empty if the parent is not visible here.
+func (p *proc) parentCgroups(b *buffer, dir string) (parent int, text []byte, err error) {
 	status, err := b.readWhole(dir + "/status")
 	if err != nil {
-		return nil, errEnded
+		return 0, nil, errEnded
 	}
 	parent, ok := procpid.StatusID(status, "PPid")
 	if !ok {
-		return nil, fmt.Errorf("%s/status: no PPid", dir)
+		return 0, nil, fmt.Errorf("%s/status: no PPid", dir)
 	}
 	if parent == 0 {
-		return nil, nil
+		return 0, nil, nil
 	}
-	text, err := b.readWhole(filepath.Join(p.root, strconv.Itoa(parent), "cgroup"))
+	if text, err = b.readWhole(filepath.Join(p.root, strconv.Itoa(parent), "cgroup")); err != nil {
+		return 0, nil, errOrphaned
+	}
+	return parent, text, nil
+}
+
+// isNew reports whether a process in mount namespace ns has not just inherited the procfs
+// at its /proc. The runtime of a container within a container leaves the init with the
+// mounts of the outer one, until it has mounted those of the inner.
+func (p *proc) isNew(b *buffer, procfs, ns uint64, parent int) (bool, error) {
+	theirs, err := mountinfo.Namespace(p.root, strconv.Itoa(parent))
 	if err != nil {
-		return nil, errOrphaned
+		return false, errOrphaned
 	}
-	return text, nil
+	if theirs == ns || slices.Contains(p.mounts, theirs) {
+		return true, nil
+	}
+	inherited, _, _, err := p.mountsOnProc(b, filepath.Join(p.root, strconv.Itoa(parent)))
+	if err != nil {
+		return false, errOrphaned
+	}
+	return inherited != procfs, nil
 }
 
 // runsOwnProgram reports whether the process executes a program of the file system at its
@@ -211,16 +235,16 @@ func (p *proc) runsOwnProgram(pid int) bool {
 // has another parent by now.
 var errOrphaned = errors.New("the parent has ended")
 
-// mountsOnProc reports whether the process with directory dir has a procfs at /proc
-// that is not mounted on the host, and the views that are mounted below it. A
-// mountinfo that is too long to tell counts as having one: who attaches looks again.
-func (p *proc) mountsOnProc(b *buffer, dir string) (ownProcfs bool, views []uint64, err error) {
+// mountsOnProc returns the superblock of the procfs at /proc of the process with directory
+// dir, or 0, whether it is not mounted on the host, and the views that are mounted below it.
+// A mountinfo that is too long to tell counts as having one: who attaches looks again.
+func (p *proc) mountsOnProc(b *buffer, dir string) (procfs uint64, own bool, views []uint64, err error) {
 	text, err := b.read(dir+"/mountinfo", maxMountinfo, 0)
 	if err != nil {
-		return false, nil, errEnded // EINVAL of a zombie
+		return 0, false, nil, errEnded // EINVAL of a zombie
 	}
 	if len(text) >= maxMountinfo {
-		return true, nil, nil
+		return 0, true, nil, nil
 	}
 	// Only these lines are parsed: a path with a blank is escaped.
 	var lines []byte
@@ -231,7 +255,7 @@ func (p *proc) mountsOnProc(b *buffer, dir string) (ownProcfs bool, views []uint
 	}
 	mounts, err := mountinfo.Parse(lines)
 	if err != nil {
-		return false, nil, fmt.Errorf("%s/mountinfo: %w", dir, err)
+		return 0, false, nil, fmt.Errorf("%s/mountinfo: %w", dir, err)
 	}
 	for _, m := range mounts {
 		if m.FSType == "fuse.vprocfs" && strings.HasPrefix(m.Point, "/proc/") && !slices.Contains(views, m.Dev) {
@@ -239,5 +263,8 @@ func (p *proc) mountsOnProc(b *buffer, dir string) (ownProcfs bool, views []uint
 		}
 	}
 	m, ok := mountinfo.Top(mounts, "/proc")
-	return ok && m.FSType == "proc" && m.Root == "/" && !p.procfs[m.Dev], views, nil
+	if !ok || m.FSType != "proc" || m.Root != "/" {
+		return 0, false, views, nil
+	}
+	return m.Dev, !p.procfs[m.Dev], views, nil
 }
