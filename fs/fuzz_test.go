@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"runtime"
 	"testing"
 	"unsafe"
 
@@ -30,6 +31,7 @@ func FuzzRequest(f *testing.F) {
 		defer unix.Close(ends[0])
 		defer unix.Close(ends[1])
 		s, w := deadServer(ends[0], content("content\n"))
+		defer runtime.KeepAlive(s) // its journal is the memory of in
 		in := s.journal.Slot()
 		n := copy(in, request)
 		if execute(s, w, in[:n]) {
