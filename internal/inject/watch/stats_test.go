@@ -34,7 +34,11 @@ func TestStatusSaysWhatBecameOfContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed := []attach.Result{{Target: "/proc/stat", State: attach.Failed, Err: errors.New("no room")}}
-	own := os.Getpid() // runs a program of the file system at its root
+	own := os.Getpid()
+	late := uint64(0)
+	if p.runsOwnProgram(own) {
+		late = 1 // not in a guest of 5.10, where the program is on another mount than the root
+	}
 	w := &watcher{Config: config(Rules{}, scriptedAttacher{
 		own: {}, 2: {err: attach.ErrNotPivoted}, 3: {results: failed}, 4: {err: errors.New("x")}, 5: {err: errors.New("the last")},
 	}, io.Discard), proc: p}
@@ -55,8 +59,8 @@ func TestStatusSaysWhatBecameOfContainers(t *testing.T) {
 	}
 	s := w.Stats.Status()
 	want := map[Reason]uint64{NotPivoted: 1, Files: 1, Other: 2, QueueFull: 1}
-	if s.Attached != 2 || s.Late != 1 || !maps.Equal(s.Refused, want) {
-		t.Errorf("%+v, want refused %v", s, want)
+	if s.Attached != 2 || s.Late != late || !maps.Equal(s.Refused, want) {
+		t.Errorf("%+v, want %d late, refused %v", s, late, want)
 	}
 	if s.Queue != maxWaitingOwner || s.Running != maxRunningOwner || s.LastError != errQueueFull.Error() || s.LastErrorAt.IsZero() {
 		t.Errorf("%+v", s)
