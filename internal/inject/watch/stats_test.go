@@ -37,7 +37,7 @@ func TestStatusSaysWhatBecameOfContainers(t *testing.T) {
 	own := os.Getpid()
 	late := uint64(0)
 	if p.runsOwnProgram(own) {
-		late = 1 // not in a guest of 5.10, where the program is on another mount than the root
+		late = 1 // a guest of Linux 5.10 reports two mounts
 	}
 	w := &watcher{Config: config(Rules{}, scriptedAttacher{
 		own: {}, 2: {err: attach.ErrNotPivoted}, 3: {results: failed}, 4: {err: errors.New("x")}, 5: {err: errors.New("the last")},
