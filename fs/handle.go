@@ -283,7 +283,7 @@ func (t *handles) get(fh uint64) *handle {
 
 // adopt makes a handle known that a process with another journal has opened. The reader of
 // the connection must call it before another goroutine can read the RELEASE of fh. A
-// RELEASE that comes first would leave the handle open for ever.
+// RELEASE that comes first would never close the handle.
 func (t *handles) adopt(fh uint64, id NodeID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

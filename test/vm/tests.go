@@ -53,6 +53,7 @@ func testPackages() []testPackage {
 		}},
 		{dir: "procvirt/host"},
 		{dir: "internal/inject/watch"},
+		{dir: "internal/syscalls"},
 		{dir: "test", data: []string{"test/testdata", "deploy"}, skip: []string{
 			// About the source, which a guest does not have.
 			"TestPackagesImportOnlyWhatTheirLayerMay", "TestBrokenArrowsAreFound",
