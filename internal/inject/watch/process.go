@@ -168,7 +168,7 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 			return sighting{}, err
 		}
 		if f.ownProcfs && procfs != 0 && parent != 0 {
-			if f.ownProcfs, err = p.isNew(b, procfs, s.ns, parent); err != nil {
+			if f.ownProcfs, err = p.isNew(b, procfs, ns, s.ns, parent); err != nil {
 				return sighting{}, err
 			}
 		}
@@ -197,15 +197,20 @@ func (p *proc) parentCgroups(b *buffer, dir string) (parent int, text []byte, er
 	return parent, text, nil
 }
 
-// isNew reports whether a process in mount namespace ns has not just inherited the procfs
-// at its /proc. The runtime of a container within a container leaves the init with the
-// mounts of the outer one, until it has mounted those of the inner.
-func (p *proc) isNew(b *buffer, procfs, ns uint64, parent int) (bool, error) {
+// isNew reports whether the procfs at the /proc of a process is that of its own pid
+// namespace: of pidNS, with mount namespace mnt. The init of a container within a container
+// has the outer one's procfs until its runtime has mounted the inner one's.
+func (p *proc) isNew(b *buffer, procfs uint64, pidNS string, mnt uint64, parent int) (bool, error) {
+	if theirs, err := os.Readlink(filepath.Join(p.root, strconv.Itoa(parent), "ns/pid")); err != nil {
+		return false, errOrphaned
+	} else if theirs == pidNS {
+		return true, nil
+	}
 	theirs, err := mountinfo.Namespace(p.root, strconv.Itoa(parent))
 	if err != nil {
 		return false, errOrphaned
 	}
-	if theirs == ns || slices.Contains(p.mounts, theirs) {
+	if theirs == mnt || slices.Contains(p.mounts, theirs) {
 		return true, nil
 	}
 	inherited, _, _, err := p.mountsOnProc(b, filepath.Join(p.root, strconv.Itoa(parent)))

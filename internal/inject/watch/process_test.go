@@ -97,6 +97,31 @@ func TestFactsAreReadFromProc(t *testing.T) {
 	}
 }
 
+// TestProcfsOfTheOuterContainer: a process of container c at pid 30 has children.
+func TestProcfsOfTheOuterContainer(t *testing.T) {
+	fake := newFakeProc(t)
+	fake.add("10", 1, "host", "1", "/system.slice/runc", hostRoot)
+	fake.add("30", 10, "c", "2", "/c", ownRoot+ownProc)
+	p, err := newProc(fake.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	innerProc := strings.ReplaceAll(ownProc, "0:50", "0:51")
+	for _, tt := range []struct {
+		name, pidNS, mnt, mounts string
+		want                     verdict
+	}{
+		{"an init with the outer procfs", "inner", "3", ownRoot + ownProc, notYet},
+		{"an init with its own procfs", "inner", "3", ownRoot + innerProc, ready},
+		{"a mount namespace without a pid namespace", "c", "3", ownRoot + ownProc, ready},
+	} {
+		fake.add("40", 30, tt.pidNS, tt.mnt, "/c/d", tt.mounts)
+		if got, err := p.look(&Rules{}, 40); err != nil || got.verdict != tt.want {
+			t.Errorf("%s: judged %d, %v, want %d", tt.name, got.verdict, err, tt.want)
+		}
+	}
+}
+
 func TestViewsOfAContainerAreFound(t *testing.T) {
 	fake := newFakeProc(t)
 	fake.add("10", 1, "host", "1", "/system.slice/runc", hostRoot)
