@@ -128,7 +128,7 @@ test-vm-gate: root guest-tools packages ## the same in less time, for .ci/run: w
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)' test
 	$(GO) run ./test/vm -hosts bookworm:hybrid -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)' test
 	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -timeout 10m initpid fs procvirt/cgroup procvirt/host internal/inject/watch
-	$(GO) run ./test/vm -hosts trixie-backports:v2 -tests -timeout 5m internal/syscalls
+	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -timeout 5m internal/syscalls
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 	$(GO) run ./test/vm -hosts trixie-backports:v2 -tests -cpus 4 -nodes 4 -timeout 10m -run '$(VM_NODES)' test
 	$(GO) run ./test/vm -systemd -tests -timeout 10m -run '$(VM_SYSTEMD)'

@@ -105,6 +105,7 @@ type Caller struct {
 
 	tb      testing.TB
 	cmd     *exec.Cmd
+	reap    func()
 	in      io.Writer
 	mu      sync.Mutex
 	tag     int
@@ -162,11 +163,9 @@ func StartFD(tb testing.TB, calls ...seccomp.Call) (c *Caller, listener int) {
 	}
 	theirs.Close()
 	c = &Caller{PID: cmd.Process.Pid, tb: tb, cmd: cmd, in: in, waiting: map[int]*Pending{}}
+	c.reap = sync.OnceFunc(func() { _ = cmd.Wait() }) // it says that it was killed
 	go c.read(out)
-	tb.Cleanup(func() {
-		c.Kill()
-		_ = cmd.Wait() // it says that it was killed
-	})
+	tb.Cleanup(c.Kill)
 	_, fd, err := ours.Receive()
 	if err != nil || fd < 0 {
 		tb.Fatalf("no listener from the caller: %v", err)
@@ -285,5 +284,8 @@ func (c *Caller) Poke(addr uintptr, b []byte) {
 	}
 }
 
-// Kill kills the process.
-func (c *Caller) Kill() { _ = c.cmd.Process.Kill() } // an error says that it is gone
+// Kill kills the process and reaps it. Until then it has its filter before Linux 6.11.
+func (c *Caller) Kill() {
+	_ = c.cmd.Process.Kill() // an error says that it is gone
+	c.reap()
+}
