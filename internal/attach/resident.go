@@ -150,7 +150,7 @@ func (r *Resident) start(j job, done func([]Result, error)) {
 		switch {
 		case err == nil:
 			return
-		case errors.Is(err, errEnded):
+		case errors.Is(err, ErrEnded):
 			continue
 		case r.cur != nil:
 			r.cur.kill()
@@ -159,11 +159,12 @@ func (r *Resident) start(j job, done func([]Result, error)) {
 		go done(nil, fmt.Errorf("the resident helper: %w", err))
 		return
 	}
-	go done(nil, errEnded)
+	go done(nil, ErrEnded)
 }
 
-// errEnded is the error of the calls of a helper that has ended.
-var errEnded = errors.New("the resident helper has ended")
+// ErrEnded is the error of the calls of a resident helper that has ended. It may have done
+// none, some or all of the work.
+var ErrEnded = errors.New("the resident helper has ended")
 
 // start hands over a job. It never waits: the helper reads at once, whatever its jobs do.
 // If it is stopped the socket may be full. After an error done is not called.
@@ -171,7 +172,7 @@ func (h *helper) start(j job, patience time.Duration, done func([]Result, error)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ended || h.retired {
-		return errEnded
+		return ErrEnded
 	}
 	h.last++
 	text, err := json.Marshal(request{ID: h.last, Job: j})
@@ -246,7 +247,7 @@ func (h *helper) end() {
 	defer h.mu.Unlock()
 	h.ended = true
 	for _, c := range h.calls {
-		go c.done(nil, errEnded)
+		go c.done(nil, ErrEnded)
 	}
 	clear(h.calls)
 	close(h.dead)

@@ -132,7 +132,7 @@ func TestProcessWithAJobThatHangsIsReplaced(t *testing.T) {
 	default:
 	}
 	release()
-	if o := <-other; o.err == nil || IsHung(o.err) || errors.Is(o.err, errEnded) {
+	if o := <-other; o.err == nil || IsHung(o.err) || errors.Is(o.err, ErrEnded) {
 		t.Errorf("the other job: %v", o.err)
 	}
 	select {
@@ -154,7 +154,7 @@ func TestResidentHelperThatDiesIsReplaced(t *testing.T) {
 	if err := first.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if o := <-hung; !errors.Is(o.err, errEnded) {
+	if o := <-hung; !errors.Is(o.err, ErrEnded) {
 		t.Errorf("a job of a process that died: %v", o.err)
 	}
 	if _, err := r.do(job{Probe: "/proc/uptime"}); err == nil || !strings.Contains(err.Error(), healthy) {

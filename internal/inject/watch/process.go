@@ -24,6 +24,9 @@ const maxMountinfo = 256 << 10
 // maxText bounds how much of a cgroup or status is read, in bytes.
 const maxText = 64 << 10
 
+// maxDepth bounds how many ancestors of a process are looked at.
+const maxDepth = 1000
+
 // buffer holds the text of files. Each look uses one and gives it back.
 type buffer []byte
 
@@ -74,6 +77,16 @@ type proc struct {
 	// procfs are the superblocks of the procfs that are mounted on the host.
 	procfs  map[uint64]bool
 	buffers sync.Pool // of *buffer
+}
+
+// buffer returns an empty buffer.
+func (p *proc) buffer() *buffer { return p.buffers.Get().(*buffer) }
+
+// release takes a buffer back.
+func (p *proc) release(b *buffer) {
+	if *b = (*b)[:0]; cap(*b) <= maxMountinfo {
+		p.buffers.Put(b)
+	}
 }
 
 // newProc returns the proc of the procfs at root.
@@ -140,12 +153,8 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 	if !f.ownPIDNS && len(r.Attach) == 0 {
 		return sighting{}, nil
 	}
-	b := p.buffers.Get().(*buffer)
-	defer func() {
-		if *b = (*b)[:0]; cap(*b) <= maxMountinfo {
-			p.buffers.Put(b)
-		}
-	}()
+	b := p.buffer()
+	defer p.release(b)
 	if f.cgroups, err = b.readWhole(dir + "/cgroup"); err != nil {
 		return sighting{}, errEnded
 	}
@@ -177,24 +186,59 @@ func (p *proc) look(r *Rules, pid int) (sighting, error) {
 	return s, nil
 }
 
-// parentCgroups returns the parent of the process with directory dir, and the text of its
-// cgroup. They are 0 and empty if the parent is not visible here.
-func (p *proc) parentCgroups(b *buffer, dir string) (parent int, text []byte, err error) {
+// parent returns the parent of the process with directory dir, or 0 if it is not visible here.
+func (p *proc) parent(b *buffer, dir string) (int, error) {
 	status, err := b.readWhole(dir + "/status")
 	if err != nil {
-		return 0, nil, errEnded
+		return 0, errEnded
 	}
 	parent, ok := procpid.StatusID(status, "PPid")
 	if !ok {
-		return 0, nil, fmt.Errorf("%s/status: no PPid", dir)
+		return 0, fmt.Errorf("%s/status: no PPid", dir)
 	}
-	if parent == 0 {
-		return 0, nil, nil
+	return parent, nil
+}
+
+// parentCgroups returns the parent of the process with directory dir, and the text of its
+// cgroup. They are 0 and empty if the parent is not visible here.
+func (p *proc) parentCgroups(b *buffer, dir string) (parent int, text []byte, err error) {
+	if parent, err = p.parent(b, dir); err != nil || parent == 0 {
+		return 0, nil, err
 	}
 	if text, err = b.readWhole(filepath.Join(p.root, strconv.Itoa(parent), "cgroup")); err != nil {
 		return 0, nil, errOrphaned
 	}
 	return parent, text, nil
+}
+
+// eldest returns the eldest ancestor of a process that has the same pid and mount namespaces,
+// which is the process itself if its parent has others.
+func (p *proc) eldest(pid int) int {
+	b := p.buffer()
+	defer p.release(b)
+	for range maxDepth {
+		dir := filepath.Join(p.root, strconv.Itoa(pid))
+		parent, err := p.parent(b, dir)
+		if err != nil || parent == 0 {
+			break
+		}
+		theirs := filepath.Join(p.root, strconv.Itoa(parent))
+		if !sameLink(dir, theirs, "ns/pid") || !sameLink(dir, theirs, "ns/mnt") {
+			break
+		}
+		pid = parent
+	}
+	return pid
+}
+
+// sameLink reports whether a link in two directories leads to the same.
+func sameLink(a, b, name string) bool {
+	one, err := os.Readlink(filepath.Join(a, name))
+	if err != nil {
+		return false
+	}
+	two, err := os.Readlink(filepath.Join(b, name))
+	return err == nil && one == two
 }
 
 // isNew reports whether the procfs at the /proc of a process is that of its own pid
@@ -203,8 +247,8 @@ func (p *proc) parentCgroups(b *buffer, dir string) (parent int, text []byte, er
 func (p *proc) isNew(b *buffer, procfs uint64, pidNS string, mnt uint64, parent int) (bool, error) {
 	if theirs, err := os.Readlink(filepath.Join(p.root, strconv.Itoa(parent), "ns/pid")); err != nil {
 		return false, errOrphaned
-	} else if theirs == pidNS {
-		return true, nil
+	} else if theirs == pidNS || theirs == p.pidNS {
+		return true, nil // no mountinfo, which is long on a host with many containers
 	}
 	theirs, err := mountinfo.Namespace(p.root, strconv.Itoa(parent))
 	if err != nil {

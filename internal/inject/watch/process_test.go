@@ -143,3 +143,23 @@ func TestViewsOfAContainerAreFound(t *testing.T) {
 		t.Errorf("the view at the mount point is %d, %v, want 60", dev, err)
 	}
 }
+
+// TestInitIsFoundFromAnyOfItsProcesses: its pid may be higher than theirs.
+func TestInitIsFoundFromAnyOfItsProcesses(t *testing.T) {
+	fake := newFakeProc(t)
+	fake.add("10", 1, "host", "1", "/system.slice/runc", hostRoot)
+	fake.add("90", 10, "c", "2", "/c", ownRoot+ownProc)
+	fake.add("20", 90, "c", "2", "/c", ownRoot+ownProc)
+	fake.add("21", 20, "c", "2", "/c", ownRoot+ownProc)
+	fake.add("22", 90, "c", "3", "/c", ownRoot+ownProc) // its mounts are its own
+	fake.add("23", 99, "c", "2", "/c", ownRoot+ownProc) // its parent has just ended
+	p, err := newProc(fake.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid, want := range map[int]int{10: 1, 90: 90, 20: 90, 21: 90, 22: 22, 23: 23, 77: 77} {
+		if got := p.eldest(pid); got != want {
+			t.Errorf("eldest of %d is %d, want %d", pid, got, want)
+		}
+	}
+}

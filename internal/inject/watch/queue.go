@@ -27,6 +27,7 @@ type job struct {
 	started bool
 	// alone is true if the owner has had a job that hung.
 	alone bool
+	tries int // how often it has failed
 }
 
 // lane is the work of one owner.

@@ -19,7 +19,8 @@ type Status struct {
 	// the host.
 	Attached uint64 `json:"attached"`
 	Late     uint64 `json:"late"`
-	// Refused is how many containers were not attached, or not wholly, by reason.
+	// Refused is how many containers were not attached, or not wholly, when they were
+	// tried first, by reason. They are tried again, and may be among Attached, too.
 	Refused map[Reason]uint64 `json:"refused,omitempty"`
 	// Queue is how many containers wait, and Running how many are being attached.
 	Queue   int `json:"queue"`

@@ -41,7 +41,7 @@ func TestStatusSaysWhatBecameOfContainers(t *testing.T) {
 	}
 	w := &watcher{Config: config(Rules{}, scriptedAttacher{
 		own: {}, 2: {err: attach.ErrNotPivoted}, 3: {results: failed}, 4: {err: errors.New("x")}, 5: {err: errors.New("the last")},
-	}, io.Discard), proc: p}
+	}, io.Discard), proc: p, retries: newRetries(func() {})}
 	w.Log = slog.New(slog.DiscardHandler)
 	for _, j := range []job{{pid: own}, {pid: own, started: true}, {pid: 2}, {pid: 3}, {pid: 4}, {pid: 5, alone: true}} {
 		ended := make(chan bool)

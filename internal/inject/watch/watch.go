@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vprocfs/internal/attach"
-	"vprocfs/internal/mountinfo"
 )
 
 // Config is what Run needs.
@@ -59,10 +58,12 @@ type watcher struct {
 	isSource   map[int]bool
 	candidates *candidates
 	queue      *queue
+	retries    *retries
 	failures   limiter
 
-	wake     int  // eventfd: a scan or ctx has ended
+	wake     int  // eventfd: a scan or ctx has ended, or there is another retry
 	rescan   bool // a scan is needed
+	searched bool // a scan has begun
 	scanned  time.Time
 	scanning chan []int // gets the result of the scan that runs; nil if none runs
 	scans    sync.WaitGroup
@@ -100,6 +101,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}()
 	w.candidates = newCandidates(w.proc.root, w.epoll)
+	w.retries = newRetries(w.wakeUp)
 	w.queue = newQueue(func(j job, done func(hung bool)) { w.attach(ctx, j, done) })
 	w.Stats.setQueue(w.queue)
 	defer w.queue.wait()
@@ -166,6 +168,7 @@ func (w *watcher) loop(ctx context.Context) error {
 	for ctx.Err() == nil {
 		now := time.Now()
 		w.lookAgain(now)
+		w.tryAgain(now)
 		if err := w.maintain(now); err != nil {
 			return err
 		}
@@ -206,6 +209,9 @@ func (w *watcher) timeout(now time.Time) int {
 	if due, ok := w.candidates.next(); ok {
 		earlier(due)
 	}
+	if due, ok := w.retries.next(); ok {
+		earlier(due)
+	}
 	if w.rescan {
 		earlier(w.scanned.Add(scanGap))
 	}
@@ -238,10 +244,16 @@ func (w *watcher) maintain(now time.Time) error {
 		}
 	}
 	if w.rescan && now.Sub(w.scanned) >= scanGap || w.source == nil && now.Sub(w.scanned) >= scanEvery {
-		w.rescan, w.scanned = false, now
+		// A watcher before this one may have been killed in the middle of a container:
+		// the first scan attaches those that have the view, too.
+		complete := (*sighting).has
+		if !w.searched {
+			complete = func(*sighting, uint64) bool { return false }
+		}
+		w.rescan, w.scanned, w.searched = false, now, true
 		w.scanning = make(chan []int, 1)
 		w.scans.Go(func() {
-			w.scanning <- w.scan()
+			w.scanning <- w.scan(complete)
 			w.wakeUp()
 		})
 	}
@@ -310,112 +322,4 @@ func (w *watcher) lookAgain(now time.Time) {
 			w.candidates.drop(c.pid)
 		}
 	}
-}
-
-// attachLater has a container attached.
-func (w *watcher) attachLater(j job) {
-	var err error
-	if j.owner, err = w.Owner(j.pid); err != nil {
-		return // it has ended
-	}
-	if !w.queue.push(j) {
-		w.Stats.Refuse(QueueFull, errQueueFull.Error())
-		w.failures.warn(w.Log, "a container is not attached", "pid", j.pid, "err", errQueueFull)
-	}
-}
-
-var errQueueFull = errors.New("too many containers wait")
-
-// scan looks at all processes and has containers attached. It returns the processes
-// that may become containers.
-func (w *watcher) scan() (unready []int) {
-	begin := time.Now()
-	views, err := mountinfo.Views(w.proc.root)
-	if err != nil {
-		w.Log.Warn("the processes cannot be listed", "err", err)
-		return nil
-	}
-	dev, err := w.proc.view(w.Dir)
-	if err != nil {
-		w.Log.Warn("the mounts cannot be listed", "err", err)
-		return nil
-	}
-	found := 0
-	for _, v := range views {
-		for _, pid := range v.PIDs {
-			s, err := w.proc.look(&w.Rules, pid)
-			if err != nil {
-				continue // it has ended; others have the same view
-			}
-			switch {
-			case s.verdict == notYet:
-				unready = append(unready, pid)
-			case s.verdict == ready && !s.has(dev):
-				found++
-				w.attachLater(job{pid: pid, ns: s.ns, seen: begin})
-			}
-			break
-		}
-	}
-	w.Log.Debug("searched for containers", "found", found, "took", time.Since(begin))
-	return unready
-}
-
-// has reports whether the view dev is mounted in the container.
-func (s *sighting) has(dev uint64) bool {
-	for _, v := range s.views {
-		if v == dev && dev != 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// attach begins a job. It has done called when the job has ended.
-func (w *watcher) attach(ctx context.Context, j job, done func(hung bool)) {
-	alone := func() (hung bool) {
-		results, err := w.Attach.AttachAlone(ctx, j.pid, j.ns)
-		w.note(ctx, j, results, err)
-		return attach.IsHung(err)
-	}
-	if j.alone {
-		go func() { done(alone()) }()
-		return
-	}
-	w.Attach.Start(j.pid, j.ns, func(results []attach.Result, err error) {
-		if attach.IsHung(err) {
-			go func() {
-				alone()
-				done(true)
-			}()
-			return
-		}
-		w.note(ctx, j, results, err)
-		done(false)
-	})
-}
-
-// note counts and logs what became of a job.
-func (w *watcher) note(ctx context.Context, j job, results []attach.Result, err error) {
-	if ctx.Err() != nil || attach.IsGone(err) {
-		return
-	}
-	why := reasonOf(err)
-	for _, r := range results {
-		// What somebody has mounted there on purpose stays: LXCFS, another vprocfs.
-		if r.Err != nil && !attach.IsOccupied(r.Err) {
-			if err == nil {
-				why = Files
-			}
-			err = errors.Join(err, fmt.Errorf("%s: %w", r.Target, r.Err))
-		}
-	}
-	if err != nil {
-		w.Stats.Refuse(why, err.Error())
-		w.failures.warn(w.Log, "a container is not attached, or not wholly", "pid", j.pid, "err", err)
-		return
-	}
-	late := j.started && w.proc.runsOwnProgram(j.pid)
-	w.Stats.attached(late)
-	w.Log.Debug("attached", "pid", j.pid, "mnt", j.ns, "took", time.Since(j.seen), "late", late)
 }
