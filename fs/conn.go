@@ -21,7 +21,7 @@ type Conn struct{ fd int }
 
 // handshake reads the INIT request from a descriptor of /dev/fuse that has just
 // been mounted, answers it, and takes the descriptor over if it succeeds.
-func handshake(fd int) (*Conn, error) {
+func handshake(fd int, idmap bool) (*Conn, error) {
 	buf := make([]byte, requestSize)
 	n, errno := rawRead(fd, buf)
 	for errno == unix.EINTR {
@@ -30,7 +30,7 @@ func handshake(fd int) (*Conn, error) {
 	if errno != 0 {
 		return nil, fmt.Errorf("read the fuse init request: %w", errno)
 	}
-	answer, err := answerInit(buf[:n])
+	answer, err := answerInit(buf[:n], idmap)
 	if err != nil {
 		return nil, err
 	}
@@ -40,8 +40,9 @@ func handshake(fd int) (*Conn, error) {
 	return &Conn{fd}, nil
 }
 
-// answerInit returns the answer to an INIT request, header included.
-func answerInit(request []byte) ([]byte, error) {
+// answerInit returns the answer to an INIT request, header included. With idmap it
+// returns ErrNoIDMap if the kernel does not offer FUSE_ALLOW_IDMAP.
+func answerInit(request []byte, idmap bool) ([]byte, error) {
 	in, ok := decodeInit(request)
 	if !ok {
 		return nil, errors.New("the first fuse request is not init: the descriptor is in use")
@@ -56,6 +57,11 @@ func answerInit(request []byte) ([]byte, error) {
 		fuse.CAP_MAX_PAGES | // READ larger than max_write
 		fuse.CAP_INIT_EXT
 	flags := in.Flags64() & wanted
+	if idmap {
+		if flags |= in.Flags64() & fuse.CAP_ALLOW_IDMAP; flags&fuse.CAP_ALLOW_IDMAP == 0 {
+			return nil, ErrNoIDMap
+		}
+	}
 
 	answer := make([]byte, requestSize)
 	out, size := place[fuse.InitOut](answer)

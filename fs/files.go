@@ -14,7 +14,7 @@ func (s *Server) open(t *Turn) (int, error) {
 		return pinReply(t)
 	case writes(t.flags) && !s.isWritable(t.id):
 		return 0, syscall.EROFS
-	case !t.node.permits(t.caller, accessOf(t.flags)):
+	case !s.permits(t.node, t.caller, accessOf(t.flags)):
 		return 0, syscall.EACCES
 	}
 	return s.openReply(t)

@@ -142,6 +142,28 @@ func TestModeBitsDecideWhoReads(t *testing.T) {
 	}
 }
 
+// TestOnlyWithIDMapIsAnUnknownUserTrusted: then the kernel has checked the bits. It has not
+// compared them with the owner on the host, so files of the host are for everybody or nobody.
+func TestOnlyWithIDMapIsAnUnknownUserTrusted(t *testing.T) {
+	unknown := Caller{UID: unknownUser, GID: unknownUser}
+	n := &node{mode: unix.S_IFREG | 0o400}
+	for _, idmap := range []bool{false, true} {
+		s := &Server{idmap: idmap}
+		if got := s.permits(n, unknown, unix.R_OK); got != idmap {
+			t.Errorf("with IDMap %v an unknown user may read slabinfo: %v", idmap, got)
+		}
+		if s.permits(n, Caller{UID: 5, GID: 5}, unix.R_OK) || s.permits(n, unknown, unix.W_OK) {
+			t.Errorf("with IDMap %v another user may read, or an unknown one write", idmap)
+		}
+		turn := &Turn{request: request{caller: unknown}}
+		for mode, want := range map[uint32]bool{0o400: false, 0o440: false, 0o444: true} {
+			if got := turn.mayHost(&unix.Stat_t{Mode: unix.S_IFREG | mode}, unix.R_OK); got != want {
+				t.Errorf("a file of the host with mode %o: %v", mode, got)
+			}
+		}
+	}
+}
+
 // TestATableWithoutADirectoryOrWithAnIDTwiceIsRefused: a file keeps its id for ever, as the
 // kernel may hold it over a change of daemons.
 func TestATableWithoutADirectoryOrWithAnIDTwiceIsRefused(t *testing.T) {

@@ -18,6 +18,8 @@ var (
 	ErrMounted = errors.New("something is already mounted there")
 	// ErrMountHung says that a mount of the same type is there and does not answer.
 	ErrMountHung = errors.New("a mount that does not answer is already there")
+	// ErrNoIDMap says that this kernel has no idmapped mounts of FUSE.
+	ErrNoIDMap = errors.New("idmapped mounts of FUSE need Linux 6.12")
 )
 
 const devFuse = "/dev/fuse"
@@ -31,6 +33,10 @@ type MountOptions struct {
 	// FSName is the source of the mount, the first column of /proc/mounts.
 	// Default Name.
 	FSName string
+	// IDMap allows idmapped mounts of it (mount_setattr(2)). The kernel then checks the
+	// permission bits, which costs a GETATTR at each open, and does not tell the user ids
+	// of callers (Linux 6.12).
+	IDMap bool
 }
 
 func (o MountOptions) withDefaults() MountOptions {
@@ -50,8 +56,8 @@ type mountParam struct{ key, value string }
 
 // mountParams returns the options of fs/fuse/inode.c (fuse_fs_parameters) that a
 // mount served from fd has.
-func mountParams(fd int) []mountParam {
-	return []mountParam{
+func mountParams(fd int, o MountOptions) []mountParam {
+	params := []mountParam{
 		{"fd", fmt.Sprint(fd)},
 		// The type bits of the root, in octal: a directory.
 		{"rootmode", "40000"},
@@ -62,6 +68,11 @@ func mountParams(fd int) []mountParam {
 		// Containers run under other uids and in other user namespaces.
 		{"allow_other", ""},
 	}
+	if o.IDMap {
+		// The kernel insists on it (process_init_reply in fs/fuse/inode.c).
+		params = append(params, mountParam{"default_permissions", ""})
+	}
+	return params
 }
 
 // Mount mounts on the directory dir and does the handshake. Nothing is answered until a
@@ -81,7 +92,7 @@ func Mount(dir string, o MountOptions) (*Conn, error) {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	var data []string
-	for _, p := range mountParams(fd) {
+	for _, p := range mountParams(fd, o) {
 		data = append(data, strings.TrimSuffix(p.key+"="+p.value, "="))
 	}
 	// There are no devices, no set-uid files, no programs. It is not MS_RDONLY: the
@@ -91,7 +102,7 @@ func Mount(dir string, o MountOptions) (*Conn, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount %s: %w", dir, noFUSE(err))
 	}
-	c, err := handshake(fd)
+	c, err := handshake(fd, o.IDMap)
 	if err != nil {
 		_ = unix.Unmount(target, unix.MNT_DETACH) // the other error is to be reported
 		unix.Close(fd)
@@ -115,7 +126,7 @@ func MountDetached(o MountOptions) (conn *Conn, mountfd int, err error) {
 		unix.Close(fd)
 		return nil, -1, fmt.Errorf("mount detached: %w", noFUSE(err))
 	}
-	conn, err = handshake(fd)
+	conn, err = handshake(fd, o.IDMap)
 	if err != nil {
 		unix.Close(mountfd)
 		unix.Close(fd)
@@ -179,7 +190,7 @@ func detachedMount(fd int, o MountOptions) (int, error) {
 		return -1, fmt.Errorf("fsopen fuse: %w", err)
 	}
 	defer unix.Close(fsfd)
-	params := append(mountParams(fd), mountParam{"source", o.FSName}, mountParam{"subtype", o.Name})
+	params := append(mountParams(fd, o), mountParam{"source", o.FSName}, mountParam{"subtype", o.Name})
 	const attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	for _, p := range params {
 		if p.value == "" {

@@ -45,6 +45,8 @@ type ServerOptions struct {
 	Pins *Pins
 	// Triggers stands behind the files that can be written to. nil: there are none.
 	Triggers Triggers
+	// IDMap says that the connection was made with MountOptions.IDMap.
+	IDMap bool
 }
 
 // Server answers the requests of one connection.
@@ -71,6 +73,7 @@ type Server struct {
 	waits      *waits
 	hosts      []*HostTree
 	pins       *Pins // nil: none
+	idmap      bool  // the kernel checks permissions, see permits
 	// triggers is nil if no file can be written to.
 	triggers Triggers
 	// left are the requests of a former process that are to be replayed, suspects those
@@ -115,6 +118,7 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		waits:      newWaits(o.Workers),
 		hosts:      o.Hosts,
 		pins:       o.Pins,
+		idmap:      o.IDMap,
 		triggers:   o.Triggers,
 		pulse:      newPulse(),
 		rush:       newRush(),

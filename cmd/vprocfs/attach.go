@@ -24,6 +24,7 @@ func attachCommand(stdout io.Writer) *command {
 	pid := fl.Int("pid", 0, "any process of the container, by its pid on the host")
 	fl.StringArrayVar(&o.Files, "file", nil, "attach only `FILE`, such as meminfo; may be repeated")
 	fl.StringVar(&o.Dir, "mount", defaultMount, "`DIR` is the mount point of a running daemon")
+	fl.BoolVar(&o.IDMap, "idmap", false, "show the files as root's in a container with a user namespace, where they are nobody's otherwise; the daemon needs serve --idmap")
 	fl.BoolVar(&o.Replace, "replace", false, "also replace living mounts of LXCFS and of other vprocfs daemons")
 	return &command{
 		name:    "attach",

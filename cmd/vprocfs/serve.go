@@ -18,6 +18,7 @@ func serveCommand() *command {
 	fl.StringArrayVar(&o.Watch.Attach, "attach-cgroup", nil, "with --attach all, also attach what is in the cgroups that `PATTERN` matches, if it has a mount namespace and a /proc of its own; may be repeated")
 	fl.StringArrayVar(&o.Watch.Never, "attach-not-cgroup", nil, "with --attach all, never attach what is in the cgroups that `PATTERN` matches; may be repeated")
 	fl.StringVar(&o.ControlGroup, "control-group", "", "`GROUP` whose members may ask status, ps and explain; upgrade and log-level are root's")
+	fl.BoolVar(&o.Mount.IDMap, "idmap", false, "allow idmapped mounts of the view, as pods with user namespaces make them of CDI mounts; each open costs one request more (Linux 6.12)")
 	addLogFlags(fl, &o.Log)
 	return &command{
 		name:    "serve",

@@ -60,6 +60,9 @@ type Options struct {
 	Files []string
 	// Replace also replaces a living mount of LXCFS or of another vprocfs.
 	Replace bool
+	// IDMap maps the owner of the files, root, to root of the container's user
+	// namespace, if it has one of its own. The daemon must allow it.
+	IDMap bool
 	// Rootfs is the directory that the container is about to enter, for a process
 	// that has not called pivot_root(2) yet, as at the createRuntime stage of OCI
 	// runtimes. It is a path in the mount namespace of the process. If it is empty,
@@ -92,7 +95,7 @@ func ParseFile(name string) (string, error) {
 // of its container yet and Rootfs is empty, Attach returns ErrNotPivoted. A file that fails does not stop the others; the returned error
 // concerns all files. A second Attach changes nothing.
 func Attach(ctx context.Context, pid int, o Options) ([]Result, error) {
-	j := job{PID: pid, Dir: o.Dir, Replace: o.Replace, Rootfs: o.Rootfs}
+	j := job{PID: pid, Dir: o.Dir, Replace: o.Replace, IDMap: o.IDMap, Rootfs: o.Rootfs}
 	for _, f := range o.Files {
 		p, err := ParseFile(f)
 		if err != nil {

@@ -199,12 +199,25 @@ func (j *job) do(h *host, tell func(Result) error) error {
 			return err
 		}
 	}
+	users := -1
+	if j.IDMap {
+		if users, err = openUserNamespace(j.PID); err != nil {
+			return err
+		}
+		defer closeAll([]int{users})
+	}
 	// Before enter: Dir is a path of this mount namespace.
 	files := make([]int, len(j.Items))
 	errs := make([]error, len(j.Items))
 	for i, it := range j.Items {
 		if files[i], errs[i] = -1, errNotServed; !j.Remove {
 			files[i], errs[i] = cloneFile(j.Dir, it.Path)
+		}
+		if users >= 0 && errs[i] == nil {
+			if err := idmap(files[i], users); err != nil {
+				closeAll(files[:i+1])
+				return fmt.Errorf("%s: %w", j.Dir, err)
+			}
 		}
 	}
 	defer closeAll(files) // unmounts those that were not attached

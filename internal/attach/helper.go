@@ -38,6 +38,7 @@ type job struct {
 	NS      uint64 `json:",omitempty"`
 	Dir     string // the mount point of the daemon
 	Replace bool   // replace living mounts of our types too
+	IDMap   bool   `json:",omitempty"` // see Options
 	Rootfs  string `json:",omitempty"` // see Options
 	Remove  bool   `json:",omitempty"` // see HealOptions
 	DryRun  bool

@@ -72,7 +72,7 @@ func work(o Options, dir string, w *supervise.Worker) error {
 		return err
 	}
 	so := src.serverOptions(conn, saved)
-	so.Journal, so.Crashed = kept, w.Crashed
+	so.Journal, so.Crashed, so.IDMap = kept, w.Crashed, o.Mount.IDMap
 	so.Pins = fs.NewPins(newOpener().open, func(fd int) { w.Keep(filePins, fd) })
 	server := fs.NewServer(conn, src, so)
 	served := make(chan error, 1)
