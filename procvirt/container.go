@@ -37,6 +37,8 @@ type Container struct {
 	// policy is the container's, and attributes the text that it was made of.
 	policy     *policy
 	attributes []byte
+	// took is how long it took to make the content.
+	took time.Duration
 }
 
 func newContainer(r *Registry) *Container {
@@ -179,13 +181,13 @@ const maxRounds = 4
 // numbers of its own, that is the host's file, and a counted Reason. It makes no
 // allocation once the container's files are open and dst is large enough.
 func (c *Container) Append(dst []byte, f *File) ([]byte, error) {
-	c.reads.Add(c.now)
-	c.space.owner.reads.Add(c.now)
+	c.countRead()
 	text, err := c.content(dst, f)
-	if err == nil {
-		return text, nil
+	if err != nil {
+		text, err = c.registry.appendHost(dst, f, err, c)
 	}
-	return c.registry.appendHost(dst, f, err, c)
+	c.countFile(f)
+	return text, err
 }
 
 // LastCPU returns the number of the highest CPU that the container may run on, which
@@ -268,6 +270,7 @@ func (c *Container) timedContent(dst []byte, f *File) ([]byte, error) {
 	start := time.Since(c.registry.began) // half of what time.Now takes
 	text, err := f.content(dst, c)
 	took := time.Since(c.registry.began) - start
+	c.took = took
 	c.pace[f.index].took(took, c.registry.slowAfter)
 	if took >= slowRead {
 		c.slow.Add(1)
@@ -282,6 +285,8 @@ func (c *Container) coldContent(dst []byte, f *File, why error) (text []byte, er
 		return dst, err
 	}
 	c.registry.counts.coldOpens.Add(1)
+	start := time.Since(c.registry.began)
+	defer func() { c.took = time.Since(c.registry.began) - start }()
 	text, err = c.openContent(dst, f, why)
 	if errors.Is(err, errOtherGroup) {
 		if err := c.moveToOtherGroup(); err != nil {

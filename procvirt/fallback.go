@@ -186,7 +186,9 @@ func (r *Registry) appendHost(dst []byte, f *File, err error, c *Container) ([]b
 	}
 	start := time.Now()
 	text, err := r.readHost(f.Path, c.host)
-	r.hostPace[f.index].took(time.Since(start), r.slowAfter)
+	took := time.Since(start)
+	c.took += took
+	r.hostPace[f.index].took(took, r.slowAfter)
 	if err != nil {
 		return dst, err
 	}

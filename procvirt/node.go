@@ -124,7 +124,10 @@ func (c *Container) AppendNode(dst []byte, node int, name string) (text []byte, 
 		return dst, false, nil
 	}
 	c.node = node
-	if text, err = c.content(dst, f); err != nil {
+	c.countRead()
+	text, err = c.content(dst, f)
+	c.countFile(f)
+	if err != nil {
 		return dst, false, c.registry.fallBack(f, err)
 	}
 	return text, true, nil

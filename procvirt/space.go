@@ -151,7 +151,8 @@ func (sp *space) add(g groups) *state {
 			}
 		}
 	}
-	s := &state{registry: sp.registry, space: sp, groups: g, pace: make([]pace, len(sp.registry.files))}
+	n := len(sp.registry.files)
+	s := &state{registry: sp.registry, space: sp, groups: g, pace: make([]pace, n), files: make([]fileCount, n)}
 	s.known.Store(&sp.registry.noPolicy)
 	sp.owner.states.Add(1)
 	s.persist()

@@ -140,6 +140,8 @@ type state struct {
 
 	// pace is that of gathering for each file, by its index.
 	pace []pace
+	// files counts the contents of each file, by its index.
+	files []fileCount
 
 	account  account
 	counters vmCounters

@@ -28,15 +28,17 @@ const (
 	Status     = "status"     // what the holder knows
 	Stats      = "stats"      // what the worker has done
 	Containers = "containers" // the containers, and what they are shown
+	Files      = "files"      // what the containers in the pid namespace Arg have read, by file
 	Explain    = "explain"    // where the numbers of process Arg come from
 )
 
 // readOnly has the verbs that change nothing.
-var readOnly = map[string]bool{Ping: true, Status: true, Stats: true, Containers: true, Explain: true}
+var readOnly = map[string]bool{Ping: true, Status: true, Stats: true, Containers: true, Files: true, Explain: true}
 
 // verbs has all verbs.
 var verbs = map[string]bool{
-	Ping: true, Upgrade: true, LogLevel: true, Status: true, Stats: true, Containers: true, Explain: true,
+	Ping: true, Upgrade: true, LogLevel: true, Status: true, Stats: true, Containers: true, Files: true,
+	Explain: true,
 }
 
 // Request is what a client asks for.

@@ -101,6 +101,12 @@ func (a *answers) data(r control.Request) (data any, err error) {
 		return a.stats(), nil
 	case control.Containers:
 		return a.src.registry.List(), nil
+	case control.Files:
+		ns, err := strconv.ParseUint(r.Arg, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("pid namespace %q: must be its inode number", r.Arg)
+		}
+		return a.src.registry.FilesRead(ns)
 	case control.Explain:
 		pid, err := strconv.Atoi(r.Arg)
 		if err != nil {
