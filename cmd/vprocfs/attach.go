@@ -13,6 +13,7 @@ import (
 	"vprocfs/initpid"
 	"vprocfs/internal/attach"
 	"vprocfs/internal/daemon"
+	"vprocfs/internal/report"
 )
 
 // defaultMount is the default mount point of attach and heal.
@@ -73,10 +74,10 @@ func printResults(w io.Writer, results []attach.Result) (failed int) {
 	for _, r := range results {
 		if r.Err != nil {
 			failed++
-			fmt.Fprintf(w, "%s: %s: %v\n", r.Target, r.State, r.Err)
+			fmt.Fprintln(w, report.Printable(fmt.Sprintf("%s: %s: %v", r.Target, r.State, r.Err)))
 			continue
 		}
-		fmt.Fprintf(w, "%s: %s\n", r.Target, r.State)
+		fmt.Fprintln(w, report.Printable(fmt.Sprintf("%s: %s", r.Target, r.State)))
 	}
 	return failed
 }
@@ -124,7 +125,7 @@ func heal(ctx context.Context, o attach.HealOptions, stdout io.Writer) error {
 	failed := 0
 	err = attach.Heal(ctx, o, func(n attach.Namespace) {
 		line, ok := healLine(n, o.DryRun)
-		fmt.Fprintln(stdout, line)
+		fmt.Fprintln(stdout, report.Printable(line))
 		if !ok {
 			failed++
 		}

@@ -46,7 +46,7 @@ func Explanation(to io.Writer, e *daemon.Explanation, why error) error {
 		}
 		fmt.Fprintf(w, "known\t%d reads, %.0f/s now, %d slow; its files are %s, %d with those beside it\n", k.Reads, k.PerSecond, k.Slow, open, k.OpenFiles)
 		if k.Fallbacks > 0 {
-			fmt.Fprintf(w, "fallbacks\t%d, the last: %s\n", k.Fallbacks, k.LastFallback)
+			fmt.Fprintf(w, "fallbacks\t%d, the last: %s\n", k.Fallbacks, Printable(k.LastFallback))
 		}
 	}
 	fmt.Fprintf(w, "process\t%d\n", e.PID)
@@ -63,7 +63,7 @@ func Explanation(to io.Writer, e *daemon.Explanation, why error) error {
 		fmt.Fprintf(w, "%s\t", c.Name)
 		switch {
 		case c.Error != "":
-			fmt.Fprintln(w, c.Error)
+			fmt.Fprintln(w, Printable(c.Error))
 		case c.Root:
 			fmt.Fprintf(w, "v%d %s, the root\n", c.Version, Printable(c.Group))
 		default:

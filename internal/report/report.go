@@ -10,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"vprocfs/internal/control"
 	"vprocfs/internal/daemon"
@@ -84,17 +87,38 @@ func (d *Daemon) Explain(pid int) (*daemon.Explanation, error) {
 	return ask[*daemon.Explanation](d, control.Explain, strconv.Itoa(pid))
 }
 
-// JSON prints v.
+// JSON prints v. What is no visible character is escaped: it may go to a terminal.
 func JSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(escapeHidden(text), '\n'))
+	return err
 }
 
-// Printable makes a name that a container chose safe to print on a terminal.
+// escapeHidden escapes what encoding/json leaves: control characters beyond ASCII, and marks
+// that turn the direction of writing. They are in strings only.
+func escapeHidden(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	for _, r := range string(text) {
+		if r < 0x7f || unicode.IsPrint(r) {
+			out = utf8.AppendRune(out, r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			out = fmt.Appendf(out, `\u%04x`, unit)
+		}
+	}
+	return out
+}
+
+// Printable makes a name that a container chose safe to print on a terminal: what is no
+// visible character, such as an escape or a mark that turns the direction of writing, is
+// shown as a question mark.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
