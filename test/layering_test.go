@@ -40,7 +40,7 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/report", "internal/sandbox", "internal/seccomp", "internal/syscalls"},
+			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/node", "internal/report", "internal/sandbox", "internal/seccomp", "internal/syscalls"},
 			others:     []string{pflag},
 			testOthers: testLibs,
 		},
@@ -54,22 +54,24 @@ func layers() map[string]layer {
 		"internal/mountinfo":    {others: []string{sys}, testOthers: testLibs},
 		"internal/attach":       {own: []string{"internal/mountinfo"}, others: []string{sys}, testOthers: testLibs},
 		"internal/inject/watch": {own: []string{"internal/attach", "internal/mountinfo", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
-		"internal/inject":       {own: []string{"internal/attach"}, others: []string{sys}, testOthers: testLibs},
-		"fs/journal":            {others: []string{sys}, testOthers: testLibs},
-		"internal/count":        {testOthers: testLibs},
-		"fs":                    {own: []string{"fs/journal", "internal/count", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
-		"initpid":               {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
-		"cache":                 {testOthers: testLibs},
-		"internal/metrics":      {own: []string{"fs", "initpid", "internal/count", "internal/daemon", "internal/report", "procvirt"}, others: []string{prometheus, "github.com/prometheus/client_model"}, testOthers: testLibs},
-		"cmd/vprocfs-export":    {own: []string{"internal/metrics", "internal/report"}, others: []string{pflag, prometheus, sys}, testOthers: testLibs},
-		"internal/report":       {own: []string{"internal/control", "internal/count", "internal/daemon", "internal/supervise", "procvirt"}, others: []string{sys}, testOthers: testLibs},
-		"internal/control":      {others: []string{sys}, testOthers: testLibs},
-		"internal/supervise":    {own: []string{"internal/control", "internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
-		"internal/fdconn":       {others: []string{sys}, testOthers: testLibs},
-		"internal/manual":       {others: []string{pflag}, testOthers: testLibs},
-		"internal/logqueue":     {others: []string{sys}, testOthers: testLibs},
-		"internal/procpid":      {testOthers: testLibs},
-		"internal/seccomp":      {others: []string{sys}, testOwn: []string{"internal/seccomp/seccomptest"}, testOthers: testLibs},
+		// What it asks of systemd needs another's D-Bus.
+		"internal/node":      {own: []string{"internal/daemon"}, others: []string{"github.com/godbus/dbus/v5", sys}, testOthers: testLibs},
+		"internal/inject":    {own: []string{"internal/attach"}, others: []string{sys}, testOthers: testLibs},
+		"fs/journal":         {others: []string{sys}, testOthers: testLibs},
+		"internal/count":     {testOthers: testLibs},
+		"fs":                 {own: []string{"fs/journal", "internal/count", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},
+		"initpid":            {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
+		"cache":              {testOthers: testLibs},
+		"internal/metrics":   {own: []string{"fs", "initpid", "internal/count", "internal/daemon", "internal/report", "procvirt"}, others: []string{prometheus, "github.com/prometheus/client_model"}, testOthers: testLibs},
+		"cmd/vprocfs-export": {own: []string{"internal/metrics", "internal/report"}, others: []string{pflag, prometheus, sys}, testOthers: testLibs},
+		"internal/report":    {own: []string{"internal/control", "internal/count", "internal/daemon", "internal/supervise", "procvirt"}, others: []string{sys}, testOthers: testLibs},
+		"internal/control":   {others: []string{sys}, testOthers: testLibs},
+		"internal/supervise": {own: []string{"internal/control", "internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
+		"internal/fdconn":    {others: []string{sys}, testOthers: testLibs},
+		"internal/manual":    {others: []string{pflag}, testOthers: testLibs},
+		"internal/logqueue":  {others: []string{sys}, testOthers: testLibs},
+		"internal/procpid":   {testOthers: testLibs},
+		"internal/seccomp":   {others: []string{sys}, testOwn: []string{"internal/seccomp/seccomptest"}, testOthers: testLibs},
 		"internal/syscalls": {
 			own:     []string{"internal/procpid", "internal/seccomp", "procvirt", "procvirt/cgroup"},
 			others:  []string{sys},
@@ -86,8 +88,9 @@ func layers() map[string]layer {
 		"procvirt/held":                {others: []string{sys}, testOthers: testLibs},
 		// What the parsers and the tests of procvirt share.
 		"procvirt/internal": {others: []string{"github.com/rogpeppe/go-internal"}, testOthers: testLibs},
-		// It writes an archive, and knows nothing of the others.
-		"deploy/image": {testOthers: testLibs},
+		// They write files, and know nothing of the others.
+		"deploy/image":      {testOthers: testLibs},
+		"deploy/kubernetes": {testOthers: testLibs},
 		// Black boxes: they run the binary.
 		"test": {others: []string{sys}, testOthers: append(testLibs, "tags.cncf.io/container-device-interface/specs-go")},
 		// It serves a file of its own, with the loop that the daemon has.

@@ -69,6 +69,10 @@ func examples(verb string) []manual.Example {
 			{Does: "crun, and the view", Command: "vprocfs runtime --runtime crun -- run web"},
 			{Does: "the same, by name", Command: "ln -s vprocfs /usr/bin/vprocfs-crun && vprocfs-crun run web"},
 		},
+		"node": {
+			{Does: "as a pod runs it, with the host's root directory at /host", Command: "vprocfs node install"},
+			{Does: "the same, with the NRI plugin and flags for the daemon", Command: "vprocfs node --nri --serve-flags '--cpu-view cpuset' install"},
+		},
 		"version": {
 			{Does: "what a report of a defect should have", Command: "vprocfs version"},
 			{Does: "the same", Command: "vprocfs --version"},

@@ -1,8 +1,8 @@
 // Command vprocfs shows containers their own /proc. It is a FUSE daemon on the host
 // (serve), a throwaway container to try it in (run), a report of which container a
 // process belongs to (explain), two commands that change the mounts of running
-// containers (attach, heal), and two that container runtimes call for those that start
-// (hook, runtime).
+// containers (attach, heal), two that container runtimes call for those that start
+// (hook, runtime), and one that pods of Kubernetes run (node).
 //
 // This package is the command line only: flags in, lines and exit statuses out.
 package main
@@ -72,6 +72,7 @@ func commands() []*command {
 		healCommand(os.Stdout),
 		hookCommand(),
 		runtimeCommand(),
+		nodeCommand(os.Stderr),
 		versionCommand(os.Stdout),
 		containerInitCommand(),
 		openPinsCommand(),

@@ -25,9 +25,10 @@ type file struct {
 	data []byte
 }
 
-// contents are the files of the image: what the package has, but for its documentation.
-func contents(binary string) []file {
-	return []file{
+// contents are the files of the image: what the package has, but for its documentation, and
+// the NRI plugin, if its path is not empty.
+func contents(binary, plugin string) []file {
+	files := []file{
 		{name: "usr/bin/vprocfs", from: binary, mode: 0o755},
 		{name: "usr/bin/vprocfs-runc", link: "vprocfs"},
 		{name: "usr/bin/vprocfs-crun", link: "vprocfs"},
@@ -35,6 +36,12 @@ func contents(binary string) []file {
 		{name: "usr/share/vprocfs/hooks.d/vprocfs.json", from: "deploy/hooks.d/vprocfs.json", mode: 0o644},
 		{name: "usr/share/vprocfs/cdi/vprocfs.json", from: "deploy/cdi/vprocfs.json", mode: 0o644},
 	}
+	if plugin != "" {
+		files = append(files,
+			file{name: "usr/bin/vprocfs-nri", from: plugin, mode: 0o755},
+			file{name: "usr/lib/systemd/system/vprocfs-nri.service", from: "deploy/nri/vprocfs-nri.service", mode: 0o644})
+	}
+	return files
 }
 
 // load reads the files.

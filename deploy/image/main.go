@@ -1,7 +1,7 @@
 // Command image writes an OCI image of vprocfs as a tar archive, without a container
 // engine: `make image`. The same files make the same bytes.
 //
-//	go run ./deploy/image -binary build/vprocfs -version 0.1.0 -output build/image/vprocfs.tar
+//	go run ./deploy/image -binary build/vprocfs -nri build/vprocfs-nri -version 0.1.0 -output build/image/vprocfs.tar
 package main
 
 import (
@@ -23,6 +23,7 @@ func main() {
 func run(args []string) error {
 	fl := flag.NewFlagSet("image", flag.ExitOnError)
 	binary := fl.String("binary", "build/vprocfs", "static `FILE` to put in the image")
+	plugin := fl.String("nri", "", "static `FILE` of the NRI plugin, if it is to be in the image")
 	version := fl.String("version", "0.1.0", "version and tag of the image")
 	output := fl.String("output", "build/image/vprocfs.tar", "`FILE` to write")
 	if err := fl.Parse(args); err != nil {
@@ -32,11 +33,19 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
+	if *plugin != "" {
+		switch other, err := architecture(*plugin); {
+		case err != nil:
+			return err
+		case other != arch:
+			return fmt.Errorf("%s is for %s, and %s for %s", *binary, arch, *plugin, other)
+		}
+	}
 	created, err := epoch(os.Getenv("SOURCE_DATE_EPOCH"))
 	if err != nil {
 		return err
 	}
-	files, err := load(contents(*binary))
+	files, err := load(contents(*binary, *plugin))
 	if err != nil {
 		return err
 	}
