@@ -39,7 +39,12 @@ func (l *watcherLog) String() string {
 // until it watches.
 func startAttaching(t *testing.T, binary string, flags ...string) *watcherLog {
 	t.Helper()
-	dir := t.TempDir()
+	return startAttachingAt(t, t.TempDir(), binary, flags...)
+}
+
+// startAttachingAt is startAttaching for the mount point dir.
+func startAttachingAt(t *testing.T, dir, binary string, flags ...string) *watcherLog {
+	t.Helper()
 	args := slices.Concat([]string{"serve", "--attach", "all", "--log-level", "debug"}, flags, []string{dir})
 	l := &watcherLog{daemon: startDaemonCommand(t, dir, exec.Command(binary, args...), nil)}
 	l.until(t, "msg=serving")

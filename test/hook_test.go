@@ -172,41 +172,54 @@ func TestAttachRefusesAContainerThatHasNotPivoted(t *testing.T) {
 	}
 }
 
+// hooksFile returns the project's file for hooks.d, for a binary and a daemon at dir.
+func hooksFile(t *testing.T, binary, dir string) string {
+	t.Helper()
+	return hookFor(readFile(t, "../deploy/hooks.d/vprocfs.json"), binary, dir)
+}
+
+// hookFor returns text with the command line of the hook for a binary and a daemon at dir.
+func hookFor(text, binary, dir string) string {
+	text = strings.ReplaceAll(text, "exec /usr/bin/vprocfs hook", "exec "+binary+" hook --mount "+dir)
+	return strings.ReplaceAll(text, "/usr/bin/vprocfs", binary)
+}
+
 func TestPodmansHooksDirectory(t *testing.T) {
 	dir, _ := serve(t)
 	hooks := t.TempDir()
-	text := readFile(t, "../deploy/hooks.d/vprocfs.json")
-	text = strings.Replace(text, `"/usr/bin/vprocfs"`, fmt.Sprintf("%q", vprocfsPath(t)), 1)
-	text = strings.Replace(text, `"hook"]`, fmt.Sprintf(`"hook", "--mount", %q]`, dir), 1)
-	if err := os.WriteFile(hooks+"/vprocfs.json", []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(hooks+"/vprocfs.json", []byte(hooksFile(t, vprocfsPath(t), dir)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	podmanShows(t, []string{"--hooks-dir", hooks}, nil)
 }
 
-// cdiSpec returns the CDI specification of the project, for a daemon at dir.
-func cdiSpec(t *testing.T, dir string) string {
+// cdiSpec returns the CDI specification of the project, for a binary and a daemon at dir.
+func cdiSpec(t *testing.T, binary, dir string) string {
 	t.Helper()
-	text := readFile(t, "../deploy/cdi/vprocfs.json")
-	text = strings.Replace(text, `"path": "/usr/bin/vprocfs"`, fmt.Sprintf(`"path": %q`, vprocfsPath(t)), 1)
-	text = strings.Replace(text, `"hook"`, fmt.Sprintf(`"hook", "--mount", %q`, dir), 1)
+	text := hookFor(readFile(t, "../deploy/cdi/vprocfs.json"), binary, dir)
 	return strings.ReplaceAll(text, "/var/lib/vprocfs/", dir+"/")
 }
 
-func TestPodmansCDIDevices(t *testing.T) {
-	dir, _ := serve(t)
+// installCDI installs it until the test ends.
+func installCDI(t *testing.T, binary, dir string) {
+	t.Helper()
 	const specs = "/run/cdi" // podman 4.3 has no flag for it
 	if err := os.MkdirAll(specs, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	file := fmt.Sprintf("%s/vprocfs-test-%d.json", specs, os.Getpid())
-	if err := os.WriteFile(file, []byte(cdiSpec(t, dir)), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(cdiSpec(t, binary, dir)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		os.Remove(file)
 		os.Remove(specs) // if it is empty
 	})
+}
+
+func TestPodmansCDIDevices(t *testing.T) {
+	dir, _ := serve(t)
+	installCDI(t, vprocfsPath(t), dir)
 	for _, device := range []string{"all", "mounts"} {
 		t.Run(device, func(t *testing.T) { podmanShows(t, nil, []string{"--device", "vprocfs.io/view=" + device}) })
 	}
@@ -216,7 +229,7 @@ func TestPodmansCDIDevices(t *testing.T) {
 // device of mounts complete: it has every file that runc lets be mounted.
 func TestCDISpecIsValid(t *testing.T) {
 	dir, _ := serve(t)
-	dec := json.NewDecoder(strings.NewReader(cdiSpec(t, dir)))
+	dec := json.NewDecoder(strings.NewReader(cdiSpec(t, vprocfsPath(t), dir)))
 	dec.DisallowUnknownFields()
 	var spec cdi.Spec
 	if err := dec.Decode(&spec); err != nil {

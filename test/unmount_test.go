@@ -91,9 +91,7 @@ func TestAfterAnUnmountNoRuntimeWaits(t *testing.T) {
 		t.Errorf("podman rm: %v\n%s", err, out)
 	}
 	hooks := t.TempDir()
-	hook := strings.ReplaceAll(readFile(t, "../deploy/hooks.d/vprocfs.json"), "/usr/bin/vprocfs", vprocfsPath(t))
-	hook = strings.Replace(hook, `"hook"]`, `"hook", "--mount", "`+dir+`"]`, 1)
-	if err := os.WriteFile(filepath.Join(hooks, "vprocfs.json"), []byte(hook), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(hooks, "vprocfs.json"), []byte(hooksFile(t, vprocfsPath(t), dir)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out, err := p.run([]string{"--hooks-dir", hooks}, nil, "/bin/busybox", "cat", "/proc/meminfo").Output()
