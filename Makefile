@@ -144,7 +144,11 @@ bench: root bench-tools build ## compare with the kernel's files, the floor and 
 	$(GO) run ./test/bench --out docs/benchmarks.md
 
 bench-scale: root bench-tools build ## a thousand containers that read five files every second, for five minutes
-	$(GO) run ./test/bench --parts scale --out docs/benchmarks-scale.md
+	$(GO) run ./test/bench --parts reach,scale --out docs/benchmarks-scale.md
+
+.PHONY: bench-gate
+bench-gate: root bench-tools build ## fail if the daemon is slower than that of the last release by more than a quarter; a minute
+	@GO="$(GO)" sh test/bench/gate.sh $(BINARY)
 
 bench-units: ## benchmarks of the packages, with their allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./cache ./procvirt/... ./initpid ./fs

@@ -94,7 +94,7 @@ func layers() map[string]layer {
 		// Black boxes: they run the binary.
 		"test": {others: []string{sys}, testOthers: append(testLibs, "tags.cncf.io/container-device-interface/specs-go")},
 		// It serves a file of its own, with the loop that the daemon has.
-		"test/bench": {own: []string{"fs"}, others: []string{pflag, sys}, testOthers: testLibs},
+		"test/bench": {own: []string{"fs"}, others: []string{pflag, sys, "golang.org/x/perf", "gonum.org/v1/plot"}, testOthers: testLibs},
 	}
 }
 

@@ -109,6 +109,7 @@ func (b *bench) compare(t *table, what, file string, ask func(*peer) (float64, e
 		was, is = append(was, v[0]), append(is, v[1])
 		ratio, control = append(ratio, v[1]/v[0]), append(control, v[2]/v[1])
 	}
+	b.meter.step()
 	middle := func(v []float64) string {
 		from, to := quartiles(v)
 		return fmt.Sprintf("%.2f to %.2f", from, to)

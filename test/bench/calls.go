@@ -38,6 +38,7 @@ func (b *bench) calls() error {
 			row = append(row, fmt.Sprintf("%.1f", n))
 		}
 		t.row(row...)
+		b.meter.step()
 	}
 	b.report.WriteString(t.String())
 	b.section("Memory and descriptors", "After the measurements above.")

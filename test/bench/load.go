@@ -60,6 +60,7 @@ func (b *bench) measureLoad(t *table, c *container, name, op string, files []str
 			cpu[p.name] = append(cpu[p.name], float64(p.cpu()-before)/1e3/(float64(v[0])*millis/1e3))
 		}
 	}
+	b.meter.step()
 	cell := func(name string) string {
 		if len(rate[name]) == 0 {
 			return "-"

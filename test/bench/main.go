@@ -14,9 +14,11 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -43,12 +45,17 @@ const (
 	partCalls    = "calls"    // the daemons' system calls
 	partNewcomer = "newcomer" // first reads of new pid namespaces
 	partStorm    = "storm"    // many containers start at once
+	partReach    = "reach"    // the 99th percentile by the number of containers that read all the time
 	partScale    = "scale"    // many containers that read all the time
 	partOld      = "old"      // against an older binary
 )
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
+	err := run(os.Args[1:])
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() > 0 {
+		os.Exit(exit.ExitCode()) // it was inside that has said why
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
@@ -65,7 +72,18 @@ func run(args []string) error {
 		return serveFloor(args[0])
 	case "":
 	default:
-		return inside(args)
+		if len(args) > 0 && args[0] == compareCommand {
+			return inside(args[1:], compareBinaries)
+		}
+		return inside(args, measure)
+	}
+	if len(args) > 0 {
+		switch args[0] {
+		case "plot":
+			return plotCommand(args[1:])
+		case compareCommand:
+			return compareRevisions(args[1:])
+		}
 	}
 	if _, err := parse(args); err != nil {
 		return err
@@ -79,14 +97,14 @@ func parse(args []string) (options, error) {
 	fl.SortFlags = false
 	fl.StringVar(&o.binary, "vprocfs", "build/vprocfs", "the binary to measure")
 	fl.StringVar(&o.old, "old", "", "an older binary: measured too in the parts old and scale")
-	fl.StringSliceVar(&o.parts, "parts", []string{partFiles, partThreads, partCalls, partNewcomer, partStorm}, "what to measure; also: scale, and old with --old")
+	fl.StringSliceVar(&o.parts, "parts", []string{partFiles, partThreads, partCalls, partNewcomer, partStorm}, "what to measure; also: reach, scale, and old with --old")
 	fl.IntVar(&o.rounds, "rounds", 20, "alternating rounds of each measurement")
 	fl.IntVar(&o.each, "each", 300, "operations in a round")
 	fl.IntVar(&o.spaces, "namespaces", 1000, "pid namespaces that read for the first time, at most")
 	fl.IntVar(&o.storm, "storm", 500, "containers that start at once")
 	fl.IntVar(&o.scale, "scale", 1000, "containers of the part scale")
 	fl.IntVar(&o.period, "seconds", 300, "how long the part scale lasts")
-	fl.StringVar(&o.out, "out", "", "write the table to this file too")
+	fl.StringVar(&o.out, "out", "", "write the tables to this file too, and beside it the figures as JSON and plots of them as SVG")
 	err := fl.Parse(args)
 	switch {
 	case err != nil:
@@ -138,12 +156,8 @@ func inNamespaces(args []string) error {
 	return cmd.Wait()
 }
 
-// inside is the benchmark, as pid 1 of its namespaces.
-func inside(args []string) (err error) {
-	o, err := parse(args)
-	if err != nil {
-		return err
-	}
+// inside does work, as pid 1 of its namespaces.
+func inside(args []string, work func(b *bench, args []string) error) (err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make all mounts private: %w", err)
 	}
@@ -166,30 +180,48 @@ func inside(args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, g.remove()) }()
 
-	b := &bench{options: o, dir: dir, groups: g}
+	b := &bench{dir: dir, groups: g, meter: newMeter(os.Stderr)}
 	defer b.stop()
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM)
 	done := make(chan error, 1)
-	go func() { done <- b.all() }()
+	go func() { done <- work(b, args) }()
 	select {
 	case err := <-done:
-		if err != nil {
-			fmt.Print(b.report.String()) // what there is
-			return err
-		}
+		return errors.Join(err, covered("/proc/uptime"))
 	case <-interrupted:
 		return errors.New("interrupted")
 	}
-	text := b.report.String()
-	fmt.Print(text)
-	if o.out == "" {
+}
+
+// covered returns an error if a file of the kernel is covered by a file of FUSE.
+func covered(file string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(file, &st); err == nil && st.Type != unix.FUSE_SUPER_MAGIC {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
+	return fmt.Errorf("%s is not the kernel's any more: a vprocfs of this host has attached its files to the benchmark; end it, or give it --attach none", file)
+}
+
+// measure is the benchmark.
+func measure(b *bench, args []string) error {
+	var err error
+	if b.options, err = parse(args); err != nil {
 		return err
 	}
-	return os.WriteFile(o.out, []byte(text), 0o644)
+	err = b.all()
+	text := b.report.String()
+	fmt.Print(text) // what there is
+	if err != nil || b.out == "" {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(b.out), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(b.out, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return b.figures.write(b.out)
 }
 
 // bench is a run.
@@ -200,40 +232,61 @@ type bench struct {
 	peers  []*peer
 	agents sync.Map // of *container: all that were started
 	report strings.Builder
+	meter  *meter
+	// figures are those of the report.
+	figures figures
+}
+
+// part is a part of a run.
+type part struct {
+	name    string
+	run     func() error
+	steps   int
+	nominal time.Duration // see stage
+}
+
+// allParts returns the parts in their order, with what they take where docs/benchmarks.md
+// was made.
+func (b *bench) allParts() []part {
+	files := len(b.served())
+	round := time.Duration(b.rounds) * time.Duration(b.each) * time.Microsecond
+	containers := 21 + 100 + b.spaces
+	paced := len(b.paced()) * min(b.period, peersPeriod)
+	reach := len(b.reachCounts()) * len(b.paced()) * reachSeconds
+	seconds := func(n int) time.Duration { return time.Duration(n) * time.Second }
+	return []part{
+		{partFiles, b.files, 2 * files, time.Duration(files) * round * 3 / 2},
+		{partThreads, b.threads, 15, seconds(15 * b.rounds * 4 / 10)},
+		{partCalls, b.calls, files, seconds(5 * files)},
+		{partNewcomer, b.newcomers, containers, time.Duration(containers) * 40 * time.Millisecond},
+		{partStorm, b.storms, 25, 25 * time.Duration(b.storm) * 5 * time.Millisecond},
+		{partReach, b.reach, reach, seconds(reach + 30)},
+		{partScale, b.scales, paced + b.period, seconds(paced + b.period + 60)},
+		{partOld, b.againstOld, 3*files + 3, time.Duration(3*files+3) * round / 3},
+	}
 }
 
 // all runs the parts.
 func (b *bench) all() error {
+	b.meter.say("starting the daemons")
 	if err := b.startPeers(); err != nil {
 		return err
 	}
 	b.heading()
-	for _, part := range []struct {
-		name string
-		run  func() error
-	}{
-		{partFiles, b.files},
-		{partThreads, b.threads},
-		{partCalls, b.calls},
-		{partNewcomer, b.newcomers},
-		{partStorm, b.storms},
-		{partScale, b.scales},
-		{partOld, b.againstOld},
-	} {
-		for _, p := range b.parts {
-			if p == part.name {
-				progress("measuring %s", part.name)
-				if err := part.run(); err != nil {
-					return fmt.Errorf("%s: %w", part.name, err)
-				}
-			}
+	parts := slices.DeleteFunc(b.allParts(), func(p part) bool { return !slices.Contains(b.parts, p.name) })
+	for _, p := range parts {
+		b.meter.plan(p.name, p.steps, p.nominal)
+	}
+	for _, p := range parts {
+		b.meter.enter(p.name)
+		err := p.run()
+		b.meter.leave()
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	return nil
 }
-
-// progress tells on stderr what is going on: a run takes minutes.
-func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
 
 func (b *bench) stop() {
 	b.agents.Range(func(c, _ any) bool { c.(*container).stop(); return true })

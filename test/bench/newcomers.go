@@ -52,6 +52,7 @@ func (b *bench) measureNewcomers(t *table, n int) error {
 				stop()
 				return err
 			}
+			b.meter.step()
 		}
 		stop()
 	}
@@ -59,7 +60,9 @@ func (b *bench) measureNewcomers(t *table, n int) error {
 	for _, p := range peers {
 		v := first[p.name]
 		m := median(v) // sorts
-		t.row(p.name, strconv.Itoa(n), fmt.Sprintf("%.0f / %.0f", m, v[min(len(v)-1, len(v)*99/100)]), fmt.Sprintf("%.1f", m/base), fmt.Sprintf("%.1f", median(warm[p.name])))
+		tail := v[min(len(v)-1, len(v)*99/100)]
+		b.figures.Newcomers = append(b.figures.Newcomers, newcomerFigure{p.name, n, timing{m, tail}})
+		t.row(p.name, strconv.Itoa(n), fmt.Sprintf("%.0f / %.0f", m, tail), fmt.Sprintf("%.1f", m/base), fmt.Sprintf("%.1f", median(warm[p.name])))
 	}
 	return nil
 }
@@ -107,6 +110,7 @@ func (b *bench) storms() error {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
 			times[p.name] = append(times[p.name], took.Seconds())
+			b.meter.step()
 		}
 	}
 	t := newTable("files of", "seconds", "more than the kernel's, ms a container")

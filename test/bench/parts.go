@@ -107,6 +107,12 @@ func (b *bench) measureFile(t *table, c *container, op, file string, peers []*pe
 			cpu[p.name] += float64(p.cpu()-before) / 1e3 / float64(b.rounds*b.each)
 		}
 	}
+	b.meter.step()
+	figure := fileFigure{Op: op, File: file, Peers: make(map[string]timing)}
+	for name := range mid {
+		figure.Peers[name] = timing{median(mid[name]), median(tail[name])}
+	}
+	b.figures.Files = append(b.figures.Files, figure)
 	m := map[string]float64{}
 	cell := func(name string) string {
 		if len(mid[name]) == 0 {

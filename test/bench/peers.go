@@ -24,6 +24,8 @@ type peer struct {
 	dir  string // of its proc; /proc for the kernel
 	cmd  *exec.Cmd
 	log  bytes.Buffer
+	// ended is closed when the daemon has ended.
+	ended chan struct{}
 }
 
 // The names of the peers.
@@ -91,7 +93,7 @@ func (b *bench) startPeers() error {
 	}
 	bin, err := exec.LookPath("lxcfs")
 	if errors.Is(err, exec.ErrNotFound) {
-		progress("LXCFS is not installed: measuring without it")
+		b.meter.say("LXCFS is not installed: measuring without it")
 		return nil
 	}
 	if err != nil {
@@ -109,12 +111,15 @@ func (p *peer) start(mount string) error {
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- p.cmd.Wait() }()
+	p.ended = make(chan struct{})
+	go func() {
+		_ = p.cmd.Wait() // its ProcessState says the same
+		close(p.ended)
+	}()
 	for end := time.Now().Add(startPatience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		select {
-		case err := <-ended:
-			return fmt.Errorf("%s has ended: %w\n%s", p.cmd, err, &p.log)
+		case <-p.ended:
+			return fmt.Errorf("%s has ended: %s\n%s", p.cmd, p.cmd.ProcessState, &p.log)
 		default:
 		}
 		var st unix.Statfs_t
@@ -139,6 +144,13 @@ func (b *bench) find(name string) *peer {
 		}
 	}
 	return nil
+}
+
+// paced are the peers of which many containers read all the time.
+func (b *bench) paced() []*peer {
+	return slices.DeleteFunc(slices.Clone(b.peers), func(p *peer) bool {
+		return slices.Contains([]string{forking, walking, second}, p.name)
+	})
 }
 
 // main are the peers that serve files in the ordinary way.

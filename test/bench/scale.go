@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,9 +42,31 @@ type window struct {
 	stolen  float64       // percent of the time of all CPUs
 }
 
-// paced has all containers read the files of a peer for so many seconds, and adds a row
-// to the table. It calls look once a second.
-func (b *bench) paced(t *table, p *peer, cs []*container, seconds int, look func()) ([]window, error) {
+// pace is what containers got that read all the time.
+type pace struct {
+	peer         string
+	containers   int
+	seconds      int
+	reads        int64
+	tail         float64 // 99th percentile in milliseconds, the median of the containers'
+	longest      time.Duration
+	cpu          float64 // of the daemon, percent of one CPU
+	idle, stolen float64 // percent of all CPUs
+	windows      []window
+}
+
+func newPaceTable() *table {
+	return newTable("files of", "containers", "seconds", "reads", "99th percentile", "longest", "daemon's CPU, %", "CPUs idle, %", "CPUs stolen, %")
+}
+
+func (p *pace) addTo(t *table) {
+	t.row(p.peer, strconv.Itoa(p.containers), strconv.Itoa(p.seconds), strconv.FormatInt(p.reads, 10), fmt.Sprintf("%.2f", p.tail), inMilliseconds(p.longest),
+		fmt.Sprintf("%.0f", p.cpu), fmt.Sprintf("%.0f", p.idle), fmt.Sprintf("%.1f", p.stolen))
+}
+
+// keepPace has all containers read the files of a peer for so many seconds. It calls look once
+// a second.
+func (b *bench) keepPace(p *peer, cs []*container, seconds int, look func()) (*pace, error) {
 	cpu := p.cpu()
 	before, err := readCPUTimes()
 	if err != nil {
@@ -62,44 +83,44 @@ func (b *bench) paced(t *table, p *peer, cs []*container, seconds int, look func
 			return nil, err
 		}
 		times = append(times, now)
+		b.meter.step()
 		look()
 	}
 	if err := <-told; err != nil {
 		return nil, err
 	}
-	var reads int64
-	var worst time.Duration
+	r := &pace{peer: p.name, containers: len(cs), seconds: seconds}
+	r.windows = make([]window, (seconds+windowSeconds-1)/windowSeconds)
 	var tails []float64
-	windows := make([]window, (seconds+windowSeconds-1)/windowSeconds)
 	for _, c := range cs {
 		v, err := c.hear()
 		if err != nil {
 			return nil, err
 		}
-		reads += v[0]
-		tails = append(tails, float64(v[2])/1e6)
-		if len(v) != 3+len(windows) {
+		if len(v) != 3+len(r.windows) {
 			return nil, fmt.Errorf("the container's agent: %d numbers", len(v))
 		}
+		r.reads += v[0]
+		tails = append(tails, float64(v[2])/1e6)
 		for i, n := range v[3:] {
-			windows[i].longest = max(windows[i].longest, time.Duration(n))
-			worst = max(worst, time.Duration(n))
+			r.windows[i].longest = max(r.windows[i].longest, time.Duration(n))
+			r.longest = max(r.longest, time.Duration(n))
 		}
 	}
-	for i := range windows {
+	r.tail = median(tails)
+	for i := range r.windows {
 		// The last container begins one second after the first.
 		from, to := times[i*windowSeconds], times[min((i+1)*windowSeconds+1, len(times)-1)]
-		_, windows[i].stolen = to.shares(from)
+		_, r.windows[i].stolen = to.shares(from)
 	}
 	took := time.Since(start)
 	after, err := readCPUTimes()
 	if err != nil {
 		return nil, err
 	}
-	idle, stolen := after.shares(before)
-	t.row(p.name, strconv.Itoa(seconds), strconv.FormatInt(reads, 10), fmt.Sprintf("%.2f", median(tails)), inMilliseconds(worst),
-		fmt.Sprintf("%.0f", 100*(p.cpu()-cpu).Seconds()/took.Seconds()), fmt.Sprintf("%.0f", idle), fmt.Sprintf("%.1f", stolen))
-	return windows, nil
+	r.idle, r.stolen = after.shares(before)
+	r.cpu = 100 * (p.cpu() - cpu).Seconds() / took.Seconds()
+	return r, nil
 }
 
 // tellAll has each container read p's files every second, for so many seconds. They begin one
@@ -113,7 +134,7 @@ func (b *bench) tellAll(p *peer, cs []*container, seconds int) error {
 		if err := c.tell(command...); err != nil {
 			return err
 		}
-		time.Sleep(time.Second / time.Duration(b.scale))
+		time.Sleep(time.Second / time.Duration(len(cs)))
 	}
 	return nil
 }
@@ -157,32 +178,11 @@ func (b *bench) scales() error {
 		return err
 	}
 	defer deep.stop()
-	reader, err := b.buildReader()
+	all, err := b.newCrowd("scale")
 	if err != nil {
 		return err
 	}
-	var cs []*container
-	stop := func() {
-		for _, c := range cs {
-			c.stop()
-		}
-	}
-	defer stop()
-	grow := func(n int) error {
-		for len(cs) < n {
-			c, err := b.containerWith(exec.Command(reader), "scale-"+strconv.Itoa(len(cs)), 2)
-			if err != nil {
-				return err
-			}
-			cs = append(cs, c)
-			for _, f := range b.scaleFiles() {
-				if _, err := c.ask("cycle", 1, p.path(f)); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
+	defer all.stop()
 	cost := newTable("what", "file", "us", "in floors")
 	measure := func(what string, c *container) error {
 		for _, f := range b.scaleFiles() {
@@ -206,7 +206,7 @@ func (b *bench) scales() error {
 		}
 	}
 	for _, n := range []int{b.scale / 10, b.scale} {
-		if err := grow(n); err != nil {
+		if err := all.grow(n); err != nil {
 			return err
 		}
 		if err := measure(fmt.Sprintf("%d containers known", n), probe); err != nil {
@@ -221,22 +221,21 @@ func (b *bench) scales() error {
 			return err
 		}
 	}
-	t := newTable("files of", "seconds", "reads", "99th percentile", "longest", "daemon's CPU, %", "CPUs idle, %", "CPUs stolen, %")
-	for _, q := range b.peers {
-		if q.name == walking || q.name == forking || q.name == second {
-			continue
-		}
-		if _, err := b.paced(t, q, cs, min(b.period, peersPeriod), func() {}); err != nil {
+	t := newPaceTable()
+	for _, q := range b.paced() {
+		r, err := b.keepPace(q, all.containers, min(b.period, peersPeriod), func() {})
+		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
+		r.addTo(t)
 	}
 	rss, fds := 0, 0
-	windows, err := b.paced(t, p, cs, b.period, func() { rss, fds = max(rss, p.status("VmRSS")), max(fds, p.descriptors()) })
+	r, err := b.keepPace(p, all.containers, b.period, func() { rss, fds = max(rss, p.status("VmRSS")), max(fds, p.descriptors()) })
 	if err != nil {
 		return err
 	}
-	stop()
-	cs = nil
+	r.addTo(t)
+	all.stop()
 	gone := time.Now()
 	afterRSS, afterFDs := p.status("VmRSS"), p.descriptors()
 	for time.Since(gone) < scalePatience && (afterFDs > beforeFDs+scaleSlack || afterRSS > beforeRSS+rss/8) {
@@ -246,7 +245,7 @@ func (b *bench) scales() error {
 	back := time.Since(gone)
 	b.report.WriteString(t.String() + "\n")
 	b.report.WriteString(fmt.Sprintf("The run with vprocfs in windows of %d seconds, by what was stolen in them: the longest read of all containers, in milliseconds.\n\n", windowSeconds))
-	b.report.WriteString(byStolen(windows).String() + "\n")
+	b.report.WriteString(byStolen(r.windows).String() + "\n")
 	b.report.WriteString("What vprocfs's daemon holds before the containers are there, at most, and some time after they have ended:\n\n")
 	t = newTable("what", "before", "at most", "after")
 	t.row("RSS, KiB", strconv.Itoa(beforeRSS), strconv.Itoa(rss), strconv.Itoa(afterRSS))

@@ -46,14 +46,15 @@ func (b *bench) heading() {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts) // cannot fail
 	command := "make bench"
-	if slices.Equal(b.parts, []string{partScale}) {
+	if slices.Contains(b.parts, partScale) {
 		command = "make bench-scale"
 	}
-	fmt.Fprintf(&b.report, "# Benchmarks\n\nMade by `%s` on %s; do not edit. Times are this machine's, and this minute's: only ratios mean something elsewhere.\n\n",
-		command, time.Now().UTC().Format("2006-01-02"))
-	fmt.Fprintf(&b.report, "- %d CPUs (%s), Linux %s, %s\n", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(uts.Release[:]), runtime.Version())
-	fmt.Fprintf(&b.report, "- vprocfs: %s\n", said("git", "log", "-1", "--format=commit %h"))
-	fmt.Fprintf(&b.report, "- LXCFS: %s\n", said("lxcfs", "--version"))
+	f := &b.figures
+	f.Made = fmt.Sprintf("`%s` on %s", command, time.Now().UTC().Format("2006-01-02"))
+	f.Machine = fmt.Sprintf("%d CPUs (%s), Linux %s, %s", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(uts.Release[:]), runtime.Version())
+	f.Vprocfs, f.LXCFS = said("git", "log", "-1", "--format=commit %h"), said("lxcfs", "--version")
+	fmt.Fprintf(&b.report, "# Benchmarks\n\nMade by %s; do not edit. Times are this machine's, and this minute's: only ratios mean something elsewhere.\n\n", f.Made)
+	fmt.Fprintf(&b.report, "- %s\n- vprocfs: %s\n- LXCFS: %s\n", f.Machine, f.Vprocfs, f.LXCFS)
 	fmt.Fprintf(&b.report, "- %d rounds of %d operations; floor: a constant file through vprocfs's loop; all three daemons at nice -10, to which vprocfs sets itself\n", b.rounds, b.each)
 }
 
