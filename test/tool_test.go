@@ -39,6 +39,8 @@ func runTool(tool string) int {
 		err = osRead(os.Args[1:])
 	case "survive":
 		err = survive(os.Args[1])
+	case "survive-calls":
+		err = surviveCalls(os.Args[1])
 	case "deaf":
 		err = deaf()
 	case "block":

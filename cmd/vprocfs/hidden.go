@@ -40,6 +40,21 @@ func containerInitCommand() *command {
 	}
 }
 
+// writeAnswersCommand is a helper process of the daemon.
+func writeAnswersCommand() *command {
+	return &command{
+		name:   daemon.AnswerVerb,
+		flags:  newFlags(daemon.AnswerVerb),
+		hidden: true,
+		run: func(_ context.Context, args []string) error {
+			if len(args) != 1 {
+				return usageErrorf("%s: only `vprocfs serve` can start this", daemon.AnswerVerb)
+			}
+			return daemon.WriteAnswers()
+		},
+	}
+}
+
 // openPinsCommand is a helper process of the daemon.
 func openPinsCommand() *command {
 	return &command{

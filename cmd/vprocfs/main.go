@@ -76,6 +76,7 @@ func commands() []*command {
 		versionCommand(os.Stdout),
 		containerInitCommand(),
 		openPinsCommand(),
+		writeAnswersCommand(),
 		manualCommand(os.Stdout),
 	}
 }

@@ -35,8 +35,8 @@ func runCommand() *command {
 	addLogFlags(fl, &log)
 	own := newFlags("view") // no effect with --mount
 	addViewFlags(own, &view)
-	own.BoolVar(&answer, "syscalls", false, "answer sysinfo(2) and sched_getaffinity(2) from the view too (Linux 5.7)")
 	fl.AddFlagSet(own)
+	fl.BoolVar(&answer, "syscalls", false, "answer sysinfo(2) and sched_getaffinity(2) from the view too (Linux 5.9); with --mount the daemon must run with --syscalls")
 	return &command{
 		name:    "run",
 		summary: "run a command in a throwaway container with its own view",
@@ -73,6 +73,12 @@ found.
 					return usageErrorf("--syscalls: no system call is answered on this machine")
 				}
 				o.Answer = func(listener int) { served.Answer(listener) }
+				if o.Dir != "" {
+					o.Answer, err = daemon.AnswerBy(o.Dir, log.NewLogger(output, false))
+				}
+				if err != nil {
+					return err
+				}
 			}
 			defer output.Flush(errorPatience)
 			return sandbox.Run(o, args)

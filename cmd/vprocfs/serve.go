@@ -6,6 +6,7 @@ import (
 
 	"vprocfs/internal/daemon"
 	"vprocfs/internal/inject/watch"
+	"vprocfs/internal/syscalls"
 )
 
 func serveCommand() *command {
@@ -17,6 +18,7 @@ func serveCommand() *command {
 	fl.Var(&choice{words: [2]string{"none", "all"}, second: &o.Attach}, "attach", "containers to attach when they start, and those that run: all or none")
 	fl.StringArrayVar(&o.Watch.Attach, "attach-cgroup", nil, "with --attach all, also attach what is in the cgroups that `PATTERN` matches, if it has a mount namespace and a /proc of its own; may be repeated")
 	fl.StringArrayVar(&o.Watch.Never, "attach-not-cgroup", nil, "with --attach all, never attach what is in the cgroups that `PATTERN` matches; may be repeated")
+	fl.BoolVar(&o.Syscalls, "syscalls", false, "answer sysinfo(2) and sched_getaffinity(2) of containers whose runtime asks for it, from the view too (Linux 5.9)")
 	fl.StringVar(&o.ControlGroup, "control-group", "", "`GROUP` whose members may ask status, ps and explain; upgrade and log-level are root's")
 	fl.BoolVar(&o.Mount.IDMap, "idmap", false, "allow idmapped mounts of the view, as pods with user namespaces make them of CDI mounts; each open costs one request more (Linux 6.12)")
 	addLogFlags(fl, &o.Log)
@@ -41,6 +43,9 @@ MOUNTPOINT/sys/devices/system/cpu and node over its /sys/devices/system/cpu and 
 			}
 			if err := checkView(&o.View); err != nil {
 				return err
+			}
+			if o.Syscalls && len(syscalls.Calls()) == 0 {
+				return usageErrorf("--syscalls: no system call is answered on this machine")
 			}
 			if err := checkWatch(&o); err != nil {
 				return err

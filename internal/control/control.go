@@ -76,14 +76,20 @@ func (r Request) Line() []byte {
 	return b
 }
 
-// maxName is the longest name of a socket: sun_path has 108 bytes with the zero at its end
+// maxPath is the longest path of a socket: sun_path has 108 bytes with the zero at its end
 // (unix(7)).
-const maxName = 107 - len(Dir) - len("/") - len(".sock")
+const maxPath = 107
 
 // Path returns the socket of the daemon whose mount point is dir, an absolute path without
 // symbolic links: var-lib-vprocfs.sock for /var/lib/vprocfs. As with systemd-escape(1), a
 // byte that could be mistaken is written as \x2d. The middle of a long name is a hash.
-func Path(dir string) string {
+func Path(dir string) string { return socketPath(dir, ".sock") }
+
+// SeccompPath returns the socket where container runtimes hand the listeners of seccomp
+// filters to the daemon: var-lib-vprocfs.seccomp.sock for /var/lib/vprocfs.
+func SeccompPath(dir string) string { return socketPath(dir, ".seccomp.sock") }
+
+func socketPath(dir, suffix string) string {
 	var name strings.Builder
 	for _, c := range bytes.Trim([]byte(filepath.Clean(dir)), "/") {
 		switch {
@@ -95,12 +101,12 @@ func Path(dir string) string {
 			fmt.Fprintf(&name, `\x%02x`, c)
 		}
 	}
-	return filepath.Join(Dir, shorten(name.String())+".sock")
+	return filepath.Join(Dir, shorten(name.String(), maxPath-len(Dir)-len("/")-len(suffix))+suffix)
 }
 
 // shorten replaces the middle of a name that is too long by a hash of it.
-func shorten(name string) string {
-	if len(name) <= maxName {
+func shorten(name string, max int) string {
+	if len(name) <= max {
 		return name
 	}
 	hash := uint64(14695981039346656037) // FNV-1a
@@ -108,6 +114,6 @@ func shorten(name string) string {
 		hash = (hash ^ uint64(c)) * 1099511628211
 	}
 	middle := fmt.Sprintf("~%016x~", hash)
-	half := (maxName - len(middle)) / 2
+	half := (max - len(middle)) / 2
 	return name[:half] + middle + name[len(name)-half:]
 }

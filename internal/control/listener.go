@@ -57,7 +57,7 @@ type Client struct {
 // Listen takes requests at path, from root and from the members of the group, who may not
 // change anything. What another process has left at path is removed. Serve must follow.
 func Listen(path string, group int) (*Listener, error) {
-	if err := makeDir(filepath.Dir(path)); err != nil {
+	if err := MakeDir(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
 	// Left by a daemon that died: each name is one mount point's, and that is ours.
@@ -82,8 +82,8 @@ func Listen(path string, group int) (*Listener, error) {
 	}, nil
 }
 
-// makeDir makes the directory of sockets, which everybody may enter.
-func makeDir(dir string) error {
+// MakeDir makes the directory of sockets, which everybody may enter.
+func MakeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

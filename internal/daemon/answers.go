@@ -26,8 +26,11 @@ type Stats struct {
 	Kernel   Kernel                 `json:"kernel"`
 	Process  Process                `json:"process"`
 	// Top are the containers with the most reads per second, whole outermost ones.
-	Top        []procvirt.OwnerRate `json:"top"`
-	LogDropped uint64               `json:"log_lines_dropped"`
+	Top []procvirt.OwnerRate `json:"top"`
+	// Syscalls is how often each system call had each outcome ("sysinfo/answered"), by all
+	// workers.
+	Syscalls   map[string]uint64 `json:"syscalls,omitempty"`
+	LogDropped uint64            `json:"log_lines_dropped"`
 }
 
 // Kernel is what the host's kernel has.
@@ -69,10 +72,11 @@ type answers struct {
 	log    *slog.Logger
 	began  time.Time
 	slots  chan struct{}
+	calls  *callServer
 }
 
 func newAnswers(src *source, server *fs.Server, output *logqueue.Queue, log *slog.Logger) *answers {
-	return &answers{src, server, output, log, time.Now(), make(chan struct{}, maxAnswers)}
+	return &answers{src: src, server: server, output: output, log: log, began: time.Now(), slots: make(chan struct{}, maxAnswers)}
 }
 
 // answer answers c on a goroutine of its own.
@@ -120,7 +124,7 @@ func (a *answers) data(r control.Request) (data any, err error) {
 func (a *answers) stats() Stats {
 	s := Stats{
 		Server: a.server.Stats(), View: a.src.registry.Snapshot(), Top: a.src.registry.Top(topOwners),
-		Process: a.process(), LogDropped: a.output.Dropped(),
+		Process: a.process(), LogDropped: a.output.Dropped(), Syscalls: a.calls.stats(),
 	}
 	s.Kernel = a.kernel(&s.View)
 	if a.src.triggers != nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -68,9 +69,14 @@ func hold(o Options, dir string) (err error) {
 		own[filePID] = pid.fd
 		defer func() { err = errors.Join(err, pid.remove()) }()
 	}
+	kept := takeCalls(adopted)
 	m, err := connect(o, dir, adopted, log)
 	if err != nil {
 		return err
+	}
+	calls, err := o.newCallKeeper(m.dir, kept, m.files, log)
+	if err != nil {
+		return errors.Join(fmt.Errorf("--syscalls: %w", err), m.unmount())
 	}
 	healer := newHealer(m.dir, log)
 	watcher := o.newKeeper(adopted, log)
@@ -83,7 +89,8 @@ func hold(o Options, dir string) (err error) {
 			watcher.start()
 		}
 	}
-	h := supervise.NewHolder(supervise.Config{
+	var h *supervise.Holder
+	h = supervise.NewHolder(supervise.Config{
 		Log:       log,
 		Output:    output,
 		Program:   program,
@@ -100,6 +107,7 @@ func hold(o Options, dir string) (err error) {
 			}
 		},
 		Stop: func() error {
+			calls.stop(o.KeepMount, h.Withdraw)
 			if o.KeepMount {
 				return nil
 			}
@@ -113,13 +121,18 @@ func hold(o Options, dir string) (err error) {
 			return m.files, nil
 		},
 		Status: func(s supervise.Status) any {
-			return o.status(s, m, healer, watcher, output)
+			status := o.status(s, m, healer, watcher, output)
+			status.Syscalls = calls.status()
+			return status
 		},
+		Outlives: isOfCalls,
+		Dropped:  calls.dropped,
 		SetLevel: o.Log.SetLevel,
 		Own:      own,
 	}, m.files, signals)
 	m.listen(h, o.controlGroup())
 	defer h.Unlisten()
+	go calls.run(h.Offer)
 	err = h.Run(adopted)
 	if _, ok := errors.AsType[*supervise.ExitError](err); ok {
 		// The worker has logged the reason. Its exit status may be that of a crash.

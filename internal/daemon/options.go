@@ -36,6 +36,9 @@ type Options struct {
 	// Attach attaches the containers that run and those that start, as Watch says.
 	Attach bool
 	Watch  watch.Rules
+	// Syscalls answers system calls of containers whose runtime connects to
+	// control.SeccompPath.
+	Syscalls bool
 	// ControlGroup is the name or number of the group whose members may ask the control
 	// socket what changes nothing. If it is empty, only root may.
 	ControlGroup string
@@ -74,7 +77,7 @@ func Serve(o Options, dir string) error {
 	if o.MaxOutage == 0 {
 		o.MaxOutage = DefaultMaxOutage
 	}
-	if err := limitPrivileges(servingCaps()); err != nil {
+	if err := limitPrivileges(o.caps()); err != nil {
 		return err
 	}
 	if err := hideProcess(); err != nil {

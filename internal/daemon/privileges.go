@@ -34,6 +34,14 @@ func servingCaps() capSet {
 	)
 }
 
+// caps returns the capabilities of a daemon with these options.
+func (o *Options) caps() capSet {
+	if o.Syscalls {
+		return servingCaps() | caps(unix.CAP_SYS_NICE) // sched_setaffinity(2) for other users
+	}
+	return servingCaps()
+}
+
 // priority is the nice value of a daemon (setpriority(2)), and its unit's Nice=.
 //
 // Without it one container with many busy threads has all others wait until the

@@ -36,6 +36,8 @@ type Status struct {
 	Heals       uint64   `json:"heals"`
 	FailedHeals uint64   `json:"failed_heals"`
 	Warnings    []string `json:"warnings"`
+	// Syscalls is nil if no system calls are answered.
+	Syscalls *CallStatus `json:"syscalls,omitempty"`
 }
 
 // status adds to s what this package knows.

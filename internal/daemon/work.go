@@ -79,14 +79,20 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	go func() { served <- server.Serve() }()
 	pinner := newPinner(o, dir, w.Files, dev, server, so.Pins, log)
 	pinner.start()
+	calls, err := newCallServer(w, src, log)
+	if err != nil {
+		log.Error("no system calls are answered: the kernel carries them out", "err", err)
+	}
 	stop := make(chan struct{})
 	answers := newAnswers(src, server, output, log)
+	answers.calls = calls
 	w.Serving(log, supervise.Orders{
 		Stop:   func() { close(stop) },
 		Ping:   func() error { return ping(server) },
 		Toggle: func() { log.Info("virtualisation switched", "on", src.registry.Toggle()) },
 		Level:  setLevel,
 		Ask:    answers.answer,
+		Offer:  calls.add,
 	})
 	select {
 	case err := <-served:

@@ -12,7 +12,7 @@ import (
 // filter that notifies of the calls and allows all others. It returns the listener's
 // descriptor, which is closed on exec. The process must have CAP_SYS_ADMIN or no_new_privs.
 // Install returns an error that wraps EBUSY if it has a filter with a listener already.
-// It needs Linux 5.7.
+// It needs Linux 5.7, and 5.9 for the end of the process to be noticed.
 func Install(calls []Call) (fd int, err error) {
 	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH
 	// With it no signal but a deadly one ends a call once it was received (Linux 5.19).

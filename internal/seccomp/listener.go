@@ -87,6 +87,7 @@ var ErrNotListener = errors.New("not the listener of a seccomp filter")
 // Listener is the listener of a filter. One goroutine may receive at a time; the other
 // methods are safe for concurrent use.
 type Listener struct {
+	fd   FD
 	file *os.File
 	conn syscall.RawConn
 
@@ -113,12 +114,12 @@ func NewListener(fd int) (*Listener, error) {
 	// The kernel then wakes the supervisor on the caller's CPU, and the caller on the
 	// supervisor's. Before Linux 6.6 it is an error.
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), ioctlSetFlags, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
-	l := &Listener{file: os.NewFile(uintptr(fd), "seccomp listener")}
+	l := &Listener{fd: FD(fd), file: os.NewFile(uintptr(fd), "seccomp listener")}
 	if l.conn, err = l.file.SyscallConn(); err != nil {
 		return nil, errors.Join(err, l.file.Close())
 	}
 	l.attempt = func(fd uintptr) bool {
-		l.err = tryReceive(int(fd), l.into)
+		l.err = FD(fd).tryReceive(l.into)
 		return l.err != unix.EAGAIN
 	}
 	return l, nil
@@ -138,16 +139,21 @@ func check(fd int) error {
 	if link != name {
 		return fmt.Errorf("%.80q: %w", link, ErrNotListener)
 	}
-	if e := idValid(fd, 0); e != 0 && e != unix.ENOENT {
+	if e := FD(fd).idValid(0); e != 0 && e != unix.ENOENT {
 		return fmt.Errorf("ioctl SECCOMP_IOCTL_NOTIF_ID_VALID: %w: %w", ErrNotListener, e)
 	}
 	return nil
 }
 
+// FD returns the descriptor, which is valid until Close.
+func (l *Listener) FD() FD { return l.fd }
+
 // Receive waits for a notification. It returns io.EOF when no thread has the filter any
-// more, and os.ErrClosed after Close.
+// more, and os.ErrClosed after Close. Before Linux 6.11 a process has its filter until it is
+// reaped.
 //
-// The thread may be gone by the time that Receive returns: see Valid.
+// The thread may be gone by the time that Receive returns: see Valid. n is zero until the
+// kernel writes to it.
 func (l *Listener) Receive(n *Notification) error {
 	l.into = n
 	if l.conn.Read(l.attempt) != nil {
@@ -156,24 +162,69 @@ func (l *Listener) Receive(n *Notification) error {
 	return l.err
 }
 
-// tryReceive is Receive, but returns EAGAIN instead of waiting. It polls first, because
-// O_NONBLOCK has no effect on SECCOMP_IOCTL_NOTIF_RECV.
-func tryReceive(fd int, n *Notification) error {
+// Valid reports whether the thread still waits at the call. What was opened by its id
+// before is then its own.
+func (l *Listener) Valid(id uint64) (ok bool) {
+	_ = l.conn.Control(func(fd uintptr) { ok = FD(fd).Valid(id) }) // an error says that l is closed
+	return ok
+}
+
+// Send answers a notification. It returns unix.ENOENT if the thread does not wait any
+// more, which is no failure.
+func (l *Listener) Send(r *Response) error {
+	var err error
+	if e := l.conn.Control(func(fd uintptr) { err = FD(fd).Send(r) }); e != nil {
+		return e
+	}
+	return err
+}
+
+// Close closes this descriptor. When the last one of a filter is closed, its threads get
+// ENOSYS, those that wait too.
+func (l *Listener) Close() error { return l.file.Close() }
+
+// FD is the descriptor of a listener, for a process that answers what another one has
+// received.
+type FD int
+
+// Poll reports whether a notification waits, and whether no thread has the filter any more.
+// It does not wait.
+func (fd FD) Poll() (pending, ended bool, err error) {
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
-		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		switch ready, err := unix.Poll(p[:], 0); {
+		_, err := unix.Poll(p[:], 0)
+		switch {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			return fmt.Errorf("poll a seccomp listener: %w", err)
-		case ready == 0:
-			return unix.EAGAIN
-		case p[0].Revents&unix.POLLIN == 0:
-			return io.EOF
+			return false, false, fmt.Errorf("poll a seccomp listener: %w", err)
 		}
-		// The kernel wants zeros there (check_zeroed_user).
-		*n = Notification{}
-		err := ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(n))
+		pending = p[0].Revents&unix.POLLIN != 0
+		return pending, !pending && p[0].Revents != 0, nil
+	}
+}
+
+// Receive receives a notification. It waits if there is none, and returns unix.ENOENT if its
+// thread is gone.
+func (fd FD) Receive(n *Notification) error {
+	// The kernel wants zeros there (check_zeroed_user).
+	*n = Notification{}
+	return ioctl(int(fd), unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(n))
+}
+
+// tryReceive is Receive, but returns EAGAIN instead of waiting. It polls first, because
+// O_NONBLOCK has no effect on SECCOMP_IOCTL_NOTIF_RECV.
+func (fd FD) tryReceive(n *Notification) error {
+	for {
+		switch pending, ended, err := fd.Poll(); {
+		case err != nil:
+			return err
+		case ended:
+			return io.EOF
+		case !pending:
+			return unix.EAGAIN
+		}
+		err := fd.Receive(n)
 		switch err {
 		case nil:
 			return nil
@@ -185,31 +236,15 @@ func tryReceive(fd int, n *Notification) error {
 	}
 }
 
-// Valid reports whether the thread still waits at the call. What was opened by its id
-// before is then its own.
-func (l *Listener) Valid(id uint64) bool {
-	e := unix.EBADF
-	_ = l.conn.Control(func(fd uintptr) { e = idValid(int(fd), id) }) // an error says that l is closed
-	return e == 0
+// Valid is that of Listener.
+func (fd FD) Valid(id uint64) bool { return fd.idValid(id) == 0 }
+
+// Send is that of Listener.
+func (fd FD) Send(r *Response) error {
+	return ioctl(int(fd), unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(r))
 }
 
-// Send answers a notification. It returns unix.ENOENT if the thread does not wait any
-// more, which is no failure.
-func (l *Listener) Send(r *Response) error {
-	var err error
-	if e := l.conn.Control(func(fd uintptr) {
-		err = ioctl(int(fd), unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(r))
-	}); e != nil {
-		return e
-	}
-	return err
-}
-
-// Close closes this descriptor. When the last one of a filter is closed, its threads get
-// ENOSYS, those that wait too.
-func (l *Listener) Close() error { return l.file.Close() }
-
-func idValid(fd int, id uint64) unix.Errno {
+func (fd FD) idValid(id uint64) unix.Errno {
 	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), ioctlIDValid, uintptr(unsafe.Pointer(&id)))
 	return e
 }

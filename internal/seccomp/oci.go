@@ -40,8 +40,20 @@ const listenerName = "seccompFd"
 // container's configuration: one state, in JSON, and with it the listener. It gives up
 // after a few seconds. The caller closes the connection.
 func ReceiveOCI(c *net.UnixConn) (p Process, l *Listener, err error) {
+	p, fd, err := ReceiveOCIFD(c)
+	if err == nil {
+		l, err = NewListener(fd)
+	}
+	return p, l, err
+}
+
+// ErrNothing says that the other end has closed a connection without a word.
+var ErrNothing = errors.New("nothing was sent")
+
+// ReceiveOCIFD is ReceiveOCI for those who keep the descriptor of the listener for others.
+func ReceiveOCIFD(c *net.UnixConn) (p Process, fd int, err error) {
 	if err := c.SetReadDeadline(time.Now().Add(stateWait)); err != nil {
-		return p, nil, err
+		return p, -1, err
 	}
 	text, fds, err := readState(c)
 	defer func() {
@@ -49,19 +61,67 @@ func ReceiveOCI(c *net.UnixConn) (p Process, l *Listener, err error) {
 			unix.Close(fd)
 		}
 	}()
+	if err == nil && len(text)+len(fds) == 0 {
+		err = ErrNothing
+	}
 	if err != nil {
-		return p, nil, err
+		return p, -1, err
 	}
 	p, i, err := parseState(text)
 	if err != nil {
-		return p, nil, err
+		return p, -1, err
 	}
 	if i >= len(fds) {
-		return p, nil, fmt.Errorf("container process state: descriptor %d of %d", i+1, len(fds))
+		return p, -1, fmt.Errorf("container process state: descriptor %d of %d", i+1, len(fds))
 	}
-	l, err = NewListener(fds[i])
+	if err := check(fds[i]); err != nil {
+		return p, -1, fmt.Errorf("seccomp listener: %w", err)
+	}
+	fd = fds[i]
 	fds = append(fds[:i], fds[i+1:]...)
-	return p, l, err
+	return p, fd, nil
+}
+
+// SendOCI sends what an OCI runtime does to the socket at path: the listener of the process
+// p.PID, which the other end may answer from then on.
+func SendOCI(path string, p Process, listener int) error {
+	c, err := dial(path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var s containerState
+	s.FDs, s.PID, s.Metadata, s.State.ID, s.State.PID = []string{listenerName}, p.PID, p.Metadata, p.Container, p.Init
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	_, _, err = c.WriteMsgUnix(text, unix.UnixRights(listener), nil)
+	return err
+}
+
+// Listens returns an error if nobody listens on the socket at path.
+func Listens(path string) error {
+	c, err := dial(path)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+func dial(path string) (*net.UnixConn, error) {
+	return net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+}
+
+// containerState is what this package needs of ContainerProcessState.
+type containerState struct {
+	FDs      []string `json:"fds"`
+	PID      int      `json:"pid"`
+	Metadata string   `json:"metadata"`
+	State    struct {
+		ID  string `json:"id"`
+		PID int    `json:"pid"`
+	} `json:"state"`
 }
 
 // readState reads until the text is whole or the runtime has closed its end. The caller
@@ -103,15 +163,7 @@ func parseRights(b []byte) (fds []int, err error) {
 // parseState returns the process of a state, and the index of the listener among the
 // descriptors.
 func parseState(text []byte) (p Process, listener int, err error) {
-	var s struct {
-		FDs      []string `json:"fds"`
-		PID      int      `json:"pid"`
-		Metadata string   `json:"metadata"`
-		State    struct {
-			ID  string `json:"id"`
-			PID int    `json:"pid"`
-		} `json:"state"`
-	}
+	var s containerState
 	if err := json.Unmarshal(text, &s); err != nil {
 		return p, 0, fmt.Errorf("container process state: %w", err)
 	}

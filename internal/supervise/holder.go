@@ -40,6 +40,12 @@ type Config struct {
 	SetLevel func(level string) error
 	// Own are descriptors that are kept over an upgrade, but not the workers'.
 	Own map[string]int
+	// Outlives reports whether the descriptor of that name is still of use when there was
+	// no worker for MaxOutage. It may be nil if none is.
+	Outlives func(name string) bool
+	// Dropped is called when a worker says that it has no use for a descriptor. It may be
+	// nil if no worker calls Worker.Drop.
+	Dropped func(name string)
 }
 
 // Signals tell the holder what to do.
@@ -64,7 +70,8 @@ type Holder struct {
 	client  clientID // the last one
 
 	events chan event // from other goroutines
-	queued []event    // from actions
+	offers chan offer
+	queued []event // from actions
 	done   bool
 	err    error
 
@@ -75,7 +82,7 @@ type Holder struct {
 // NewHolder makes a holder of files, which are handed to each worker.
 func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h := &Holder{
-		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan event),
+		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan event), offers: make(chan offer),
 		systemd: newNotifier(cfg.Log),
 		procs:   make(map[procID]*process), clients: make(map[clientID]*control.Client),
 	}
@@ -112,6 +119,8 @@ func (h *Holder) Run(a *Adopted) error {
 			h.step(upgradeAsked{})
 		case c := <-h.requests:
 			h.asked(c)
+		case o := <-h.offers:
+			h.take(o)
 		case s := <-h.signals.Stop:
 			h.step(stopAsked{s.String()})
 		case e := <-h.events:
@@ -195,7 +204,9 @@ func (h *Holder) do(a action) {
 		h.answer(renewEnded{h.renew()})
 	case abandon:
 		for name := range h.files {
-			h.drop(name)
+			if h.cfg.Outlives == nil || !h.cfg.Outlives(name) {
+				h.drop(name)
+			}
 		}
 		h.cfg.Abort()
 	case exitWith:
@@ -233,6 +244,8 @@ func (h *Holder) takeFile(m message) {
 	switch {
 	case m.word == msgPong:
 		h.copyStderr()
+	case m.word == msgDrop:
+		h.discard(m.rest)
 	case m.file == nil:
 	case m.word == msgKeep:
 		h.keep(m.rest, m.file)

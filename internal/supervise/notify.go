@@ -13,8 +13,8 @@ import (
 )
 
 // maxNotices bounds what waits for systemd to read. With a sign of life every ten
-// seconds it stands for ten minutes.
-const maxNotices = 64
+// seconds it stands for hours; each descriptor that is stored is one, too.
+const maxNotices = 4096
 
 // A notifier sends notices to systemd in their order, from a goroutine of its own: to
 // send may block for as long as systemd does not read. Notices that do not fit are

@@ -31,7 +31,7 @@ func TestNobodyWaitsForSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	const told = 1000
+	const told = 2 * maxNotices
 	for i := range told {
 		n.tell(fmt.Sprint(i))
 	}

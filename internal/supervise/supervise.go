@@ -55,7 +55,9 @@ const (
 	msgPong    = "pong"
 	// msgKeep comes with a descriptor, which the holder keeps under the name in the text,
 	// and hands on to a candidate.
-	msgKeep    = "keep"
+	msgKeep = "keep"
+	// msgDrop says that the descriptor of that name is of no use any more.
+	msgDrop    = "drop"
 	msgOver    = "over"    // there is nothing left to do; the text is an error, or empty
 	msgAborted = "aborted" // the connection was aborted; the text is an error, or empty
 )

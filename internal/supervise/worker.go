@@ -65,6 +65,9 @@ type Orders struct {
 	Level func(level string)
 	// Ask answers a client of the control socket. It must not wait.
 	Ask func(*control.Client)
+	// Offer says that the holder has got a descriptor, which is in Files. It may be nil if
+	// there are no offers.
+	Offer func(name string)
 }
 
 // NewWorker returns nil if this process was not started as a worker.
@@ -201,6 +204,10 @@ func (w *Worker) follow(o Orders) {
 		case msgLevel:
 			w.Level = m.rest
 			o.Level(m.rest)
+		case msgKeep:
+			if m.file != nil && o.Offer != nil && w.offered(m.rest, m.file) == nil {
+				o.Offer(m.rest)
+			}
 		case msgAsk:
 			if m.file == nil {
 				continue
@@ -219,6 +226,36 @@ func (w *Worker) Keep(name string, fd int) {
 	defer w.keeping.Unlock()
 	_ = sendFile(w.control.Load(), msgKeep, name, fd) // gone: the next holder gets all Files
 	w.Files[name] = fd
+}
+
+// offered takes over what the holder offers.
+func (w *Worker) offered(name string, f *os.File) error {
+	w.keeping.Lock()
+	defer w.keeping.Unlock()
+	return w.replaceFile(name, f)
+}
+
+// File returns a new descriptor of what Files has under the name.
+func (w *Worker) File(name string) (fd int, err error) {
+	w.keeping.Lock()
+	defer w.keeping.Unlock()
+	old, ok := w.Files[name]
+	if !ok {
+		return -1, fmt.Errorf("no descriptor %s", name)
+	}
+	return w.sys.dup(old)
+}
+
+// Drop closes a descriptor of Files, and tells the holder that it is of no use any more. If
+// the holder does not hear of it, the next worker drops it again.
+func (w *Worker) Drop(name string) {
+	w.keeping.Lock()
+	defer w.keeping.Unlock()
+	if fd, ok := w.Files[name]; ok {
+		_ = unix.Close(fd)
+		delete(w.Files, name)
+	}
+	_ = send(w.control.Load(), msgDrop, name)
 }
 
 // Over tells the holder that there is nothing left to do, because of err where

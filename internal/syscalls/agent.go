@@ -36,7 +36,7 @@ type Agent struct {
 	containers map[string]*container
 	listeners  int
 
-	counts [numKinds][numOutcomes]atomic.Uint64
+	counts *counts
 	panics atomic.Uint64
 }
 
@@ -48,7 +48,11 @@ type container struct {
 
 // NewAgent returns an agent that takes its numbers from view.
 func NewAgent(view View, log *slog.Logger) *Agent {
-	return &Agent{view: view, log: log, containers: make(map[string]*container)}
+	return newAgent(view, log, new(counts))
+}
+
+func newAgent(view View, log *slog.Logger, n *counts) *Agent {
+	return &Agent{view: view, log: log, containers: make(map[string]*container), counts: n}
 }
 
 // outcome is what became of a call.
@@ -70,18 +74,34 @@ const (
 
 var outcomeNames = [numOutcomes]string{"answered", "left", "invisible", "gone", "failed"}
 
-func (a *Agent) count(k kind, o outcome) uint64 { return a.counts[k][o].Add(1) }
+// counts is how often each call had each outcome.
+type counts [numKinds][numOutcomes]atomic.Uint64
 
-// failed counts a call that the kernel carries out because of err, and logs the first.
-func (a *Agent) failed(k kind, err error) {
-	if a.count(k, failure) == 1 {
+func (c *counts) add(k kind, o outcome) uint64 { return c[k][o].Add(1) }
+
+// stats returns the counts as "CALL/OUTCOME". Those that never were are left out.
+func (c *counts) stats() map[string]uint64 {
+	all := make(map[string]uint64)
+	for k := range numKinds {
+		for o := range numOutcomes {
+			if n := c[k][o].Load(); n > 0 {
+				all[k.String()+"/"+outcomeNames[o]] = n
+			}
+		}
+	}
+	return all
+}
+
+// record counts what became of a call. It logs the first failure of each kind.
+func (a *Agent) record(k kind, o outcome, err error) {
+	if a.counts.add(k, o) == 1 && o == failure {
 		a.log.Info("the kernel answers a system call", "call", k.String(), "err", err)
 	}
 }
 
 // panicked counts a panic, and logs the first.
 func (a *Agent) panicked(k kind, p any) {
-	a.count(k, failure)
+	a.counts.add(k, failure)
 	if a.panics.Add(1) == 1 {
 		a.log.Error("panic while a system call was answered", "call", k.String(), "panic", p, "stack", string(debug.Stack()))
 	}
@@ -89,17 +109,7 @@ func (a *Agent) panicked(k kind, p any) {
 
 // Stats returns how often each call had each outcome, as "CALL/OUTCOME". Those that never
 // were are left out.
-func (a *Agent) Stats() map[string]uint64 {
-	all := make(map[string]uint64)
-	for k := range numKinds {
-		for o := range numOutcomes {
-			if n := a.counts[k][o].Load(); n > 0 {
-				all[k.String()+"/"+outcomeNames[o]] = n
-			}
-		}
-	}
-	return all
-}
+func (a *Agent) Stats() map[string]uint64 { return a.counts.stats() }
 
 // enter counts a listener of the named container.
 func (a *Agent) enter(name string) (*container, error) {
@@ -109,13 +119,25 @@ func (a *Agent) enter(name string) (*container, error) {
 	if a.listeners >= maxListeners || c != nil && c.listeners >= maxPerContainer {
 		return nil, ErrTooMany
 	}
+	return a.add(name), nil
+}
+
+// join is enter for a listener that was counted before.
+func (a *Agent) join(name string) *container {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.add(name)
+}
+
+func (a *Agent) add(name string) *container {
+	c := a.containers[name]
 	if c == nil {
 		c = new(container)
 		a.containers[name] = c
 	}
 	c.listeners++
 	a.listeners++
-	return c, nil
+	return c
 }
 
 func (a *Agent) leave(name string) {

@@ -22,6 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	child()
 	seccomptest.Main()
 	os.Exit(m.Run())
 }

@@ -3,9 +3,6 @@ package syscalls
 import (
 	"bytes"
 	"errors"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"vprocfs/internal/seccomp"
 	"vprocfs/procvirt"
@@ -26,88 +23,90 @@ type answerer struct {
 	info    procvirt.Sysinfo
 	visible cgroup.CPUs
 	mask    [maxMask]byte
-	other   [maxMask]byte
-	buf     []byte
+	deed    deed
 }
 
-func newAnswerer(a *Agent) *answerer {
-	return &answerer{agent: a, buf: make([]byte, 0, maxSysinfo)}
-}
+func newAnswerer(a *Agent) *answerer { return &answerer{agent: a} }
 
 // answer returns the response to n, whose thread is c. It makes the kernel carry out the
 // call if anything is in the way, a panic too.
 func (w *answerer) answer(n *seccomp.Notification, c *caller) (resp seccomp.Response) {
-	k, narrow := kindOf(n.Call)
-	resp = n.Continue()
-	defer func() {
-		if p := recover(); p != nil {
-			w.agent.panicked(k, p)
-		}
-	}()
-	if c.tid == 0 {
-		w.agent.count(k, invisible)
-		return resp
+	k, ok := w.plan(n, c, &w.deed)
+	if !ok {
+		return n.Continue()
 	}
-	v, err := w.value(k, narrow, n, c)
-	switch {
-	case err == nil:
-		resp = n.Return(v)
-		w.agent.count(k, answered)
-	case errors.Is(err, errLeave):
-		w.agent.count(k, left)
-	case errors.Is(err, errGone):
-		w.agent.count(k, gone)
-	default:
-		w.agent.failed(k, err)
-	}
+	resp, o, err := w.deed.respond(n, c)
+	w.agent.record(k, o, err)
 	return resp
 }
 
-// value does what the call is to do, and returns what it is to return.
-func (w *answerer) value(k kind, narrow bool, n *seccomp.Notification, c *caller) (int64, error) {
-	switch k {
-	case sysinfo:
-		return 0, w.sysinfo(narrow, c, n.Args[0])
-	case getAffinity:
-		return w.getAffinity(c, int32(n.Args[0]), uint32(n.Args[1]), n.Args[2])
-	case setAffinity:
-		return 0, w.setAffinity(c, int32(n.Args[0]), uint32(n.Args[1]), n.Args[2])
+// plan makes d what is to be done for n, whose thread is c, without touching the memory of
+// c. It returns false, and has counted why, if the kernel is to carry out the call, as
+// after a panic.
+func (w *answerer) plan(n *seccomp.Notification, c *caller, d *deed) (k kind, ok bool) {
+	k, narrow := kindOf(n.Call)
+	defer func() {
+		if p := recover(); p != nil {
+			w.agent.panicked(k, p)
+			ok = false
+		}
+	}()
+	if c.tid == 0 {
+		w.agent.record(k, invisible, nil)
+		return k, false
 	}
-	return 0, errLeave
+	err := w.prepare(k, narrow, n, c, d)
+	if err != nil {
+		w.agent.record(k, outcomeOf(err), err)
+	}
+	return k, err == nil
 }
 
-func (w *answerer) sysinfo(narrow bool, c *caller, addr uint64) error {
+func (w *answerer) prepare(k kind, narrow bool, n *seccomp.Notification, c *caller, d *deed) error {
+	switch k {
+	case sysinfo:
+		return w.sysinfo(narrow, c, n.Args[0], d)
+	case getAffinity:
+		return w.getAffinity(c, int32(n.Args[0]), uint32(n.Args[1]), n.Args[2], d)
+	case setAffinity:
+		return w.setAffinity(c, int32(n.Args[0]), uint32(n.Args[1]), n.Args[2], d)
+	}
+	return errLeave
+}
+
+func (w *answerer) sysinfo(narrow bool, c *caller, addr uint64, d *deed) error {
 	if err := w.agent.view.Sysinfo(c.tid, &w.info); err != nil {
 		return err
 	}
-	w.buf = w.buf[:0]
+	b := d.data[:0]
 	if narrow {
-		w.buf = appendSysinfo32(w.buf, &w.info)
+		b = appendSysinfo32(b, &w.info)
 	} else {
-		w.buf = appendSysinfo64(w.buf, &w.info)
+		b = appendSysinfo64(b, &w.info)
 	}
-	return c.write(w.buf, addr)
+	d.write(len(b), addr, 0)
+	return nil
 }
 
-// getAffinity writes the mask of a thread, less the CPUs that the caller's container does not
-// see, and returns how much the kernel would have written. If no CPU is left, the thread was
-// put on others on purpose, and its own mask shows that.
-func (w *answerer) getAffinity(c *caller, id int32, length uint32, addr uint64) (int64, error) {
+// getAffinity has the mask of a thread written, less the CPUs that the caller's container
+// does not see, and how much the kernel would have written returned. If no CPU is left, the
+// thread was put on others on purpose, and its own mask shows that.
+func (w *answerer) getAffinity(c *caller, id int32, length uint32, addr uint64, d *deed) error {
 	if length == 0 || length%8 != 0 {
-		return 0, errLeave // the kernel knows what is wrong, and what is enough
+		return errLeave // the kernel knows what is wrong, and what is enough
 	}
 	tid, ok := c.thread(int(id))
 	if !ok {
-		return 0, errLeave
+		return errLeave
 	}
 	n, err := schedGetAffinity(tid, w.mask[:min(length, maxMask)])
 	if err != nil {
-		return 0, errLeave
+		return errLeave
 	}
 	if err := w.readVisible(c); err != nil {
-		return 0, err
+		return err
 	}
-	shown := w.other[:n]
+	shown := d.data[:n]
 	w.fillVisible(shown)
 	some := false
 	for i := range shown {
@@ -115,15 +114,16 @@ func (w *answerer) getAffinity(c *caller, id int32, length uint32, addr uint64) 
 		some = some || shown[i] != 0
 	}
 	if !some || bytes.Equal(shown, w.mask[:n]) {
-		return 0, errLeave
+		return errLeave
 	}
-	return int64(n), c.write(shown, addr)
+	d.write(n, addr, int64(n))
+	return nil
 }
 
-// setAffinity puts the caller on all CPUs of its cpuset if it asks for those that it sees,
+// setAffinity has the caller put on all CPUs of its cpuset if it asks for those that it sees,
 // as a program does that goes back to what sched_getaffinity(2) had returned. With the
 // mask as it stands the program would be pinned to CPUs that only stand for a quota.
-func (w *answerer) setAffinity(c *caller, id int32, length uint32, addr uint64) error {
+func (w *answerer) setAffinity(c *caller, id int32, length uint32, addr uint64, d *deed) error {
 	if length == 0 {
 		return errLeave
 	}
@@ -133,21 +133,9 @@ func (w *answerer) setAffinity(c *caller, id int32, length uint32, addr uint64) 
 	if err := w.readVisible(c); err != nil {
 		return err
 	}
-	asked, shown := w.mask[:min(length, maxMask)], w.other[:]
-	w.fillVisible(shown)
-	if err := c.read(asked, addr); err != nil {
-		return err
-	}
-	if !bytes.Equal(asked, shown[:len(asked)]) || len(bytes.Trim(shown[len(asked):], "\x00")) > 0 {
-		return errLeave
-	}
-	for i := range w.other {
-		w.other[i] = 0xff
-	}
-	if !c.valid() {
-		return errGone
-	}
-	return schedSetAffinity(c.tid, w.other[:])
+	w.fillVisible(d.data[:])
+	d.restore(int(min(length, maxMask)), addr)
+	return nil
 }
 
 // readVisible sets visible to the CPUs that the caller's container sees.
@@ -165,22 +153,4 @@ func (w *answerer) fillVisible(mask []byte) {
 	for cpu := w.visible.Next(0); cpu >= 0 && cpu/8 < len(mask); cpu = w.visible.Next(cpu + 1) {
 		mask[cpu/8] |= 1 << (cpu % 8)
 	}
-}
-
-// schedGetAffinity sets mask to the CPUs of a thread, and returns the size of the kernel's
-// own mask, or of mask if that is smaller.
-func schedGetAffinity(tid int, mask []byte) (int, error) {
-	n, _, e := unix.Syscall(unix.SYS_SCHED_GETAFFINITY, uintptr(tid), uintptr(len(mask)), uintptr(unsafe.Pointer(&mask[0])))
-	if e != 0 {
-		return 0, e
-	}
-	return int(n), nil
-}
-
-func schedSetAffinity(tid int, mask []byte) error {
-	_, _, e := unix.Syscall(unix.SYS_SCHED_SETAFFINITY, uintptr(tid), uintptr(len(mask)), uintptr(unsafe.Pointer(&mask[0])))
-	if e != 0 {
-		return e
-	}
-	return nil
 }
