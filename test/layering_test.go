@@ -56,7 +56,7 @@ func layers() map[string]layer {
 		"internal/inject/watch": {own: []string{"internal/attach", "internal/mountinfo", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		// What it asks of systemd needs another's D-Bus.
 		"internal/node":      {own: []string{"internal/daemon"}, others: []string{"github.com/godbus/dbus/v5", sys}, testOthers: testLibs},
-		"internal/inject":    {own: []string{"internal/attach"}, others: []string{sys}, testOthers: testLibs},
+		"internal/inject":    {own: []string{"internal/attach", "internal/control", "internal/seccomp"}, others: []string{sys}, testOthers: testLibs},
 		"fs/journal":         {others: []string{sys}, testOthers: testLibs},
 		"internal/count":     {testOthers: testLibs},
 		"fs":                 {own: []string{"fs/journal", "internal/count", "internal/mountinfo"}, others: []string{goFuse, sys}, testOthers: testLibs},

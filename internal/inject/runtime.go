@@ -81,7 +81,8 @@ func (c commandLine) option(long, short string) string {
 // Runtime executes the real OCI runtime with args in place of this process. Before
 // `start` it attaches the files of the daemon to the container that waits for it, and
 // before `run` it adds the hook to the container's config.json. Before `create` and
-// `run` it adds the time namespace. It returns only if the real runtime cannot be
+// `run` it adds the time namespace, and the seccomp listener if the daemon answers system
+// calls. It returns only if the real runtime cannot be
 // executed. What fails with the view is a line for warn.
 func Runtime(ctx context.Context, o RuntimeOptions, args []string, warn io.Writer) error {
 	real, err := findRuntime(o.Runtime)
@@ -92,6 +93,11 @@ func Runtime(ctx context.Context, o RuntimeOptions, args []string, warn io.Write
 	if o.TimeNamespace && (c.name == "create" || c.name == "run") {
 		if err := addTimeNamespace(ctx, real, c); err != nil && firstTime(err) {
 			warnOf(warn, "runtime: the container starts with the clocks of the host: %v", err)
+		}
+	}
+	if c.name == "create" || c.name == "run" {
+		if err := addListener(ctx, real, c, o.Dir); err != nil {
+			warnOf(warn, "runtime: the container's system calls are answered by the kernel: %v", err)
 		}
 	}
 	switch c.name {
