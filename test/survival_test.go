@@ -71,7 +71,7 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	// many in turn do. How long an outage may last is not what this is about.
 	d := startServing(t, exec.Command(path, "serve", "--max-outage", "3m", dir), dir)
 	// They share what memory they have with one who takes all of it, again and again.
-	group.limitMemory(t, 32)
+	group.limitMemory(t, 48)
 	if swap, _ := group.swapFiles(); group.v2["memory"] {
 		if _, err := os.Stat(swap); err == nil {
 			write(t, swap, "0") // which would take long to fill
