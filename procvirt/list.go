@@ -43,7 +43,7 @@ type ContainerInfo struct {
 // 100 us for a container, and counts nothing. It is safe for concurrent use.
 func (r *Registry) List() []ContainerInfo {
 	all := []ContainerInfo{}
-	for _, sp := range r.any(nil) {
+	for _, sp := range r.all() {
 		for _, s := range sp.hold() {
 			all = append(all, r.describe(s))
 			s.users.Add(-1)

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -220,29 +222,58 @@ func (r *Registry) trimOwner(o *owner) {
 	}
 }
 
-// trim closes files of containers taken at random until no more than most are open: if
-// all read in turn, those that have not read for longest read next. It reports whether
-// it closed any.
+// trim closes files of containers until no more than most are open. It reports whether it
+// closed any.
 func (r *Registry) trim(keep *owner, most int) bool {
 	before := r.opener.Count()
-	r.closeSome(r.any(keep), &r.opener, most)
+	r.closeSome(r.victims(keep), &r.opener, most)
 	return r.opener.Count() < before
 }
 
-// any returns all spaces in random order, those of keep last.
-func (r *Registry) any(keep *owner) []*space {
+// busyFor is how long after its last read a container is expected to read again.
+const busyFor = int64(15 * time.Second)
+
+// victims returns all spaces in the order in which their files are closed. Those that have
+// not read for longest come first, if that is longer than busyFor: where all read in turn,
+// it says who reads next. Among the others those whose files were opened last come first,
+// so that what there is room for stays open. Those of keep come last.
+func (r *Registry) victims(keep *owner) []*space {
+	type candidate struct {
+		sp   *space
+		kept bool
+		used int64 // math.MaxInt64: within busyFor
+		open int64
+	}
+	spaces := r.all()
+	all := make([]candidate, 0, len(spaces))
+	idle := r.cfg.Now() - busyFor
+	for _, sp := range spaces {
+		c := candidate{sp, sp.owner == keep, sp.used.Load(), sp.opened.Load()}
+		if c.used > idle {
+			c.used = math.MaxInt64
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b candidate) int {
+		if a.kept != b.kept {
+			if b.kept {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.used, b.used), cmp.Compare(b.open, a.open))
+	})
+	for i := range all {
+		spaces[i] = all[i].sp
+	}
+	return spaces
+}
+
+// all returns all spaces.
+func (r *Registry) all() []*space {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	all := make([]*space, 0, len(r.spaces))
-	for _, sp := range r.spaces {
-		if sp.owner != keep {
-			all = append(all, sp)
-		}
-	}
-	if keep != nil {
-		all = slices.AppendSeq(all, maps.Keys(keep.spaces))
-	}
-	return all
+	return slices.Collect(maps.Values(r.spaces))
 }
 
 // closeSome closes files of spaces until no more than most of opener are open: those of

@@ -133,6 +133,50 @@ func TestOneOwnerDoesNotTakeAllFiles(t *testing.T) {
 	}
 }
 
+// TestFilesThatThereIsRoomForStayOpen: many containers read in turn, of which two in three
+// may have their files open.
+func TestFilesThatThereIsRoomForStayOpen(t *testing.T) {
+	const containers, share = 96, 64
+	var b *busy
+	read := func() (cold int) {
+		for i := range uint64(containers) {
+			b.now += int64(10 * time.Millisecond)
+			s := *b.s
+			s.NS, s.Owner = 1000+i, 1000+i
+			if blocks(t, b.r, "uptime", &s) {
+				cold++
+			}
+		}
+		return cold
+	}
+	b = newBusy(t, nil)
+	before := b.r.OpenFiles()
+	read()
+	each := (b.r.OpenFiles() - before) / containers
+	b = newBusy(t, func(c *Config) { c.MaxFiles = before + share*each })
+	for range 4 {
+		read()
+	}
+	// A sixteenth of all is closed at once, and the files that tell decisions stay open.
+	if cold := read(); cold > containers-share+share/4 {
+		t.Errorf("%d of %d containers found their files closed: there is room for %d", cold, containers, share)
+	}
+	b.now += busyFor // they read no more
+	s := *b.s
+	for range 3 {
+		for i := range uint64(share / 2) {
+			b.now += int64(10 * time.Millisecond)
+			s.NS, s.Owner = 2000+i, 2000+i
+			render(t, b.r, "uptime", &s)
+		}
+	}
+	for i := range uint64(share / 2) {
+		if s.NS, s.Owner = 2000+i, 2000+i; blocks(t, b.r, "uptime", &s) {
+			t.Errorf("the files of newcomer %d are closed, for containers that read no more", i)
+		}
+	}
+}
+
 func TestBlockTellsTheOwner(t *testing.T) {
 	b := newBusy(t, nil)
 	b.s.Owner = 42

@@ -209,6 +209,7 @@ func (s *state) openPolicy() error {
 		return err
 	}
 	s.policyFiles, s.opened = files, append(s.opened, files)
+	s.space.opened.Store(s.registry.cfg.Now())
 	if err := s.verify(); err != nil {
 		s.closeLocked()
 		return err

@@ -27,6 +27,8 @@ type space struct {
 
 	// used is when a container of it was last acquired, on the clock of Config.Now.
 	used atomic.Int64
+	// opened is when files of a container of it were last opened, all having been closed.
+	opened atomic.Int64
 
 	// mu is held for writing while decisions are made, and for reading while they
 	// are used. It is taken before state.mu.
