@@ -40,9 +40,11 @@ func layOut(j *journal.Journal) *area {
 	return a
 }
 
-// NewJournal makes an empty journal for a connection whose file system has the number dev
-// (st_dev), 0 if it is not known.
-func NewJournal(dev uint64) (*journal.Journal, error) { return journal.New(areaLayout(), dev) }
+// NewJournal makes an empty journal for the connection c, whose file system has the number
+// dev (st_dev), 0 if it is not known.
+func NewJournal(c *Conn, dev uint64) (*journal.Journal, error) {
+	return journal.New(areaLayout(), dev, c.minor)
+}
 
 // OpenJournal opens the journal fd as journal.Open does, and makes a Conn of the descriptor
 // fuse of its connection. It takes both descriptors over if it succeeds.
@@ -51,5 +53,5 @@ func OpenJournal(fd, fuse int) (*journal.Journal, *Conn, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return j, &Conn{fuse}, nil
+	return j, &Conn{fuse, j.Minor()}, nil
 }

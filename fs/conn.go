@@ -17,7 +17,11 @@ const minMinor = 28
 // Conn is an initialised FUSE connection: a descriptor of /dev/fuse, which it owns.
 // Another process that has a duplicate can serve on. Its methods are safe for concurrent
 // use, except Close.
-type Conn struct{ fd int }
+type Conn struct {
+	fd int
+	// minor is the kernel's FUSE level, 7.minor; 0 if another process did the handshake.
+	minor uint32
+}
 
 // handshake reads the INIT request from a descriptor of /dev/fuse that has just
 // been mounted, answers it, and takes the descriptor over if it succeeds.
@@ -30,25 +34,25 @@ func handshake(fd int, idmap bool) (*Conn, error) {
 	if errno != 0 {
 		return nil, fmt.Errorf("read the fuse init request: %w", errno)
 	}
-	answer, err := answerInit(buf[:n], idmap)
+	answer, minor, err := answerInit(buf[:n], idmap)
 	if err != nil {
 		return nil, err
 	}
 	if errno := rawWrite(fd, answer); errno != 0 {
 		return nil, fmt.Errorf("answer the fuse init request: %w", errno)
 	}
-	return &Conn{fd}, nil
+	return &Conn{fd, minor}, nil
 }
 
-// answerInit returns the answer to an INIT request, header included. With idmap it
-// returns ErrNoIDMap if the kernel does not offer FUSE_ALLOW_IDMAP.
-func answerInit(request []byte, idmap bool) ([]byte, error) {
+// answerInit returns the answer to an INIT request, header included, and the kernel's minor.
+// With idmap it returns ErrNoIDMap if the kernel does not offer FUSE_ALLOW_IDMAP.
+func answerInit(request []byte, idmap bool) (answer []byte, minor uint32, err error) {
 	in, ok := decodeInit(request)
 	if !ok {
-		return nil, errors.New("the first fuse request is not init: the descriptor is in use")
+		return nil, 0, errors.New("the first fuse request is not init: the descriptor is in use")
 	}
 	if in.Major != 7 || in.Minor < minMinor {
-		return nil, fmt.Errorf("the kernel speaks fuse %d.%d: need 7.%d (Linux 4.20)", in.Major, in.Minor, minMinor)
+		return nil, 0, fmt.Errorf("the kernel speaks fuse %d.%d: need 7.%d (Linux 4.20)", in.Major, in.Minor, minMinor)
 	}
 	// A flag that is not wanted is one more way to be asked for something.
 	const wanted uint64 = fuse.CAP_ATOMIC_O_TRUNC | // O_TRUNC comes with OPEN, not as a SETATTR
@@ -59,11 +63,11 @@ func answerInit(request []byte, idmap bool) ([]byte, error) {
 	flags := in.Flags64() & wanted
 	if idmap {
 		if flags |= in.Flags64() & fuse.CAP_ALLOW_IDMAP; flags&fuse.CAP_ALLOW_IDMAP == 0 {
-			return nil, ErrNoIDMap
+			return nil, 0, ErrNoIDMap
 		}
 	}
 
-	answer := make([]byte, requestSize)
+	answer = make([]byte, requestSize)
 	out, size := place[fuse.InitOut](answer)
 	out.Major = 7
 	out.Minor = in.Minor
@@ -73,7 +77,7 @@ func answerInit(request []byte, idmap bool) ([]byte, error) {
 	out.MaxPages = maxPages
 	out.MaxBackground = maxBackground
 	out.TimeGran = 1
-	return answer[:putHeader(answer, in.Unique, size, 0)], nil
+	return answer[:putHeader(answer, in.Unique, size, 0)], in.Minor, nil
 }
 
 // decodeInit reads an INIT request. Kernels before 7.36 (Linux 5.17) send only

@@ -1,7 +1,7 @@
 package fs
 
 // NewConn makes the Conn of a descriptor.
-func NewConn(fd int) *Conn { return &Conn{fd} }
+func NewConn(fd int) *Conn { return &Conn{fd: fd} }
 
 // Stop makes Serve return once the requests in hand are answered, so that another server
 // can go on with the connection. It does not wake the reader: that one answers one more

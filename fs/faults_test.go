@@ -100,7 +100,7 @@ func TestErrorsOfReadDoNotEndTheServer(t *testing.T) {
 				return
 			}
 			// The last one may not be counted yet.
-			if n := f.readErrors.count.Load(); n+1 < failures.Load() {
+			if n := f.counters.readErrors.Load(); n+1 < failures.Load() {
 				t.Errorf("%d of %d failures are counted", n, failures.Load())
 			}
 			if n := f.log.Load(); n != 1 {
@@ -129,7 +129,7 @@ func TestErrorsOfWriteLeaveNoCallerHanging(t *testing.T) {
 					t.Fatalf("%q, %v", got, err)
 				}
 			}
-			if f.writeErrors.count.Load() == 0 {
+			if f.counters.writeErrors.Load() == 0 {
 				t.Error("no failure is counted")
 			}
 		})

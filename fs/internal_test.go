@@ -309,6 +309,30 @@ func TestAnOwnerIsRefusedBeforeItTakesTheRecordsOfOthers(t *testing.T) {
 	}
 }
 
+// TestDelaysLeaveRoomForTheNextOwner, however many owners take their share.
+func TestDelaysLeaveRoomForTheNextOwner(t *testing.T) {
+	d := delays{of: make(map[uint64]int)}
+	for owner := range uint64(20) {
+		if d.isFull(owner) {
+			t.Fatalf("owner %d gets nothing", owner)
+		}
+		for !d.isFull(owner) {
+			d.add(owner)
+		}
+	}
+	if d.all >= maxDelayed {
+		t.Errorf("%d are delayed, %d may be", d.all, maxDelayed)
+	}
+	for owner := range uint64(20) {
+		for d.of[owner] > 0 {
+			d.drop(owner)
+		}
+	}
+	if d.all != 0 || len(d.of) != 0 {
+		t.Errorf("left: %d, of %d owners", d.all, len(d.of))
+	}
+}
+
 // TestParkedTurnsAreSmall: thousands may wait.
 func TestParkedTurnsAreSmall(t *testing.T) {
 	s, turn := deadServer(devNull(t), content(strings.Repeat("x", 100_000)))

@@ -88,7 +88,7 @@ func pass(t testing.TB, j *journal.Journal) *journal.Journal {
 
 func newTestJournal(t testing.TB) *journal.Journal {
 	t.Helper()
-	j, err := NewJournal(0)
+	j, err := NewJournal(&Conn{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func TestHandlesOfAnotherFormAreNotUsed(t *testing.T) {
 }
 
 func TestTheJournalRemembersTheFileSystem(t *testing.T) {
-	j, err := NewJournal(42)
+	j, err := NewJournal(&Conn{}, 42)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,9 +37,11 @@ type waits struct {
 	work, hostReads queue
 	// aside is that of turns of owners with many threads in a rush, one at a time.
 	aside queue
-	ended bool // the connection
-	spare []*Turn
-	bulky atomic.Int32 // turns that have a large reply buffer
+	// delays has the turns of owners that read more than they may.
+	delays delays
+	ended  bool // the connection
+	spare  []*Turn
+	bulky  atomic.Int32 // turns that have a large reply buffer
 }
 
 // queue admits turns to work. Owners take turns; within an owner it is first come,
@@ -69,6 +71,7 @@ func newWaits(workers int) *waits {
 		work:      newQueue(workers, shareOf(workers)),
 		hostReads: newQueue(hostReaders, hostReaders/4),
 		aside:     newQueue(1, 1),
+		delays:    delays{of: make(map[uint64]int)},
 	}
 }
 
@@ -216,14 +219,17 @@ func (q *queue) forget(o *owner) {
 	}
 }
 
-// dismiss ends the wait of a turn in a queue.
-func (t *Turn) dismiss(err error) {
-	if t.queued != nil {
+// dismiss ends the wait of a turn in a queue, or its delay.
+func (w *waits) dismiss(t *Turn, err error) {
+	switch {
+	case t.queued != nil:
 		q := t.queue
 		q.unqueue(t)
 		t.queue, t.holder = nil, nil
-		t.wake <- err
+	case !w.endDelay(t):
+		return
 	}
+	t.wake <- err
 }
 
 // leave ends t, which has blocked.
@@ -284,7 +290,7 @@ func (w *waits) interrupt(unique uint64) (entry journal.Request, sized *node, ok
 		return entry, nil, false
 	}
 	delete(w.pending, unique)
-	t.dismiss(syscall.EINTR)
+	w.dismiss(t, syscall.EINTR)
 	if t.op == opGetattr {
 		sized = t.node
 	}
@@ -297,7 +303,7 @@ func (w *waits) end() {
 	defer w.mu.Unlock()
 	w.ended = true
 	for _, t := range w.pending {
-		t.dismiss(syscall.ENODEV)
+		w.dismiss(t, syscall.ENODEV)
 	}
 	clear(w.pending)
 }

@@ -30,7 +30,7 @@ func (s *Server) takeUp() {
 	left := s.journal.TakeUp(s.crashed)
 	s.left = left.Ready
 	for _, r := range left.Suspects {
-		t := &Turn{server: s}
+		t := &Turn{server: s, wake: make(chan error, 1)}
 		t.start(r)
 		execute, err := s.decode(t)
 		t.blocked = true

@@ -92,8 +92,7 @@ type Server struct {
 
 	sys sysCalls
 
-	counters                        counters
-	readErrors, writeErrors, panics rareLog
+	counters counters
 }
 
 // NewServer makes a server for a connection, which may have been served before, by this
@@ -123,7 +122,6 @@ func NewServer(c *Conn, src Source, o ServerOptions) *Server {
 		pulse:      newPulse(),
 		rush:       newRush(),
 		sys:        sysCalls{rawRead, rawWrite},
-		panics:     rareLog{first: 10},
 		start:      time.Now(),
 	}
 	s.counters = newCounters(len(o.Nodes))
@@ -149,8 +147,11 @@ func (s *Server) Serve() error {
 	return nil
 }
 
+// Minor returns the level of the kernel's FUSE protocol, 7.Minor, 0 if it is not known.
+func (s *Server) Minor() uint32 { return s.conn.minor }
+
 // Panics returns how many panics of the Source were answered EIO.
-func (s *Server) Panics() uint64 { return s.panics.count.Load() }
+func (s *Server) Panics() uint64 { return s.counters.panics.Load() }
 
 // readLoop is the reader, until a turn of its blocks or the connection ends.
 func (s *Server) readLoop() {
@@ -196,7 +197,8 @@ func (s *Server) next(t *Turn) bool {
 		default:
 			// Such as ENOMEM. The connection is there, and who uses it cannot do
 			// without a server.
-			s.readErrors.note(s.log, "read "+devFuse, "err", errno)
+			s.counters.readErrors.Add(1)
+			s.log.Error("read "+devFuse, "err", errno)
 			time.Sleep(delay)
 			delay = min(2*delay, maxDelay)
 		}
@@ -225,9 +227,20 @@ func (s *Server) interrupt(t *Turn) (int, error) {
 	if !s.waits.isPending(unique) {
 		return 0, errNoReply
 	}
+	s.letGo(unique)
+	return 0, errNoReply
+}
+
+// letGo answers a blocked request after a grace. One that is delayed goes on instead, and
+// has another grace.
+func (s *Server) letGo(unique uint64) {
 	s.active.Add(1)
 	time.AfterFunc(interruptGrace, func() {
 		defer s.active.Done()
+		if s.waits.cutShort(unique) {
+			s.letGo(unique)
+			return
+		}
 		entry, sized, ok := s.waits.interrupt(unique)
 		if !ok {
 			return
@@ -240,7 +253,6 @@ func (s *Server) interrupt(t *Turn) (int, error) {
 		}
 		entry.Done()
 	})
-	return 0, errNoReply
 }
 
 // notifyReply takes the answer to a ping.

@@ -22,25 +22,31 @@ func TestManyThreadsGetRightAnswers(t *testing.T) {
 	}
 }
 
-func TestAbortEndsServe(t *testing.T) {
+// abortConnection aborts the connection that is mounted at dir.
+func abortConnection(t *testing.T, dir string) {
+	t.Helper()
 	control := t.TempDir()
 	if err := unix.Mount("none", control, "fusectl", 0, ""); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Unmount(control, unix.MNT_DETACH) })
-	g := newGate()
-	m := serve(t, g, fs.ServerOptions{Workers: 1})
+	defer func() { _ = unix.Unmount(control, unix.MNT_DETACH) }()
 	var st unix.Stat_t
-	if err := unix.Stat(m.dir, &st); err != nil {
+	if err := unix.Stat(dir, &st); err != nil {
 		t.Fatal(err)
 	}
-	// One slow read is running and one is in the queue.
-	results := readers(2, m.path("meminfo"))
-	eventually(t, "the reads are on their way", func() bool { return g.calls.Load() == 2 })
 	abort := fmt.Sprintf("%s/%d/abort", control, unix.Minor(st.Dev))
 	if err := os.WriteFile(abort, []byte("1"), 0); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestAbortEndsServe(t *testing.T) {
+	g := newGate()
+	m := serve(t, g, fs.ServerOptions{Workers: 1})
+	// One slow read is running and one is in the queue.
+	results := readers(2, m.path("meminfo"))
+	eventually(t, "the reads are on their way", func() bool { return g.calls.Load() == 2 })
+	abortConnection(t, m.dir)
 	for range 2 {
 		if err := <-results; err != unix.ECONNABORTED {
 			t.Errorf("a read in flight: %v, want ECONNABORTED", err)

@@ -29,6 +29,9 @@ type counters struct {
 	slow     atomic.Uint64
 	blocked  atomic.Uint64
 	replayed atomic.Uint64
+	panics   atomic.Uint64
+	// readErrors and writeErrors are those of /dev/fuse that were unexpected.
+	readErrors, writeErrors atomic.Uint64
 }
 
 func newCounters(nodes int) counters {
@@ -49,6 +52,11 @@ const (
 )
 
 var refusalNames = [numRefusals]string{"queue", "records", "inode", "handles", "texts", "text-gone"}
+
+// refusalErrors are what the callers get.
+func refusalErrors() [numRefusals]error {
+	return [numRefusals]error{errQueueFull, errNoRecord, errHoldsInode, errTooManyFiles, errNoRoom, errTextGone}
+}
 
 // began notes when the work on t begins, if that is of interest.
 func (s *Server) began(t *Turn) {
@@ -79,7 +87,7 @@ func (s *Server) count(t *Turn, n int, err error) {
 	if t.began == 0 {
 		return
 	}
-	took := time.Since(s.start) - t.began
+	took := time.Since(s.start) - t.began - t.delayed
 	if took >= slowRequest {
 		c.slow.Add(1)
 	}
@@ -90,7 +98,7 @@ func (s *Server) count(t *Turn, n int, err error) {
 }
 
 func (c *counters) countRefusal(err error) {
-	for r, is := range [numRefusals]error{errQueueFull, errNoRecord, errHoldsInode, errTooManyFiles, errNoRoom, errTextGone} {
+	for r, is := range refusalErrors() {
 		if errors.Is(err, is) {
 			c.refusals[r].Add(1)
 			return
@@ -102,9 +110,10 @@ func (c *counters) countRefusal(err error) {
 type Stats struct {
 	Requests []RequestCount `json:"requests"`
 	Errors   []ErrorCount   `json:"errors"`
-	// Refusals are requests that might have been served at another time, by reason.
-	Refusals map[string]uint64 `json:"refusals"`
+	// Refusals are requests that might have been served at another time.
+	Refusals []RefusalCount `json:"refusals"`
 	// Reads is how long READs took, from when they were taken from the kernel's queue.
+	// What they were delayed for (Turn.Delay) is left out, here and in Slow.
 	Reads        count.Durations `json:"reads"`
 	ContentBytes uint64          `json:"content_bytes"`
 	// Slow are requests that took 100 ms or longer, Blocked those that another thread than
@@ -138,13 +147,20 @@ type ErrorCount struct {
 	N     uint64 `json:"n"`
 }
 
+// RefusalCount is how many requests were refused for a reason, and with which errno.
+type RefusalCount struct {
+	Reason string `json:"reason"`
+	Errno  string `json:"errno"`
+	N      uint64 `json:"n"`
+}
+
 // Stats returns what the server has done. It is safe for concurrent use.
 func (s *Server) Stats() Stats {
 	c := &s.counters
 	st := Stats{
-		Refusals: map[string]uint64{}, Reads: c.reads.Load(), ContentBytes: c.content.Load(),
+		Reads: c.reads.Load(), ContentBytes: c.content.Load(),
 		Slow: c.slow.Load(), Blocked: c.blocked.Load(), Replayed: c.replayed.Load(), Waiting: s.waits.count(),
-		Panics: s.Panics(), ReadErrors: s.readErrors.count.Load(), WriteErrors: s.writeErrors.count.Load(),
+		Panics: s.Panics(), ReadErrors: c.readErrors.Load(), WriteErrors: c.writeErrors.Load(),
 		Requests: []RequestCount{}, Errors: []ErrorCount{},
 	}
 	st.Handles, st.Texts = s.handles.usage()
@@ -161,8 +177,8 @@ func (s *Server) Stats() Stats {
 	c.errors.Each(func(op, errno int, n uint64) {
 		st.Errors = append(st.Errors, ErrorCount{opName(op), errnoName(errno), n})
 	})
-	for r := range c.refusals {
-		st.Refusals[refusalNames[r]] = c.refusals[r].Load()
+	for r, err := range refusalErrors() {
+		st.Refusals = append(st.Refusals, RefusalCount{refusalNames[r], errnoName(int(toErrno(err))), c.refusals[r].Load()})
 	}
 	return st
 }

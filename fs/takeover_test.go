@@ -83,7 +83,7 @@ func hold(t testing.TB) *held {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := fs.NewJournal(0)
+	j, err := fs.NewJournal(conn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

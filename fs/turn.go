@@ -25,7 +25,7 @@ type Turn struct {
 	// blocked is set once another goroutine reads. blockErr is what Block returned.
 	blocked  bool
 	blockErr error
-	// aside is set from when t was put aside (rush.go) until it blocks.
+	// aside is set from when t was put aside (rush.go) or delayed until it blocks.
 	aside bool
 	// bulky is set if the turn kept a large reply buffer when it blocked.
 	bulky bool
@@ -37,6 +37,8 @@ type Turn struct {
 	holder *owner
 	queued *list.Element
 	wake   chan error
+	// isDelayed is set while the turn is delayed. wake gets one value if that ends early.
+	isDelayed bool
 }
 
 // request is what a Turn asks for.
@@ -64,6 +66,8 @@ type request struct {
 	holdsInode bool
 	// began is when the work on it began, counted from Server.start; 0: nobody asks.
 	began time.Duration
+	// delayed is how long it was delayed.
+	delayed time.Duration
 	// entry is the request as it came, in the journal.
 	entry journal.Request
 }
@@ -223,7 +227,8 @@ func isTaken(errno syscall.Errno) bool {
 // sendAgain repeats a reply that failed with errno, such as ENOMEM, for some
 // milliseconds. Then it answers EIO: a caller without an answer would hang.
 func (s *Server) sendAgain(out []byte, unique uint64, errno syscall.Errno) {
-	s.writeErrors.note(s.log, "write "+devFuse, "unique", unique, "bytes", len(out), "err", errno)
+	s.counters.writeErrors.Add(1)
+	s.log.Error("write "+devFuse, "unique", unique, "bytes", len(out), "err", errno)
 	for delay := minDelay; delay <= 4*minDelay && errno != syscall.EINVAL; delay *= 2 {
 		time.Sleep(delay)
 		if errno = s.sys.write(s.conn.fd, out); isTaken(errno) {
@@ -261,7 +266,8 @@ func (s *Server) makeContent(t *Turn) (content []byte, err error) {
 // recovered, when deferred, turns a panic of the Source into EIO.
 func (s *Server) recovered(t *Turn, err *error) {
 	if p := recover(); p != nil {
-		s.panics.note(s.log, "panic while content was made", "node", uint64(t.id), "pid", t.caller.PID, "panic", p, "stack", string(debug.Stack()))
+		s.counters.panics.Add(1)
+		s.log.Error("panic while content was made", "node", uint64(t.id), "pid", t.caller.PID, "panic", p, "stack", string(debug.Stack()))
 		*err = syscall.EIO
 	}
 }

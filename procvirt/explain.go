@@ -150,6 +150,9 @@ type patient struct{}
 func (patient) Block(uint64) error { return nil }
 func (patient) SetOwner(uint64)    {}
 
+// Delay does not wait: nobody is accounted for what an operator asks.
+func (patient) Delay(uint64, time.Duration) error { return nil }
+
 func explainController(ctl cgroup.Controller, g *groups) ControllerExplanation {
 	e := ControllerExplanation{Name: ctl.String()}
 	if err := g.failed[ctl]; err != nil {

@@ -141,6 +141,9 @@ type fakeTurn struct {
 	blocked int
 	owner   uint64
 	refuse  error
+	// delays are those that were asked for, and delayErr what they return.
+	delays   []time.Duration
+	delayErr error
 }
 
 func (t *fakeTurn) Block(owner uint64) error {
@@ -150,6 +153,11 @@ func (t *fakeTurn) Block(owner uint64) error {
 }
 
 func (t *fakeTurn) SetOwner(owner uint64) { t.owner = owner }
+
+func (t *fakeTurn) Delay(_ uint64, d time.Duration) error {
+	t.delays = append(t.delays, d)
+	return t.delayErr
+}
 
 // Subject is a caller and its init.
 type Subject struct {
@@ -203,7 +211,7 @@ func pidOf(tb testing.TB, r *Registry, s *Subject) int {
 
 // appendFile is what the adapter to package fs does.
 func appendFile(r *Registry, dst []byte, f *File, pid int, t Turn) ([]byte, error) {
-	c, err := r.Acquire(pid, t)
+	c, err := r.AcquireToRead(pid, t)
 	if err != nil {
 		return r.AppendHost(dst, f, err, t)
 	}

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"slices"
-	"strconv"
+	"time"
 
 	"vprocfs/initpid"
 	"vprocfs/procvirt/cgroup"
@@ -33,23 +33,84 @@ type ContainerInfo struct {
 	PerSecond float64 `json:"reads_per_second"`
 	Slow      uint64  `json:"slow"`
 	Fallbacks uint64  `json:"fallbacks"`
+	// Delayed are the reads of all containers of the same owner that had to wait because it
+	// read too much.
+	Delayed uint64 `json:"delayed"`
 	// OpenFiles are the files of control groups that are open for all containers of the
 	// same owner.
 	OpenFiles int          `json:"open_files"`
 	Policy    []PolicyWord `json:"policy,omitempty"`
 }
 
-// List returns all containers that are known. It reads what each is shown, which takes some
-// 100 us for a container, and counts nothing. It is safe for concurrent use.
+const (
+	// numbersFresh is how long the numbers that a list has of a container are taken for
+	// those of the next list.
+	numbersFresh = time.Second
+	// renewTime is how long a list may read numbers of containers that it has older ones
+	// of.
+	renewTime = 20 * time.Millisecond
+)
+
+// List returns all containers that are known. It reads what each is shown, some 30 us for a
+// container, and counts nothing. If that takes too long the numbers of some are those of a
+// former List; the oldest are read first. It is safe for concurrent use.
 func (r *Registry) List() []ContainerInfo {
-	all := []ContainerInfo{}
-	for _, sp := range r.all() {
-		for _, s := range sp.hold() {
-			all = append(all, r.describe(s))
-			s.users.Add(-1)
+	states := r.holdAll()
+	defer letGo(states)
+	slices.SortFunc(states, func(a, b *state) int { return cmp.Compare(a.numbersAt(), b.numbersAt()) })
+	begun := time.Now()
+	all := make([]ContainerInfo, len(states))
+	for i, s := range states {
+		at := s.numbersAt()
+		if at == 0 || r.cfg.Now()-at >= int64(numbersFresh) && time.Since(begun) < renewTime {
+			s.numbers.Store(r.readNumbers(s))
 		}
+		all[i] = r.describe(s)
+		n := s.numbers.Load()
+		all[i].CPUs, all[i].Memory, all[i].MemoryAvailable = n.cpus, n.memory, n.available
 	}
 	return all
+}
+
+// Counters is List without what the containers are shown, for those who come often. It reads
+// no files.
+func (r *Registry) Counters() []ContainerInfo {
+	states := r.holdAll()
+	defer letGo(states)
+	all := make([]ContainerInfo, len(states))
+	for i, s := range states {
+		all[i] = r.describe(s)
+	}
+	return all
+}
+
+// listNumbers are the numbers of a container that have to be read.
+type listNumbers struct {
+	at                int64 // when, on the clock of Config.Now
+	cpus              int
+	memory, available uint64
+}
+
+// numbersAt returns when the numbers of a list were read last, 0 if they never were.
+func (s *state) numbersAt() int64 {
+	if n := s.numbers.Load(); n != nil {
+		return n.at
+	}
+	return 0
+}
+
+// holdAll returns all containers. letGo must follow.
+func (r *Registry) holdAll() (all []*state) {
+	for _, sp := range r.all() {
+		all = append(all, sp.hold()...)
+	}
+	return all
+}
+
+func letGo(states []*state) {
+	for _, s := range states {
+		s.users.Add(-1)
+	}
 }
 
 // hold returns the containers of sp. Their users have grown by one.
@@ -64,29 +125,38 @@ func (sp *space) hold() []*state {
 	return all
 }
 
-// describe describes a container that the caller holds.
-func (r *Registry) describe(s *state) ContainerInfo {
-	sp, now := s.space, r.cfg.Now()
-	info := ContainerInfo{
-		Init: sp.init, Namespace: sp.ns, Owner: sp.owner.id, Host: sp.host,
-		Reads: s.reads.Total(), PerSecond: s.reads.PerSecond(now),
-		Slow: s.slow.Load(), Fallbacks: s.fallbacks.Load(), OpenFiles: sp.owner.opener.Count(),
-	}
-	c := r.requests.Get().(*Container)
-	defer func() {
+// asked returns the memory to look at a container that the caller holds. done must be called.
+func (r *Registry) asked(s *state) (c *Container, done func()) {
+	sp := s.space
+	c = r.requests.Get().(*Container)
+	c.state, c.turn, c.now, c.pid = s, patient{}, r.cfg.Now(), sp.init
+	c.init = initpid.Init{PID: sp.init, NS: sp.ns, ID: sp.id, Owner: sp.owner.id, Host: sp.host}
+	return c, func() {
 		c.state = nil // whose hold is the caller's
 		c.Release()
-	}()
-	c.state, c.turn, c.now, c.pid = s, patient{}, now, sp.init
-	c.init = initpid.Init{PID: sp.init, NS: sp.ns, ID: sp.id, Owner: sp.owner.id, Host: sp.host}
-	info.CPUs = countCPUs(c.peek("cpu/online"))
-	info.Memory, info.MemoryAvailable = memoryOf(c.peek("meminfo"))
-	seconds, _, _ := bytes.Cut(c.peek("uptime"), []byte(" "))
-	var err error
-	if info.Uptime, err = strconv.ParseFloat(string(seconds), 64); err != nil && !sp.host {
-		info.Uptime = float64(max(now-sp.started, 0)) / 1e9
 	}
+}
 
+// readNumbers reads what a container is shown.
+func (r *Registry) readNumbers(s *state) *listNumbers {
+	c, done := r.asked(s)
+	defer done()
+	n := &listNumbers{at: c.now, cpus: countCPUs(c.peek("cpu/online"))}
+	n.memory, n.available = memoryOf(c.peek("meminfo"))
+	return n
+}
+
+// describe says of a container that the caller holds what needs no file.
+func (r *Registry) describe(s *state) ContainerInfo {
+	c, done := r.asked(s)
+	defer done()
+	sp := s.space
+	info := ContainerInfo{
+		Init: sp.init, Namespace: sp.ns, Owner: sp.owner.id, Host: sp.host,
+		Uptime: float64(max(c.now-sp.started+int64(sp.bootOffset), 0)) / 1e9,
+		Reads:  s.reads.Total(), PerSecond: s.reads.PerSecond(c.now),
+		Slow: s.slow.Load(), Fallbacks: s.fallbacks.Load(), Delayed: sp.owner.delayed.Load(), OpenFiles: sp.owner.opener.Count(),
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	info.Group = s.name()
@@ -158,6 +228,7 @@ type OwnerRate struct {
 	Group     string  `json:"group"`
 	Reads     uint64  `json:"reads"`
 	PerSecond float64 `json:"reads_per_second"`
+	Delayed   uint64  `json:"delayed"`
 }
 
 // Top returns the n outermost containers that read most in the last one to two seconds.
@@ -188,7 +259,7 @@ func (r *Registry) rates(now int64) (all []OwnerRate, spaces map[uint64]*space) 
 	defer r.mu.RUnlock()
 	all, spaces = []OwnerRate{}, map[uint64]*space{}
 	for id, o := range r.owners {
-		all = append(all, OwnerRate{Owner: id, Reads: o.reads.Total(), PerSecond: o.reads.PerSecond(now)})
+		all = append(all, OwnerRate{Owner: id, Reads: o.reads.Total(), PerSecond: o.reads.PerSecond(now), Delayed: o.delayed.Load()})
 		for sp := range o.spaces {
 			if spaces[id] == nil || sp.ns == id {
 				spaces[id] = sp

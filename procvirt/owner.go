@@ -40,6 +40,9 @@ type owner struct {
 	states atomic.Int32 // how many containers are remembered
 	spaces map[*space]bool
 	reads  count.Rate // contents that were made for its containers
+	// allowance is what it may read, and delayed how many reads had to wait for it.
+	allowance allowance
+	delayed   atomic.Uint64
 	// sweepAt is at how many spaces those that have ended are looked for: the
 	// resolver does not tell of the end of those that it has forgotten itself.
 	sweepAt int

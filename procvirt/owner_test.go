@@ -265,6 +265,8 @@ func (t *panickyTurn) Block(uint64) error {
 
 func (*panickyTurn) SetOwner(uint64) {}
 
+func (*panickyTurn) Delay(uint64, time.Duration) error { return nil }
+
 // brokenNumbers panics while it gathers, or while it appends.
 type brokenNumbers struct{ inAppend bool }
 

@@ -42,6 +42,9 @@ type Config struct {
 	// MaxFiles is how many files of control groups may be open. Beyond it those
 	// of some containers are closed, to be opened again when they are read.
 	MaxFiles int
+	// MaxRate is how many contents a second an outermost container may read before its
+	// reads are delayed. 0 is any number.
+	MaxRate int
 	// Ended, if not nil, is called when a pid namespace has ended and was forgotten.
 	Ended func()
 	// Now is CLOCK_BOOTTIME and Steady CLOCK_MONOTONIC, in nanoseconds. Nil is the
@@ -58,6 +61,9 @@ type Turn interface {
 	Block(owner uint64) error
 	// SetOwner says which outermost container the request is accounted to.
 	SetOwner(owner uint64)
+	// Delay waits for d, because the owner has read too much. The request must be
+	// answered with the error, if there is one.
+	Delay(owner uint64, d time.Duration) error
 }
 
 // Registry finds the container of a caller. It alone knows which pid namespaces and
@@ -95,7 +101,8 @@ type Registry struct {
 	// hostPace is that of reading the host's own file, by index.
 	hostPace []pace
 	counts   counts
-	began    time.Time // when it was made
+	delaying atomic.Int64 // requests that wait because of MaxRate
+	began    time.Time    // when it was made
 
 	mu     sync.RWMutex // guards spaces and owners; never held during I/O
 	spaces map[uint64]*space

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/procfs"
 
@@ -357,6 +358,8 @@ type blockFunc func(owner uint64) error
 
 func (f blockFunc) Block(owner uint64) error { return f(owner) }
 func (f blockFunc) SetOwner(uint64)          {}
+
+func (blockFunc) Delay(uint64, time.Duration) error { return nil }
 
 // TestNewNamespaceCostsTheReaderOneLookUp: whose it is takes several system calls, so
 // it is asked after the turn has blocked.

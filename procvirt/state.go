@@ -129,6 +129,8 @@ type state struct {
 	policyRead atomic.Int64
 
 	openFiles
+	// numbers are those that a list has read last, nil for none.
+	numbers atomic.Pointer[listNumbers]
 	// load is the container among those that are sampled. It stays when that has
 	// ended, for what was shown last.
 	load *loadavg.Tracked

@@ -18,7 +18,7 @@ const numErrnos = 134
 
 // counts counts what a Registry does beside events.
 type counts struct {
-	coldOpens, decisions, ended, evicted atomic.Uint64
+	coldOpens, decisions, ended, evicted, delayed atomic.Uint64
 }
 
 // Stats is what a Registry has done since its process began, and what it has.
@@ -39,6 +39,12 @@ type Stats struct {
 	// there were too many.
 	Ended   uint64 `json:"ended"`
 	Evicted uint64 `json:"evicted"`
+	// MaxRate is how many contents a second an outermost container may read, 0 for any
+	// number. Delayed are the reads that had to wait for that, and Delaying those that wait
+	// now.
+	MaxRate  int    `json:"max_rate"`
+	Delayed  uint64 `json:"delayed"`
+	Delaying int    `json:"delaying"`
 	// Namespaces and Containers are those that are known, Owners the outermost containers.
 	Namespaces    int `json:"namespaces"`
 	MaxNamespaces int `json:"max_namespaces"`
@@ -75,6 +81,7 @@ func (r *Registry) Snapshot() Stats {
 		ColdOpens: r.counts.coldOpens.Load(), Decisions: r.counts.decisions.Load(),
 		UnknownWords: r.events.unknownWords.Load(),
 		Ended:        r.counts.ended.Load(), Evicted: r.counts.evicted.Load(),
+		MaxRate: r.cfg.MaxRate, Delayed: r.counts.delayed.Load(), Delaying: int(r.delaying.Load()),
 		OpenFiles: r.OpenFiles(), MaxFiles: r.cfg.MaxFiles, MaxNamespaces: maxSpaces,
 	}
 	for i := range r.files {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +26,6 @@ type Triggers struct {
 	proc  string // where the host's procfs is
 	place func(TriggerRequest) (TriggerPlace, error)
 	table *psi.Table
-	// warned has the errnos that were logged as a warning.
-	warned sync.Map
 
 	set     atomic.Uint64
 	refused *count.Table // by errno
@@ -139,10 +136,8 @@ func (t *Triggers) Set(r TriggerRequest) error {
 	level := slog.LevelDebug
 	if errno == unix.ENOSPC || errno == unix.EPERM {
 		// There are too many in all, or this process lacks CAP_SYS_RESOURCE. The
-		// admin can change that. It is logged once: a container could fill the log.
-		if _, seen := t.warned.LoadOrStore(errno, true); !seen {
-			level = slog.LevelWarn
-		}
+		// admin can change that.
+		level = slog.LevelWarn
 	}
 	t.cfg.Log.Log(context.Background(), level, "a trigger is refused", "pid", r.PID, "errno", unix.ErrnoName(errno), "err", err)
 	return err

@@ -35,6 +35,10 @@ type statusOf struct {
 		}
 	}
 	Worker *struct {
+		View    struct{ Delaying int }
+		Process struct {
+			CPU float64 `json:"cpu_seconds"`
+		}
 		Server struct {
 			Requests []struct {
 				Op, File string
@@ -103,6 +107,27 @@ func TestStatusSaysWhetherTheDaemonIsWell(t *testing.T) {
 	}
 }
 
+// listedContainer is a container that vprocfs ps lists.
+type listedContainer struct {
+	Name, Group            string
+	Init, CPUs             int
+	Memory, Reads, Delayed uint64
+	PerSecond              float64 `json:"reads_per_second"`
+}
+
+// listed runs vprocfs ps, as JSON.
+func listed(t testing.TB, dir string) (rows []listedContainer) {
+	t.Helper()
+	out, stderr, exit := vprocfs(t, "ps", "--json", "--mount", dir)
+	if exit != 0 {
+		t.Fatalf("exit status %d: %s", exit, stderr)
+	}
+	if err := json.Unmarshal([]byte(out), &rows); err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
 // TestPSFindsWhoHammers: the container that reads in a loop is the first line, and status
 // names it. It also has what each of them is shown.
 func TestPSFindsWhoHammers(t *testing.T) {
@@ -113,21 +138,9 @@ func TestPSFindsWhoHammers(t *testing.T) {
 	if _, err := io.WriteString(loud.in, "(while :; do read x </proc/uptime; done) & echo\n"); err != nil {
 		t.Fatal(err)
 	}
-	type row struct {
-		Name, Group   string
-		Init, CPUs    int
-		Memory, Reads uint64
-		PerSecond     float64 `json:"reads_per_second"`
-	}
-	var rows []row
+	var rows []listedContainer
 	waitFor(t, "the container that hammers to be the first", func() bool {
-		out, stderr, exit := vprocfs(t, "ps", "--json", "--mount", dir)
-		if exit != 0 {
-			t.Fatalf("exit status %d: %s", exit, stderr)
-		}
-		if err := json.Unmarshal([]byte(out), &rows); err != nil {
-			t.Fatal(err)
-		}
+		rows = listed(t, dir)
 		return len(rows) > 1 && rows[0].Init == loud.init && rows[0].PerSecond > 10
 	})
 	want := map[int]uint64{quiet.init: 64 << 20, loud.init: 32 << 20}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -55,6 +56,27 @@ func (l logLevel) Set(s string) error {
 	if l.level.UnmarshalText([]byte(s)) != nil {
 		return errors.New("must be debug, info, warn or error")
 	}
+	return nil
+}
+
+// unixSocket is a flag that takes unix: and an absolute path.
+type unixSocket struct{ path *string }
+
+func (u unixSocket) String() string {
+	if u.path == nil || *u.path == "" {
+		return ""
+	}
+	return "unix:" + *u.path
+}
+
+func (unixSocket) Type() string { return "socket" }
+
+func (u unixSocket) Set(s string) error {
+	path, ok := strings.CutPrefix(s, "unix:")
+	if !ok || !filepath.IsAbs(path) {
+		return errors.New("must be unix: and an absolute path")
+	}
+	*u.path = path
 	return nil
 }
 

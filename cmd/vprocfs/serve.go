@@ -9,6 +9,9 @@ import (
 	"vprocfs/internal/syscalls"
 )
 
+// maxMaxRate is more than any host can read.
+const maxMaxRate = 1_000_000_000
+
 func serveCommand() *command {
 	var o daemon.Options
 	fl := newFlags("serve")
@@ -19,8 +22,10 @@ func serveCommand() *command {
 	fl.StringArrayVar(&o.Watch.Attach, "attach-cgroup", nil, "with --attach all, also attach what is in the cgroups that `PATTERN` matches, if it has a mount namespace and a /proc of its own; may be repeated")
 	fl.StringArrayVar(&o.Watch.Never, "attach-not-cgroup", nil, "with --attach all, never attach what is in the cgroups that `PATTERN` matches; may be repeated")
 	fl.BoolVar(&o.Syscalls, "syscalls", false, "answer sysinfo(2) and sched_getaffinity(2) of containers whose runtime asks for it, from the view too (Linux 5.9)")
+	fl.IntVar(&o.View.MaxRate, "max-rate", 0, "delay the reads of a container that reads more than `N` files a second, with all containers in it; 0 delays none")
 	fl.StringVar(&o.ControlGroup, "control-group", "", "`GROUP` whose members may ask status, ps and explain; upgrade and log-level are root's")
 	fl.BoolVar(&o.Mount.IDMap, "idmap", false, "allow idmapped mounts of the view, as pods with user namespaces make them of CDI mounts; each open costs one request more (Linux 6.12)")
+	fl.Var(unixSocket{&o.DebugListen}, "debug-listen", "answer root at `unix:PATH` with profiles and execution traces of the worker")
 	addLogFlags(fl, &o.Log)
 	return &command{
 		name:    "serve",
@@ -40,6 +45,9 @@ MOUNTPOINT/sys/devices/system/cpu and node over its /sys/devices/system/cpu and 
 			}
 			if o.MaxOutage <= 0 {
 				return usageErrorf("invalid argument %q for --max-outage: must be more than 0", o.MaxOutage)
+			}
+			if o.View.MaxRate < 0 || o.View.MaxRate > maxMaxRate {
+				return usageErrorf("invalid argument \"%d\" for --max-rate: must be from 0 to %d", o.View.MaxRate, maxMaxRate)
 			}
 			if err := checkView(&o.View); err != nil {
 				return err

@@ -70,11 +70,13 @@ type header struct {
 	area uint64
 	// dev is the number of the file system (st_dev), 0 if it is not known.
 	dev uint64
+	// minor is the kernel's FUSE level, 7.minor, 0 if it is not known.
+	minor uint64
 }
 
 // New makes an empty journal for a connection that nobody has served yet, of the file
-// system with the number dev (st_dev).
-func New(l Layout, dev uint64) (*Journal, error) {
+// system with the number dev (st_dev). The kernel speaks FUSE 7.minor.
+func New(l Layout, dev uint64, minor uint32) (*Journal, error) {
 	fd, err := unix.MemfdCreate("vprocfs-journal", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
@@ -85,7 +87,7 @@ func New(l Layout, dev uint64) (*Journal, error) {
 		return nil, err
 	}
 	j.format(l)
-	j.header().dev = dev
+	j.header().dev, j.header().minor = dev, uint64(minor)
 	return j, nil
 }
 
@@ -206,6 +208,9 @@ func (j *Journal) unmap() error {
 	}
 	return nil
 }
+
+// Minor returns the minor of New, 0 if it is not known.
+func (j *Journal) Minor() uint32 { return uint32(j.header().minor) }
 
 // FD returns the descriptor, which stays the Journal's.
 func (j *Journal) FD() int { return j.fd }

@@ -13,7 +13,7 @@ func layout() Layout { return Layout{Size: 1 << 16, Version: 7} }
 
 func newJournal(t testing.TB) *Journal {
 	t.Helper()
-	j, err := New(layout(), 42)
+	j, err := New(layout(), 42, 40)
 	if err != nil {
 		t.Fatal(err)
 	}

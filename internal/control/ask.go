@@ -17,8 +17,15 @@ import (
 // maxAnswer bounds an answer, in bytes: a container takes some 500.
 const maxAnswer = 64 << 20
 
-// ErrNoDaemon says that nobody listens.
-var ErrNoDaemon = errors.New("no daemon listens")
+// Errors of Ask.
+var (
+	// ErrNoDaemon says that nobody listens.
+	ErrNoDaemon = errors.New("no daemon listens")
+	// ErrNoWorker says that no worker is at work that could answer.
+	ErrNoWorker = errors.New("no worker is at work")
+	// ErrEnded says that the process that was to answer has ended.
+	ErrEnded = errors.New("the daemon has ended")
+)
 
 // Ask sends one request to the daemon that listens at path, and decodes the data of the
 // answer into data, unless that is nil. It returns ErrNoDaemon if nobody listens.
@@ -44,7 +51,7 @@ func Ask(path string, r Request, patience time.Duration, data any) error {
 	case errors.Is(err, io.EOF) && len(line) >= maxAnswer:
 		return fmt.Errorf("%s: the answer to %q is longer than %d bytes", path, r.Verb, maxAnswer)
 	case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET):
-		return fmt.Errorf("%s: no answer to %q: the daemon has ended", path, r.Verb)
+		return fmt.Errorf("%s: no answer to %q: %w", path, r.Verb, ErrEnded)
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, errors.Join(writeErr, err))
 	}
@@ -56,7 +63,10 @@ func decode(path string, line []byte, data any) error {
 	if err := json.Unmarshal(line, &r); err != nil {
 		return fmt.Errorf("%s: answer %.100q: %w", path, line, err)
 	}
-	if !r.OK {
+	switch {
+	case r.Error == ErrNoWorker.Error():
+		return ErrNoWorker
+	case !r.OK:
 		return errors.New(r.Error)
 	}
 	if data == nil {

@@ -27,10 +27,13 @@ const (
 	LogLevel   = "log-level"  // log from the level in Arg on; changes something
 	Status     = "status"     // what the holder knows
 	Stats      = "stats"      // what the worker has done
-	Containers = "containers" // the containers, and what they are shown
+	Containers = "containers" // the containers, and what they are shown; see CountersOnly
 	Files      = "files"      // what the containers in the pid namespace Arg have read, by file
 	Explain    = "explain"    // where the numbers of process Arg come from
 )
+
+// CountersOnly as Arg of Containers asks for what needs no file to be read.
+const CountersOnly = "counters"
 
 // readOnly has the verbs that change nothing.
 var readOnly = map[string]bool{Ping: true, Status: true, Stats: true, Containers: true, Files: true, Explain: true}

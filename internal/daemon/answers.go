@@ -14,6 +14,7 @@ import (
 
 	"vprocfs/fs"
 	"vprocfs/internal/control"
+	"vprocfs/internal/loglimit"
 	"vprocfs/internal/logqueue"
 	"vprocfs/procvirt"
 )
@@ -30,14 +31,19 @@ type Stats struct {
 	// Syscalls is how often each system call had each outcome ("sysinfo/answered"), by all
 	// workers.
 	Syscalls   map[string]uint64 `json:"syscalls,omitempty"`
-	LogDropped uint64            `json:"log_lines_dropped"`
+	// LogDropped are log lines that nobody read in time, LogLeftOut those of which there
+	// were too many.
+	LogDropped uint64 `json:"log_lines_dropped"`
+	LogLeftOut uint64 `json:"log_lines_left_out"`
 }
 
 // Kernel is what the host's kernel has.
 type Kernel struct {
-	Release  string `json:"release"`
-	Cgroups  string `json:"cgroups"` // v1, v2 or hybrid
-	Pressure bool   `json:"pressure"`
+	Release string `json:"release"`
+	// FUSEMinor is the level of its FUSE protocol, 7.FUSEMinor; 0 if it is not known.
+	FUSEMinor uint32 `json:"fuse_minor"`
+	Cgroups   string `json:"cgroups"` // v1, v2 or hybrid
+	Pressure  bool   `json:"pressure"`
 	// InitPID is how the init of a pid namespace is found first.
 	InitPID string `json:"init_pid"`
 	// Lockdown and AppArmor are empty if the kernel has none.
@@ -69,14 +75,15 @@ type answers struct {
 	src    *source
 	server *fs.Server
 	output *logqueue.Queue
+	limit  *loglimit.Handler
 	log    *slog.Logger
 	began  time.Time
 	slots  chan struct{}
 	calls  *callServer
 }
 
-func newAnswers(src *source, server *fs.Server, output *logqueue.Queue, log *slog.Logger) *answers {
-	return &answers{src: src, server: server, output: output, log: log, began: time.Now(), slots: make(chan struct{}, maxAnswers)}
+func newAnswers(src *source, server *fs.Server, output *logqueue.Queue, limit *loglimit.Handler, log *slog.Logger) *answers {
+	return &answers{src: src, server: server, output: output, limit: limit, log: log, began: time.Now(), slots: make(chan struct{}, maxAnswers)}
 }
 
 // answer answers c on a goroutine of its own.
@@ -104,6 +111,9 @@ func (a *answers) data(r control.Request) (data any, err error) {
 	case control.Stats:
 		return a.stats(), nil
 	case control.Containers:
+		if r.Arg == control.CountersOnly {
+			return a.src.registry.Counters(), nil
+		}
 		return a.src.registry.List(), nil
 	case control.Files:
 		ns, err := strconv.ParseUint(r.Arg, 10, 64)
@@ -124,7 +134,7 @@ func (a *answers) data(r control.Request) (data any, err error) {
 func (a *answers) stats() Stats {
 	s := Stats{
 		Server: a.server.Stats(), View: a.src.registry.Snapshot(), Top: a.src.registry.Top(topOwners),
-		Process: a.process(), LogDropped: a.output.Dropped(), Syscalls: a.calls.stats(),
+		Process: a.process(), LogDropped: a.output.Dropped(), LogLeftOut: a.limit.LeftOut(), Syscalls: a.calls.stats(),
 	}
 	s.Kernel = a.kernel(&s.View)
 	if a.src.triggers != nil {
@@ -136,9 +146,7 @@ func (a *answers) stats() Stats {
 
 func (a *answers) process() Process {
 	p := Process{PID: os.Getpid(), Uptime: time.Since(a.began).Seconds(), MaxFiles: a.src.files, Goroutines: runtime.NumGoroutine()}
-	if d, err := os.ReadDir("/proc/self/fd"); err == nil {
-		p.OpenFiles = len(d) - 1 // its own
-	}
+	p.OpenFiles = openFiles("/proc/self/fd")
 	var size, pages uint64
 	if text, err := os.ReadFile("/proc/self/statm"); err == nil {
 		if _, err := fmt.Sscan(string(text), &size, &pages); err == nil {
@@ -152,11 +160,39 @@ func (a *answers) process() Process {
 	return p
 }
 
+// appArmor returns the profile of this process, empty if the kernel has no AppArmor.
+func appArmor() string {
+	if word := readWord("/proc/self/attr/apparmor/current"); word != "" { // Linux 5.8
+		return word
+	}
+	if readWord("/sys/module/apparmor/parameters/enabled") != "Y" {
+		return "" // attr/current is another security module's
+	}
+	return readWord("/proc/self/attr/current")
+}
+
+// openFiles returns how many descriptors the directory of a process has. Since Linux 6.2 its
+// size says so, which takes no time however many they are.
+func openFiles(dir string) int {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) == nil && st.Size > 0 {
+		return int(st.Size)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	return max(len(names)-1, 0) // without its own
+}
+
 func (a *answers) kernel(s *procvirt.Stats) Kernel {
 	k := Kernel{
-		Cgroups:  a.src.registry.Layout(),
-		Pressure: a.src.registry.HasPressure(), InitPID: s.Inits.Method,
-		Lockdown: readWord("/sys/kernel/security/lockdown"), AppArmor: readWord("/proc/self/attr/current"),
+		FUSEMinor: a.server.Minor(),
+		Cgroups:   a.src.registry.Layout(),
+		Pressure:  a.src.registry.HasPressure(), InitPID: s.Inits.Method,
+		Lockdown: readWord("/sys/kernel/security/lockdown"), AppArmor: appArmor(),
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {

@@ -127,8 +127,14 @@ func hold(o Options, dir string) (err error) {
 		},
 		Outlives: isOfCalls,
 		Dropped:  calls.dropped,
-		SetLevel: o.Log.SetLevel,
-		Own:      own,
+		SetLevel: func(level string) error {
+			err := o.Log.SetLevel(level)
+			if err == nil {
+				watcher.setLevel(level)
+			}
+			return err
+		},
+		Own: own,
 	}, m.files, signals)
 	m.listen(h, o.controlGroup())
 	defer h.Unlisten()

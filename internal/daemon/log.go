@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"vprocfs/internal/loglimit"
 	"vprocfs/internal/logqueue"
 )
 
@@ -20,6 +21,7 @@ type LogOptions struct {
 
 	// level is Level, which may change while the process runs.
 	level *slog.LevelVar
+	limit *loglimit.Handler
 }
 
 // SetLevel changes the level of the loggers that NewLogger has made.
@@ -32,7 +34,8 @@ func (o *LogOptions) SetLevel(level string) error {
 	return nil
 }
 
-// NewLogger returns a logger that writes to q, and never waits for its reader. If
+// NewLogger returns a logger that writes to q, and never waits for its reader. The lines of
+// one reason are bounded (loglimit). If
 // journal is true, lines have no time: systemd's journal adds its own (JOURNAL_STREAM,
 // systemd.exec(5)).
 func (o *LogOptions) NewLogger(q *logqueue.Queue, journal bool) *slog.Logger {
@@ -41,7 +44,8 @@ func (o *LogOptions) NewLogger(q *logqueue.Queue, journal bool) *slog.Logger {
 	q.SetNotice(func(w io.Writer, dropped int) {
 		slog.New(o.handler(w, journal)).Warn("log lines were dropped: nobody read them", "lines", dropped)
 	})
-	return slog.New(o.handler(q, journal))
+	o.limit = loglimit.New(o.handler(q, journal))
+	return slog.New(o.limit)
 }
 
 func (o *LogOptions) handler(w io.Writer, journal bool) slog.Handler {

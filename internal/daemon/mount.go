@@ -54,7 +54,7 @@ func (m *view) mount() error {
 		return err
 	}
 	files := map[string]*os.File{fileFuse: os.NewFile(uintptr(conn.FD()), fileFuse)}
-	dev, err := m.addJournal(files)
+	dev, err := m.addJournal(conn, files)
 	if err != nil {
 		return errors.Join(err, fs.Unmount(m.dir))
 	}
@@ -63,7 +63,7 @@ func (m *view) mount() error {
 }
 
 // addJournal makes the journal of a new mount. It returns the st_dev of the mount.
-func (m *view) addJournal(files map[string]*os.File) (dev uint64, err error) {
+func (m *view) addJournal(conn *fs.Conn, files map[string]*os.File) (dev uint64, err error) {
 	// The path without symbolic links, which umount2(2) does not follow.
 	path, err := Resolve(m.dir)
 	if err != nil {
@@ -73,7 +73,7 @@ func (m *view) addJournal(files map[string]*os.File) (dev uint64, err error) {
 	if dev, err = fs.DevOf(path); err != nil {
 		return 0, err
 	}
-	j, err := fs.NewJournal(dev)
+	j, err := fs.NewJournal(conn, dev)
 	if err != nil {
 		return 0, err
 	}

@@ -42,6 +42,9 @@ type Options struct {
 	// ControlGroup is the name or number of the group whose members may ask the control
 	// socket what changes nothing. If it is empty, only root may.
 	ControlGroup string
+	// DebugListen is the path of a socket at which the worker answers root with profiles of
+	// itself. If it is empty, there is none.
+	DebugListen string
 	// Warnings are logged as soon as the daemon serves.
 	Warnings []string
 }
@@ -58,6 +61,9 @@ type ViewOptions struct {
 	HostLoad bool
 	NoSwap   bool
 	NoZswap  bool
+	// MaxRate is how many files a second an outermost container may read before its reads
+	// are delayed. 0 is any number.
+	MaxRate int
 }
 
 // ErrNotRoot is returned if the caller's effective uid is not 0.

@@ -51,6 +51,7 @@ func newSource(o ViewOptions, log *slog.Logger) (*source, error) {
 		HostLoad:    o.HostLoad,
 		Recheck:     o.TTL,
 		MaxFiles:    files * 3 / 4,
+		MaxRate:     o.MaxRate,
 		Ended:       newMemoryReleaser().containerEnded,
 		Log:         log,
 	}); err != nil {
@@ -119,7 +120,7 @@ func (s *source) Append(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	c, err := s.registry.Acquire(t.Caller().PID, t)
+	c, err := s.registry.AcquireToRead(t.Caller().PID, t)
 	if err != nil {
 		return s.registry.AppendHost(dst, f, err, t)
 	}
@@ -179,7 +180,7 @@ func (s *source) sees(t *fs.Turn, without func(error) error, get func(*procvirt.
 // AppendNode appends a file of a memory node as the caller of t sees it, unless that is the
 // host's.
 func (s *source) AppendNode(dst []byte, node int, name string, t *fs.Turn) (out []byte, ours bool, err error) {
-	c, err := s.registry.Acquire(t.Caller().PID, t)
+	c, err := s.registry.AcquireToRead(t.Caller().PID, t)
 	if err != nil {
 		return dst, false, s.registry.NoNodes(err)
 	}

@@ -30,8 +30,10 @@ type Status struct {
 	// Watch is what attaches containers. It is nil if nothing does.
 	Watch    *watch.Status `json:"watch,omitempty"`
 	LogLevel string        `json:"log_level"`
-	// LogDropped are lines that nobody read in time. They are the holder's only.
+	// LogDropped are lines that nobody read in time, LogLeftOut those of which there were too
+	// many. They are the holder's only.
 	LogDropped uint64 `json:"log_lines_dropped"`
+	LogLeftOut uint64 `json:"log_lines_left_out"`
 	// Heals are runs of vprocfs heal after an abort.
 	Heals       uint64   `json:"heals"`
 	FailedHeals uint64   `json:"failed_heals"`
@@ -46,7 +48,7 @@ func (o *Options) status(s supervise.Status, m *view, h *healer, k *keeper, outp
 	return Status{
 		Version: version, Commit: commit, MountPoint: m.dir, Connection: unix.Minor(m.dev), Holder: s,
 		MaxOutage: o.MaxOutage.Seconds(), Attach: o.Attach, Watch: k.status(), LogLevel: o.Log.level.Level().String(),
-		LogDropped: output.Dropped(), Heals: h.runs.Load(), FailedHeals: h.failed.Load(),
+		LogDropped: output.Dropped(), LogLeftOut: o.Log.limit.LeftOut(), Heals: h.runs.Load(), FailedHeals: h.failed.Load(),
 		Warnings: o.warnings(),
 	}
 }
@@ -77,6 +79,17 @@ func (o *Options) warnings() []string {
 	}
 	if n, err := openFileLimit(); err == nil && n < fewFiles {
 		all = append(all, fmt.Sprintf("the limit of descriptors (RLIMIT_NOFILE) is %d: with many containers files are closed and opened again; %d is plenty", n, fewFiles))
+	}
+	return append(all, o.guarded(readWord("/sys/kernel/security/lockdown"), appArmor())...)
+}
+
+// guarded returns what security modules may be in the way of.
+func (o *Options) guarded(lockdown, profile string) (all []string) {
+	if o.Attach && strings.Contains(lockdown, "[confidentiality]") {
+		all = append(all, "kernel lockdown (confidentiality) forbids tracepoints: containers may be attached late")
+	}
+	if profile != "" && profile != "unconfined" && !strings.HasSuffix(profile, "(complain)") {
+		all = append(all, fmt.Sprintf("AppArmor confines the daemon (%s): what its profile forbids fails", profile))
 	}
 	return all
 }

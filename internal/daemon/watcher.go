@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -49,6 +48,10 @@ type keeper struct {
 	stop  chan struct{}
 	ended chan struct{} // closed when no watcher runs any more
 	last  lastStatus    // of the watcher that runs
+
+	mu    sync.Mutex
+	line  *os.File // to the watcher that runs, nil if none does
+	level string   // of the log, empty for that of the flags
 }
 
 // newKeeper returns a keeper that has started nothing yet. former is the pidfd of the
@@ -131,6 +134,8 @@ func (k *keeper) watch() error {
 		return err
 	}
 	go k.last.receive(line)
+	k.setLine(line)
+	defer k.setLine(nil)
 	k.setPidfd(cmd.Process.Pid)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -190,7 +195,7 @@ func watchContainers(o Options, dir string) error {
 	stats := new(watch.Stats)
 	go tellStatus(os.Stdin, stats)
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the holder
+		followLevel(os.Stdin, &o.Log)
 		time.Sleep(watcherLinger)
 		cancel()
 	}()

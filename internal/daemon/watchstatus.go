@@ -16,7 +16,8 @@ import (
 
 // A holder and its watcher share a pair of sockets. Over it the watcher tells its numbers
 // whenever they change, and its end tells the watcher that the holder has ended. So the
-// holder, which must not wait for the watcher, has the last numbers at hand.
+// holder, which must not wait for the watcher, has the last numbers at hand. The holder tells
+// the level of the log.
 const (
 	maxWatchMessage = 32 << 10
 	// statusEvery is the least time between two messages.
@@ -84,6 +85,50 @@ func tellStatus(conn io.Writer, stats *watch.Stats) {
 			return
 		}
 		time.Sleep(statusEvery)
+	}
+}
+
+// setLine makes line the holder's end to the watcher that runs.
+func (k *keeper) setLine(line *os.File) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.line = line
+	k.tellLevel()
+}
+
+// setLevel changes the level of the log of the watcher, and of those to come. A nil keeper
+// has none.
+func (k *keeper) setLevel(level string) {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.level = level
+	k.tellLevel()
+}
+
+// tellLevel sends the level to the watcher. k.mu is held. It does not wait for a watcher
+// that hangs.
+func (k *keeper) tellLevel() {
+	if k.line == nil || k.level == "" {
+		return
+	}
+	_ = k.line.SetWriteDeadline(time.Now().Add(levelPatience))
+	_, _ = k.line.WriteString(k.level) // the watcher has ended, or hangs
+}
+
+// levelPatience is how long a holder waits for a watcher that does not read.
+const levelPatience = 10 * time.Millisecond
+
+// followLevel sets the level of the log to each that comes from the holder, until that ends.
+func followLevel(conn io.Reader, log *LogOptions) {
+	for buf := make([]byte, 64); ; {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return
+		}
+		_ = log.SetLevel(string(buf[:n])) // the holder knows only levels
 	}
 }
 

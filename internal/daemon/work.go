@@ -79,12 +79,13 @@ func work(o Options, dir string, w *supervise.Worker) error {
 	go func() { served <- server.Serve() }()
 	pinner := newPinner(o, dir, w.Files, dev, server, so.Pins, log)
 	pinner.start()
+	o.startDebug(log)
 	calls, err := newCallServer(w, src, log)
 	if err != nil {
 		log.Error("no system calls are answered: the kernel carries them out", "err", err)
 	}
 	stop := make(chan struct{})
-	answers := newAnswers(src, server, output, log)
+	answers := newAnswers(src, server, output, o.Log.limit, log)
 	answers.calls = calls
 	w.Serving(log, supervise.Orders{
 		Stop:   func() { close(stop) },

@@ -89,3 +89,33 @@ func TestDashboardsAndAlertsNameMetricsThatExist(t *testing.T) {
 		}
 	}
 }
+
+// TestTheGuideNamesEachMetric, and none that does not exist.
+func TestTheGuideNamesEachMetric(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(collector(fake{3}, nil, 2))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| question | metrics")
+	table, _, _ = strings.Cut(table, "\n\n")
+	named := map[string]bool{}
+	for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(table, -1) {
+		named["vprocfs_"+m[1]] = true
+	}
+	delete(named, "vprocfs_vprocfs_") // of the head
+	for _, f := range families {
+		if !named[f.GetName()] {
+			t.Errorf("the guide does not name %s", f.GetName())
+		}
+		delete(named, f.GetName())
+	}
+	for name := range named {
+		t.Errorf("the guide names %s, which does not exist", name)
+	}
+}

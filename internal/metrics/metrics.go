@@ -17,7 +17,7 @@ import (
 // Source is what is asked at each scrape.
 type Source interface {
 	Status() (*report.Status, error)
-	Containers() ([]report.Container, error)
+	Counters() ([]report.Container, error)
 }
 
 // Collector is a prometheus.Collector. It keeps nothing between scrapes.
@@ -45,6 +45,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	s.holder(status)
+	s.attach(&status.Daemon)
 	if status.Worker == nil {
 		return
 	}
@@ -52,7 +53,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	s.view(status.Worker)
 	s.process(status.Worker)
 	if c.PerContainer > 0 {
-		if all, err := source.Containers(); err == nil {
+		if all, err := source.Counters(); err == nil {
 			s.containers(all, c.PerContainer)
 		}
 	}
@@ -99,6 +100,27 @@ func (s sink) holder(status *report.Status) {
 	s.counter("heals_total", "Runs of vprocfs heal after an abort, by outcome.", d.Heals-d.FailedHeals, "outcome", "succeeded")
 	s.counter("heals_total", "Runs of vprocfs heal after an abort, by outcome.", d.FailedHeals, "outcome", "failed")
 	s.counter("log_lines_dropped_total", "Log lines that nobody read in time.", d.LogDropped, "process", "holder")
+	s.counter("log_lines_left_out_total", "Log lines of which there were too many with one reason.", d.LogLeftOut, "process", "holder")
+}
+
+// attach makes the metrics of what attaches containers.
+func (s sink) attach(d *daemon.Status) {
+	if !d.Attach {
+		return
+	}
+	s.gauge("attach_watcher_up", "Whether containers that start are attached.", boolean(d.Watch != nil))
+	w := d.Watch
+	if w == nil {
+		return
+	}
+	const help = "Containers by what became of their attachment. Those that were attached only in part count under the reason."
+	s.counter("attach_containers_total", help, w.Attached, "outcome", "attached")
+	for why, n := range w.Refused {
+		s.counter("attach_containers_total", help, n, "outcome", string(why))
+	}
+	s.counter("attach_containers_late_total", "Attached containers that ran their program by then.", w.Late)
+	s.gauge("attach_containers_waiting", "Containers that wait to be attached.", float64(w.Queue))
+	s.gauge("attach_containers_running", "Containers that are being attached.", float64(w.Running))
 }
 
 func (s sink) server(w *daemon.Stats) {
@@ -109,8 +131,8 @@ func (s sink) server(w *daemon.Stats) {
 	for _, e := range v.Errors {
 		s.counter("request_errors_total", "FUSE requests that were answered with an error.", e.N, "op", e.Op, "errno", e.Errno)
 	}
-	for reason, n := range v.Refusals {
-		s.counter("requests_refused_total", "FUSE requests that might have been served at another time.", n, "reason", reason)
+	for _, r := range v.Refusals {
+		s.counter("requests_refused_total", "FUSE requests that might have been served at another time.", r.N, "reason", r.Reason, "errno", r.Errno)
 	}
 	s.histogram("read_duration_seconds", "How long reads took, from when they were taken from the kernel's queue.", &v.Reads)
 	s.counter("content_bytes_total", "Bytes that readers got.", v.ContentBytes)
@@ -148,6 +170,8 @@ func (s sink) view(w *daemon.Stats) {
 	for _, f := range v.Failures {
 		s.counter("read_failures_total", "Contents that a want of descriptors or memory made impossible.", f.N, "file", f.File)
 	}
+	s.counter("reads_delayed_total", "Reads that had to wait because a container read more than --max-rate.", v.Delayed)
+	s.gauge("reads_waiting_for_rate", "Reads that wait because a container read more than --max-rate.", float64(v.Delaying))
 	s.counter("cold_opens_total", "How often files of control groups were opened for a read.", v.ColdOpens)
 	s.counter("container_decisions_total", "How often the control groups of a reader were looked for.", v.Decisions)
 	s.counter("unknown_policy_words_total", "Words of policies that are not known.", v.UnknownWords)
@@ -173,6 +197,7 @@ func (s sink) process(w *daemon.Stats) {
 	s.send(prometheus.CounterValue, "worker_cpu_seconds_total", "CPU time of the worker.", p.CPU)
 	s.gauge("worker_goroutines", "Goroutines of the worker.", float64(p.Goroutines))
 	s.counter("log_lines_dropped_total", "Log lines that nobody read in time.", w.LogDropped, "process", "worker")
+	s.counter("log_lines_left_out_total", "Log lines of which there were too many with one reason.", w.LogLeftOut, "process", "worker")
 }
 
 // containers makes the metrics of the n containers that read most. Those of one name are
@@ -189,6 +214,7 @@ func (s sink) containers(all []report.Container, n int) {
 		sum.Reads += c.Reads
 		sum.Slow += c.Slow
 		sum.Fallbacks += c.Fallbacks
+		sum.Delayed += c.Delayed
 	}
 	var most []*report.Container
 	for _, c := range sums {
@@ -201,6 +227,7 @@ func (s sink) containers(all []report.Container, n int) {
 		name := report.Printable(c.Name)
 		s.counter("container_reads_total", "Contents that were made for a container.", c.Reads, "container", name)
 		s.counter("container_reads_slow_total", "Contents that took 100 ms or longer.", c.Slow, "container", name)
+		s.counter("container_reads_delayed_total", "Reads that had to wait because of --max-rate, of the outermost container.", c.Delayed, "container", name)
 		s.counter("container_fallbacks_total", "Contents that were the host's.", c.Fallbacks, "container", name)
 	}
 }

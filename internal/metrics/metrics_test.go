@@ -18,6 +18,7 @@ import (
 	"vprocfs/initpid"
 	"vprocfs/internal/count"
 	"vprocfs/internal/daemon"
+	"vprocfs/internal/inject/watch"
 	"vprocfs/internal/report"
 	"vprocfs/procvirt"
 )
@@ -33,7 +34,7 @@ func (f fake) Status() (*report.Status, error) {
 	w := &daemon.Stats{
 		Server: fs.Stats{
 			Requests: []fs.RequestCount{{Op: "read", File: "proc/stat", N: 3}, {Op: "statfs", N: 1}},
-			Errors:   []fs.ErrorCount{{Op: "read", Errno: "EIO", N: 1}}, Refusals: map[string]uint64{"queue": 1}, Reads: h.Load(),
+			Errors:   []fs.ErrorCount{{Op: "read", Errno: "EIO", N: 1}}, Refusals: []fs.RefusalCount{{Reason: "queue", Errno: "EAGAIN", N: 1}}, Reads: h.Load(),
 		},
 		View: procvirt.Stats{
 			Inits:     initpid.Stats{Found: map[string]uint64{"cache": 2}, Failed: map[string]uint64{"ioctl": 1}},
@@ -42,10 +43,11 @@ func (f fake) Status() (*report.Status, error) {
 		Triggers: &procvirt.TriggerStats{Refused: map[string]uint64{"EBUSY": 1}},
 		Top:      []procvirt.OwnerRate{{PerSecond: 17}},
 	}
-	return &report.Status{Well: true, Worker: w}, nil
+	d := daemon.Status{Attach: true, Watch: &watch.Status{Attached: 3, Refused: map[watch.Reason]uint64{watch.Hung: 1}}}
+	return &report.Status{Well: true, Daemon: d, Worker: w}, nil
 }
 
-func (f fake) Containers() (all []report.Container, err error) {
+func (f fake) Counters() (all []report.Container, err error) {
 	for i := range f.containers {
 		c := report.Container{Name: fmt.Sprintf("c%d", i%(f.containers-1))} // two of one name
 		c.Reads, c.PerSecond = uint64(i), rand.Float64()

@@ -65,10 +65,22 @@ func (d *Daemon) ping() error {
 	return control.Ask(d.socket, control.Request{Verb: control.Ping}, patience, nil)
 }
 
+// A worker that dies while it is asked is replaced within some milliseconds, so that it is
+// asked again: every askAgain, for askFor.
+const (
+	askAgain = 20 * time.Millisecond
+	askFor   = 2 * time.Second
+)
+
 // ask asks for data of type T.
 func ask[T any](d *Daemon, verb, arg string) (data T, err error) {
-	err = control.Ask(d.socket, control.Request{Verb: verb, Arg: arg}, patience, &data)
-	return data, err
+	for end := time.Now().Add(askFor); ; time.Sleep(askAgain) {
+		err = control.Ask(d.socket, control.Request{Verb: verb, Arg: arg}, patience, &data)
+		again := errors.Is(err, control.ErrNoWorker) || errors.Is(err, control.ErrEnded)
+		if !again || time.Now().After(end) {
+			return data, err
+		}
+	}
 }
 
 // SetLogLevel makes the daemon log from the level on: debug, info, warn or error.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -127,6 +129,7 @@ func (s *Status) Print(to io.Writer) error {
 	}
 	line("aborts", "%d, after which %d runs healed containers, %d of them not all", h.Renewals, d.Heals, d.FailedHeals)
 	line("log level", "%s", strings.ToLower(d.LogLevel))
+	printWatch(line, d)
 	if s.Worker != nil {
 		printWorker(line, s.Worker)
 	}
@@ -136,13 +139,31 @@ func (s *Status) Print(to io.Writer) error {
 	return w.Flush()
 }
 
+// printWatch prints what attaches containers.
+func printWatch(line func(name, format string, args ...any), d *daemon.Status) {
+	switch {
+	case !d.Attach:
+	case d.Watch == nil:
+		line("attach", "no watcher is at work: containers that start have the kernel's files")
+	default:
+		w := d.Watch
+		line("attach", "%d containers, told of by %s; %d late, %d wait, %d at work", w.Attached, w.Source, w.Late, w.Queue, w.Running)
+		for _, why := range slices.Sorted(maps.Keys(w.Refused)) {
+			line("", "%d not attached, or not wholly: %s", w.Refused[why], why)
+		}
+		if w.LastError != "" {
+			line("", "the last error, %s ago: %s", age(time.Since(w.LastErrorAt)), w.LastError)
+		}
+	}
+}
+
 func printWorker(line func(name, format string, args ...any), w *daemon.Stats) {
 	k := &w.Kernel
 	pressure := "no pressure"
 	if k.Pressure {
 		pressure = "pressure"
 	}
-	line("kernel", "%s, init pids by %s, cgroups %s, %s", k.Release, k.InitPID, k.Cgroups, pressure)
+	line("kernel", "%s, FUSE 7.%d, init pids by %s, cgroups %s, %s", k.Release, k.FUSEMinor, k.InitPID, k.Cgroups, pressure)
 	for name, value := range map[string]string{"lockdown": k.Lockdown, "apparmor": k.AppArmor} {
 		if value != "" && value != "unconfined" && !strings.HasPrefix(value, "[none]") {
 			line(name, "%s", value)
@@ -153,12 +174,22 @@ func printWorker(line func(name, format string, args ...any), w *daemon.Stats) {
 	for _, u := range uses(w) {
 		line(u.name, "%d of %d", u.used, u.of)
 	}
+	// Those beyond the limit are closed: it is no problem to come to it.
+	line("cgroup files", "%d of %d", w.View.OpenFiles, w.View.MaxFiles)
 	r := &w.Server.Reads
 	line("reads", "%d, half of them within %s, 99 %% within %s", r.Count(), quantile(r, 0.5), quantile(r, 0.99))
 	line("requests", "%d slow (100 ms), %d blocked, %d waiting now", w.Server.Slow, w.Server.Blocked, w.Server.Waiting)
-	for reason, n := range w.Server.Refusals {
-		if n > 0 {
-			line("refused", "%s: %d", reason, n)
+	if n := w.View.MaxRate; n > 0 {
+		line("rate limit", "%d reads/s for each container, %d reads delayed, %d wait now", n, w.View.Delayed, w.View.Delaying)
+	}
+	for _, r := range w.Server.Refusals {
+		if r.N > 0 {
+			line("refused", "%s: %d (%s)", r.Reason, r.N, r.Errno)
+		}
+	}
+	if t := w.Triggers; t != nil {
+		for _, errno := range slices.Sorted(maps.Keys(t.Refused)) {
+			line("refused", "pressure triggers: %d (%s)", t.Refused[errno], errno)
 		}
 	}
 	for _, f := range w.View.Fallbacks {

@@ -1,10 +1,6 @@
 package supervise
 
-import (
-	"errors"
-
-	"vprocfs/internal/control"
-)
+import "vprocfs/internal/control"
 
 // Listen makes the holder take requests at the path of a control socket, from root and from
 // the members of the group, control.NoGroup for none.
@@ -33,9 +29,6 @@ func (h *Holder) refuse(err error) {
 	}
 }
 
-// errNoWorker is the answer to what only a worker knows while there is none.
-var errNoWorker = errors.New("no worker is at work")
-
 // asked handles a request. What only the worker can answer it gets with the client's
 // connection, so that this process never waits for a client or a worker.
 func (h *Holder) asked(c *control.Client) {
@@ -55,7 +48,7 @@ func (h *Holder) asked(c *control.Client) {
 	default:
 		worker := h.procs[h.machine.worker.id]
 		if worker == nil || h.machine.worker.serving.IsZero() {
-			c.Say(errNoWorker)
+			c.Say(control.ErrNoWorker)
 			return
 		}
 		c.HandOn(func(line string, fd int) error { return sendFile(worker.control, msgAsk, line, fd) })

@@ -1,6 +1,8 @@
 package syscalls
 
 import (
+	"time"
+
 	"vprocfs/procvirt"
 	"vprocfs/procvirt/cgroup"
 )
@@ -42,3 +44,6 @@ type turn struct{}
 
 func (turn) Block(uint64) error { return nil }
 func (turn) SetOwner(uint64)    {}
+
+// Delay does not wait: Agent bounds what a container may ask.
+func (turn) Delay(uint64, time.Duration) error { return nil }
