@@ -103,8 +103,8 @@ func TestErrorsOfReadDoNotEndTheServer(t *testing.T) {
 			if n := f.counters.readErrors.Load(); n+1 < failures.Load() {
 				t.Errorf("%d of %d failures are counted", n, failures.Load())
 			}
-			if n := f.log.Load(); n != 1 {
-				t.Errorf("%d lines in a minute", n)
+			if n := uint64(f.log.Load()); n+1 < failures.Load() {
+				t.Errorf("%d of %d failures are logged", n, failures.Load())
 			}
 		})
 	}
