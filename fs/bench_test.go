@@ -2,11 +2,13 @@ package fs_test
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
 
 	"vprocfs/fs"
+	"vprocfs/internal/count"
 )
 
 const uptime = "1234567.89 23456.78\n"
@@ -40,6 +42,38 @@ func BenchmarkFloor(b *testing.B) {
 				benchmarkFile(b, mode, m.path("uptime"))
 			})
 		}
+	}
+}
+
+// BenchmarkCounting compares what counting costs with the cheapest read: of a content that
+// nobody computes, on a handle that is open. It counts as for a real one: the request, its
+// duration, and the rates of the container and of the outermost one.
+func BenchmarkCounting(b *testing.B) {
+	m := serve(b, constant(uptime), fs.ServerOptions{})
+	read := math.Inf(1)
+	for range 5 {
+		read = min(read, float64(helperNanoseconds(b, "pread", m.path("uptime"), 20_000)))
+	}
+	countRead := fs.CountRead(m.srv)
+	var container, outermost count.Rate
+	now := int64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		countRead()
+		now += 1000
+		container.Add(now)
+		outermost.Add(now)
+	}
+	counting := float64(b.Elapsed().Nanoseconds()) / float64(b.N)
+	b.ReportMetric(read, "ns/read")
+	b.ReportMetric(100*counting/read, "%-of-a-read")
+}
+
+// TestCountingAllocatesNothing, whatever is counted.
+func TestCountingAllocatesNothing(t *testing.T) {
+	m := serve(t, constant(uptime), fs.ServerOptions{})
+	if n := testing.AllocsPerRun(1000, fs.CountRead(m.srv)); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 

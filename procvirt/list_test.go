@@ -2,6 +2,8 @@ package procvirt
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -78,5 +80,33 @@ func TestAContainersFallbacksAreItsOwn(t *testing.T) {
 	}
 	if got := r.Snapshot().Fallbacks; len(got) != 1 || got[0] != (FallbackCount{"uptime", "no-controller", 1, false}) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestAListIsShortWork: the numbers of the last second are not read again, and those who want
+// counters alone read none.
+func TestAListIsShortWork(t *testing.T) {
+	h := load(t, "trixie-v2")
+	now := h.Boottime
+	r := fixtureRegistry(t, h, func(c *Config) { c.Now = func() int64 { return now } })
+	s := subject(t, h, h.Roles["child"])
+	render(t, r, "uptime", s)
+	if got := r.Counters(); len(got) != 1 || got[0].Memory != 0 || got[0].Reads != 1 || got[0].Group == "" || got[0].Uptime == 0 {
+		t.Errorf("the counters: %+v", got)
+	}
+	first := r.List()[0]
+	if first.Memory == 0 || first.CPUs == 0 {
+		t.Fatalf("%+v", first)
+	}
+	p := r.owned(r.owners[s.NS])[0].hold()[0].places[cgroup.Memory]
+	if err := os.WriteFile(filepath.Join(p.Dirs[0], "memory.max"), []byte("4096000\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if again := r.List()[0]; again.Memory != first.Memory {
+		t.Errorf("at the same time: %d bytes, then %d", first.Memory, again.Memory)
+	}
+	now += int64(numbersFresh)
+	if later := r.List()[0]; later.Memory != 4096000 {
+		t.Errorf("a second later: %d bytes, want 4096000", later.Memory)
 	}
 }
