@@ -252,11 +252,75 @@ func TestClientsOfTheSocketDelayNoReader(t *testing.T) {
 	})
 }
 
-// TestADaemonServesWithoutItsSocket if /run takes nothing.
+// TestAFrozenClientDelaysNobody: one that does not take its answer, and one that is stopped
+// in the middle. Nor does the death of the worker that is asked end a command in an error.
+func TestAFrozenClientDelaysNobody(t *testing.T) {
+	dir, _ := serve(t)
+	path := "/run/vprocfs/" + strings.ReplaceAll(strings.Trim(dir, "/"), "/", "-") + ".sock"
+	for range 4 {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, `{"version":1,"verb":"stats"}`+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var frozen []*exec.Cmd
+	for range 4 {
+		cmd := exec.Command("vprocfs", "ps", "--mount", dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Process.Signal(unix.SIGSTOP)
+		frozen = append(frozen, cmd)
+	}
+	defer func() {
+		for _, cmd := range frozen {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	}()
+	for range 10 {
+		checkUptime(t, dir)
+		if s, exit := askStatus(t, dir); exit != 0 {
+			t.Errorf("exit status %d: %v", exit, s.Problems)
+		}
+	}
+}
+
+// TestCommandsSurviveTheDeathOfWorkers that they ask.
+func TestCommandsSurviveTheDeathOfWorkers(t *testing.T) {
+	dir, worker := serve(t)
+	c := startContainer(t, "--mount", dir)
+	c.sh(t, "cat /proc/uptime")
+	for range 3 {
+		for _, command := range [][]string{{"ps"}, {"explain", "--pid", strconv.Itoa(c.init)}} {
+			unix.Kill(worker, unix.SIGKILL)
+			text, stderr, exit := vprocfs(t, append(command, "--mount", dir)...)
+			if exit != 0 || strings.Contains(text, "this command, not a daemon") {
+				t.Errorf("%q: exit status %d: %s%s", command, exit, text, stderr)
+			}
+			c.sh(t, "cat /proc/uptime") // another worker serves
+			s, _ := askStatus(t, dir)
+			worker = s.Daemon.Holder.Worker
+		}
+	}
+}
+
+// TestADaemonServesWithoutItsSocket if /run takes nothing: it is read-only, or full.
 func TestADaemonServesWithoutItsSocket(t *testing.T) {
+	for _, options := range []string{"ro", "size=4k,nr_inodes=1"} {
+		t.Run(options, func(t *testing.T) { servesWithoutSocket(t, options) })
+	}
+}
+
+func servesWithoutSocket(t *testing.T, options string) {
 	dir := t.TempDir()
-	script := fmt.Sprintf(`mount -t tmpfs -o ro none /run && exec vprocfs serve %s`, dir)
+	script := fmt.Sprintf(`mount -t tmpfs -o %s none /run && exec vprocfs serve --debug-listen unix:/run/debug.sock %s`, options, dir)
 	d := startDaemonCommand(t, dir, exec.Command("unshare", "-m", "--propagation", "unchanged", "sh", "-c", "mount --make-rprivate /run; "+script), nil)
 	d.until(t, "no control socket")
+	d.until(t, "nobody can ask for profiles")
 	checkUptime(t, fmt.Sprintf("/proc/%d/root%s", d.cmd.Process.Pid, dir)) // the mount may be in its namespace alone
 }
