@@ -94,8 +94,9 @@ func (d *debugServer) answer(c net.Conn) {
 	if err == nil {
 		err = writeProfile(r, target)
 	}
-	d.log.Info("a profile was asked for", "target", target, "err", err)
-	if err != nil && !r.begun {
+	if err == nil {
+		d.log.Info("a profile was made", "target", target)
+	} else if !r.begun {
 		r.begin("400 Bad Request")
 		_, _ = fmt.Fprintln(r, err) // the client is gone, or slow
 	}

@@ -42,7 +42,7 @@ func (w *watcher) fail(j job, why Reason, err error) {
 		return
 	}
 	w.Stats.Refuse(why, err.Error())
-	w.failures.warn(w.Log, "a container is not attached, or not wholly", "pid", j.pid, "err", err)
+	w.Log.Warn("a container is not attached, or not wholly", "pid", j.pid, "err", err)
 }
 
 var errQueueFull = errors.New("too many containers wait")

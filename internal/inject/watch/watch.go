@@ -18,7 +18,8 @@ type Config struct {
 	// Dir is the mount point of the view, an absolute path without symbolic links.
 	Dir   string
 	Rules Rules
-	Log   *slog.Logger
+	// Log gets lines that containers cause. It must bound them (loglimit).
+	Log *slog.Logger
 	// Attach shows the view in a container. It is safe for concurrent use.
 	Attach Attacher
 	// Owner returns an id of the outermost container of a process. The containers of
@@ -59,7 +60,6 @@ type watcher struct {
 	candidates *candidates
 	queue      *queue
 	retries    *retries
-	failures   limiter
 
 	wake     int  // eventfd: a scan or ctx has ended, or there is another retry
 	rescan   bool // a scan is needed
