@@ -30,7 +30,7 @@ type Stats struct {
 	Top []procvirt.OwnerRate `json:"top"`
 	// Syscalls is how often each system call had each outcome ("sysinfo/answered"), by all
 	// workers.
-	Syscalls   map[string]uint64 `json:"syscalls,omitempty"`
+	Syscalls map[string]uint64 `json:"syscalls,omitempty"`
 	// LogDropped are log lines that nobody read in time, LogLeftOut those of which there
 	// were too many.
 	LogDropped uint64 `json:"log_lines_dropped"`
