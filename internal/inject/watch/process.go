@@ -77,6 +77,8 @@ type proc struct {
 	// procfs are the superblocks of the procfs that are mounted on the host.
 	procfs  map[uint64]bool
 	buffers sync.Pool // of *buffer
+	// readlink is os.Readlink, but for tests.
+	readlink func(path string) (string, error)
 }
 
 // buffer returns an empty buffer.
@@ -91,7 +93,7 @@ func (p *proc) release(b *buffer) {
 
 // newProc returns the proc of the procfs at root.
 func newProc(root string) (*proc, error) {
-	p := &proc{root: root, procfs: make(map[uint64]bool)}
+	p := &proc{root: root, procfs: make(map[uint64]bool), readlink: os.Readlink}
 	p.buffers.New = func() any { b := make(buffer, 0, 32<<10); return &b }
 	var err error
 	if p.pidNS, err = os.Readlink(filepath.Join(root, "self/ns/pid")); err != nil {
@@ -245,9 +247,15 @@ func sameLink(a, b, name string) bool {
 // namespace: of pidNS, with mount namespace mnt. The init of a container within a container
 // has the outer one's procfs until its runtime has mounted the inner one's.
 func (p *proc) isNew(b *buffer, procfs uint64, pidNS string, mnt uint64, parent int) (bool, error) {
-	if theirs, err := os.Readlink(filepath.Join(p.root, strconv.Itoa(parent), "ns/pid")); err != nil {
+	// An init with more privileges than this process is the parent of all whose parent has
+	// ended. It is no process of a container, and no orphan's parent that has ended.
+	theirPIDs, err := p.readlink(filepath.Join(p.root, strconv.Itoa(parent), "ns/pid"))
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return true, nil
+	case err != nil:
 		return false, errOrphaned
-	} else if theirs == pidNS || theirs == p.pidNS {
+	case theirPIDs == pidNS || theirPIDs == p.pidNS:
 		return true, nil // no mountinfo, which is long on a host with many containers
 	}
 	theirs, err := mountinfo.Namespace(p.root, strconv.Itoa(parent))

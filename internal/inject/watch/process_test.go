@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // fakeProc is a directory in the form of /proc.
@@ -160,6 +162,32 @@ func TestInitIsFoundFromAnyOfItsProcesses(t *testing.T) {
 	for pid, want := range map[int]int{10: 1, 90: 90, 20: 90, 21: 90, 22: 22, 23: 23, 77: 77} {
 		if got := p.eldest(pid); got != want {
 			t.Errorf("eldest of %d is %d, want %d", pid, got, want)
+		}
+	}
+}
+
+// TestContainerOfAnInitWithMorePrivilegesIsReady: a runtime that has ended leaves it to the
+// host's init, whose namespaces this process may not be allowed to read.
+func TestContainerOfAnInitWithMorePrivilegesIsReady(t *testing.T) {
+	fake := newFakeProc(t)
+	fake.add("20", 1, "c", "2", "/c", ownRoot+ownProc)
+	p, err := newProc(fake.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		err  error
+		want verdict
+		fail error
+	}{{unix.EACCES, ready, nil}, {unix.ENOENT, never, errOrphaned}} {
+		p.readlink = func(path string) (string, error) {
+			if path == filepath.Join(fake.root, "1/ns/pid") {
+				return "", &os.PathError{Op: "readlink", Path: path, Err: tt.err}
+			}
+			return os.Readlink(path)
+		}
+		if got, err := p.look(&Rules{}, 20); got.verdict != tt.want || !errors.Is(err, tt.fail) {
+			t.Errorf("%v: judged %d, %v, want %d, %v", tt.err, got.verdict, err, tt.want, tt.fail)
 		}
 	}
 }
