@@ -12,7 +12,7 @@ packages() {
 		python3:python3 node:nodejs git:git tar:tar runc:runc crun:crun podman:podman lxcfs:lxcfs \
 		java:default-jre-headless atop:atop prometheus-node-exporter:prometheus-node-exporter numactl:numactl \
 		lstopo-no-graphics:hwloc-nox /usr/lib/python3/dist-packages/psutil:python3-psutil \
-		zsh:zsh fish:fish groff:groff-base systemd-analyze:systemd setpriv:util-linux ip:iproute2 ;;
+		zsh:zsh fish:fish groff:groff-base systemd-analyze:systemd setpriv:util-linux ip:iproute2 tmux:tmux ;;
 	guests) echo qemu-system-x86_64:qemu-system-x86 busybox:busybox-static xz:xz-utils mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs ;;
 	bench) echo gcc:gcc strace:strace lxcfs:lxcfs ;;
 	race) echo gcc:gcc ;;

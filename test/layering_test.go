@@ -31,6 +31,7 @@ const (
 	pflag     = "github.com/spf13/pflag"
 	// prometheus stays out of the daemon: it would double its binary.
 	prometheus = "github.com/prometheus/client_golang"
+	tcell      = "github.com/gdamore/tcell/v2"
 )
 
 // layers are the arrows between the packages: each can be read and tested
@@ -40,7 +41,7 @@ func layers() map[string]layer {
 	testLibs := []string{"github.com/google/go-cmp", "github.com/rogpeppe/go-internal", "github.com/prometheus/procfs"}
 	return map[string]layer{
 		"cmd/vprocfs": {
-			own:        []string{"fs", "initpid", "internal/attach", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/node", "internal/report", "internal/sandbox", "internal/seccomp", "internal/syscalls"},
+			own:        []string{"fs", "initpid", "internal/attach", "internal/companion", "internal/daemon", "internal/inject", "internal/inject/watch", "internal/logqueue", "internal/manual", "internal/node", "internal/report", "internal/sandbox", "internal/seccomp", "internal/syscalls", "internal/top"},
 			others:     []string{pflag},
 			testOthers: testLibs,
 		},
@@ -63,7 +64,9 @@ func layers() map[string]layer {
 		"initpid":            {own: []string{"cache", "internal/fdconn", "internal/procpid"}, others: []string{sys}, testOthers: testLibs},
 		"cache":              {testOthers: testLibs},
 		"internal/metrics":   {own: []string{"fs", "initpid", "internal/count", "internal/daemon", "internal/report", "procvirt"}, testOwn: []string{"internal/inject/watch"}, others: []string{prometheus, "github.com/prometheus/client_model"}, testOthers: testLibs},
-		"cmd/vprocfs-export": {own: []string{"internal/metrics", "internal/report"}, others: []string{pflag, prometheus, sys}, testOthers: testLibs},
+		"cmd/vprocfs-export": {own: []string{"internal/companion", "internal/metrics", "internal/report"}, others: []string{pflag, prometheus, sys}, testOthers: testLibs},
+		"internal/companion": {own: []string{"internal/report"}, others: []string{pflag, sys}, testOthers: testLibs},
+		"internal/top":       {own: []string{"internal/count", "internal/report", "procvirt"}, others: []string{tcell, sys}, testOwn: []string{"internal/daemon", "internal/supervise"}, testOthers: testLibs},
 		"internal/report":    {own: []string{"internal/control", "internal/count", "internal/daemon", "internal/supervise", "procvirt"}, others: []string{sys}, testOthers: testLibs},
 		"internal/control":   {others: []string{sys}, testOthers: testLibs},
 		"internal/supervise": {own: []string{"internal/control", "internal/fdconn"}, others: []string{goSystemd, sys}, testOthers: testLibs},
@@ -200,6 +203,7 @@ func TestBrokenArrowsAreFound(t *testing.T) {
 		{"tests have arrows too", goPackage{ImportPath: "vprocfs/cache", TestImports: []string{"vprocfs/fs"}}, "vprocfs/cache imports in tests vprocfs/fs"},
 		{"external tests too", goPackage{ImportPath: "vprocfs/cache", XTestImports: []string{"vprocfs/fs"}}, "vprocfs/cache imports in tests vprocfs/fs"},
 		{"the daemon has no metrics library", goPackage{ImportPath: "vprocfs/internal/daemon", Imports: []string{prometheus + "/prometheus"}}, "vprocfs/internal/daemon imports " + prometheus + "/prometheus"},
+		{"the daemon draws on no terminal", goPackage{ImportPath: "vprocfs/internal/daemon", Imports: []string{"vprocfs/internal/top"}}, "vprocfs/internal/daemon imports vprocfs/internal/top"},
 		{"a new module needs a row", goPackage{ImportPath: "vprocfs/cache", Imports: []string{"example.org/lru"}}, "vprocfs/cache imports example.org/lru"},
 		{"a new package needs a row", goPackage{ImportPath: "vprocfs/metrics"}, "vprocfs/metrics: no layer covers this package"},
 		{"the part below has its own row", goPackage{ImportPath: "vprocfs/procvirt/held", Imports: []string{"vprocfs/procvirt/cgroup"}}, "vprocfs/procvirt/held imports vprocfs/procvirt/cgroup"},

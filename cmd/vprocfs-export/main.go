@@ -1,5 +1,5 @@
 // Command vprocfs-export answers Prometheus' scrapes with the metrics of a vprocfs daemon,
-// which it asks by the control socket. It is a program of its own so that the daemon has no
+// which it asks by the control socket. `vprocfs export` starts it. It is a program of its own so that the daemon has no
 // network port, and no library for one.
 package main
 
@@ -17,39 +17,39 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"vprocfs/internal/companion"
 	"vprocfs/internal/metrics"
 	"vprocfs/internal/report"
 )
-
-// defaultAddress is where scrapes are answered: for this host only.
-const defaultAddress = "127.0.0.1:9891"
 
 // endPatience is how long scrapes may take at the end.
 const endPatience = 2 * time.Second
 
 func main() {
-	fl := pflag.NewFlagSet("vprocfs-export", pflag.ContinueOnError)
+	fl := pflag.NewFlagSet(companion.ExportName, pflag.ContinueOnError)
 	fl.SortFlags = false
-	address := fl.String("listen", defaultAddress, "`ADDRESS` to answer scrapes at: HOST:PORT, or unix:PATH")
-	mount := fl.String("mount", "", "mount point of the daemon (default "+report.DefaultMount+", or the only one that runs)")
-	perContainer := fl.Int("per-container", 0, "metrics of their own for the `N` containers that read most")
+	var o companion.Export
+	o.AddFlags(fl)
 	err := fl.Parse(os.Args[1:])
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		return
 	case err == nil && fl.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", fl.Arg(0))
-	case err == nil && *perContainer < 0:
-		err = fmt.Errorf("invalid argument %d for --per-container: must not be negative", *perContainer)
+	case err == nil:
+		err = o.Check()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "vprocfs-export:", err)
-		os.Exit(2)
+		fail(2, err)
 	}
-	if err := export(*address, *mount, *perContainer); err != nil {
-		fmt.Fprintln(os.Stderr, "vprocfs-export:", err)
-		os.Exit(1)
+	if err := export(o.Listen, o.Mount, o.PerContainer); err != nil {
+		fail(1, err)
 	}
+}
+
+func fail(status int, err error) {
+	fmt.Fprintln(os.Stderr, companion.ExportName+": "+report.Printable(err.Error()))
+	os.Exit(status)
 }
 
 // export answers scrapes until a signal comes.

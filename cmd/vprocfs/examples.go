@@ -33,6 +33,14 @@ func examples(verb string) []manual.Example {
 			{Does: "which container reads most", Command: "vprocfs ps"},
 			{Does: "the containers of Docker, those with most memory first", Command: "vprocfs ps --filter docker: --sort memory"},
 		},
+		"top": {
+			{Does: "who reads most, live", Command: "vprocfs top"},
+			{Does: "once, in a pipe: what the first container of a pod reads, by file", Command: "vprocfs top --batch -n 1 --filter pod:1c9f1d7e --detail | cat"},
+		},
+		"export": {
+			{Does: "answer scrapes at http://127.0.0.1:9891/metrics", Command: "vprocfs export"},
+			{Does: "with metrics of the ten containers that read most", Command: "vprocfs export --listen 127.0.0.1:9891 --per-container 10"},
+		},
 		"log-level": {
 			{Does: "say more", Command: "vprocfs log-level debug"},
 			{Does: "say what it said before", Command: "vprocfs log-level info"},

@@ -19,6 +19,7 @@ import (
 	"vprocfs/initpid"
 	"vprocfs/internal/attach"
 	"vprocfs/internal/logqueue"
+	"vprocfs/internal/report"
 )
 
 // errorPatience is how long the reader of stderr may take at the end.
@@ -29,9 +30,10 @@ func main() {
 	attach.RunHelper()
 	err := dispatch(context.Background(), commands(), arguments(os.Args), os.Stdout)
 	if err != nil && err.Error() != "" {
-		// One line, even if the error is several or a name in it has a newline.
+		// One line, even if the error is several or a name in it has a newline. Such a name
+		// may be a container's.
 		stderr := logqueue.New(int(os.Stderr.Fd()))
-		fmt.Fprintln(stderr, "vprocfs: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+		fmt.Fprintln(stderr, "vprocfs: "+report.Printable(strings.ReplaceAll(err.Error(), "\n", "; ")))
 		stderr.Flush(errorPatience)
 	}
 	os.Exit(exitStatus(err))
@@ -63,8 +65,10 @@ func commands() []*command {
 		runCommand(),
 		statusCommand(os.Stdout),
 		psCommand(os.Stdout),
+		topCommand(os.Stdout),
 		explainCommand(),
 		logLevelCommand(),
+		exportCommand(),
 		setCommand(),
 		getCommand(os.Stdout),
 		unsetCommand(),

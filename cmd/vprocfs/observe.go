@@ -14,6 +14,13 @@ func addMountFlag(fl *pflag.FlagSet, dir *string) {
 	fl.StringVar(dir, "mount", "", "mount point of the daemon (default "+report.DefaultMount+", or the only one that runs)")
 }
 
+// addListFlags adds the flags that say which containers are listed, in which order.
+func addListFlags(fl *pflag.FlagSet, o *report.ListOptions) {
+	fl.StringVar(&o.Sort, "sort", "reads/s", "`COLUMN` to sort by: "+report.SortColumns())
+	fl.BoolVar(&o.Reverse, "reverse", false, "sort the other way round")
+	fl.StringVar(&o.Filter, "filter", "", "only containers whose name or control group contains `TEXT`")
+}
+
 // noArguments returns an error if there are arguments.
 func noArguments(args []string) error {
 	if len(args) > 0 {
@@ -67,9 +74,7 @@ func psCommand(stdout io.Writer) *command {
 	fl := newFlags("ps")
 	addMountFlag(fl, &dir)
 	fl.BoolVar(&o.JSON, "json", false, "print JSON")
-	fl.StringVar(&o.Sort, "sort", "reads/s", "`COLUMN` to sort by: "+report.SortColumns())
-	fl.BoolVar(&o.Reverse, "reverse", false, "sort the other way round")
-	fl.StringVar(&o.Filter, "filter", "", "only containers whose name or control group contains `TEXT`")
+	addListFlags(fl, &o)
 	return &command{
 		name:    "ps",
 		summary: "list the containers, what they are shown, and how much they read",

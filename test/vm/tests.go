@@ -58,6 +58,8 @@ func testPackages() []testPackage {
 			// About the source, which a guest does not have.
 			"TestPackagesImportOnlyWhatTheirLayerMay", "TestBrokenArrowsAreFound",
 			"TestUnitIsHardened", "TestUnitMakesNoMountNamespace",
+			"TestTop.*",                                // about terminals: tmux is on the host
+			"TestExportIsStartedByItsVerb",             // a guest does not have that program
 			"TestImageIsReproducibleAndRuns",           // a guest has no Go to build it with
 			"TestAWarmCatCostsTheDaemonFewSystemCalls", // with the guest's clock, hpet, each look at the time is one more
 			"TestAnIdleDaemonSleepsAndIsSmall",         // sleep and size are Go's; it watches for minutes

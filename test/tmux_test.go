@@ -1,0 +1,105 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// terminal is a terminal of tmux(1) with one program on it.
+type terminal struct {
+	socket string
+	env    []string
+}
+
+// startTmux starts a program on a new terminal. env is beside a plain environment.
+func startTmux(t *testing.T, width, height int, env []string, command ...string) *terminal {
+	t.Helper()
+	need(t, "tmux", "tmux")
+	m := &terminal{filepath.Join(t.TempDir(), "tmux"), append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=/", "LC_ALL=C.UTF-8", "TERM=xterm-256color", "SHELL=/bin/sh",
+	}, env...)}
+	t.Cleanup(func() { m.run("kill-server") }) // an error says that it has ended
+	m.must(t, append([]string{
+		"new-session", "-d", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height), "sleep 1000000", ";",
+		"set-option", "-g", "remain-on-exit", "on", ";", "set-option", "-g", "window-size", "manual", ";", "set-option", "-g", "status", "off", ";",
+		// Of this size from its start.
+		"resize-window", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height), ";",
+		"respawn-pane", "-k",
+	}, command...)...)
+	return m
+}
+
+func (m *terminal) run(args ...string) (string, error) {
+	cmd := exec.Command("tmux", append([]string{"-u", "-f", "/dev/null", "-S", m.socket}, args...)...)
+	cmd.Env = m.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", cmd, err, out)
+	}
+	return string(out), err
+}
+
+func (m *terminal) must(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := m.run(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// lines returns what is on the screen.
+func (m *terminal) lines(t *testing.T, flags ...string) []string {
+	t.Helper()
+	out := m.must(t, append([]string{"capture-pane", "-p"}, flags...)...)
+	return strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+}
+
+// waitFor waits until the screen is as it should be.
+func (m *terminal) waitFor(t *testing.T, what string, done func(lines []string) bool) {
+	t.Helper()
+	var lines []string
+	defer func() {
+		if t.Failed() {
+			t.Logf("the screen is\n%s", strings.Join(lines, "\n"))
+		}
+	}()
+	waitFor(t, what, func() bool {
+		lines = m.lines(t)
+		return done(lines)
+	})
+}
+
+// waitText waits until a text is on the screen.
+func (m *terminal) waitText(t *testing.T, text string) {
+	t.Helper()
+	m.waitFor(t, "the text "+text, func(lines []string) bool { return strings.Contains(strings.Join(lines, "\n"), text) })
+}
+
+func (m *terminal) keys(t *testing.T, keys ...string) {
+	t.Helper()
+	m.must(t, append([]string{"send-keys"}, keys...)...)
+}
+
+func (m *terminal) resize(t *testing.T, width, height int) {
+	t.Helper()
+	m.must(t, "resize-window", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height))
+}
+
+// wantEnd waits until the program has ended, with this exit status.
+func (m *terminal) wantEnd(t *testing.T, status string) {
+	t.Helper()
+	var got string
+	waitFor(t, "the program to end", func() bool {
+		got = strings.TrimRight(m.must(t, "display-message", "-p", "#{pane_dead} #{pane_dead_status}"), " \n")
+		return strings.HasPrefix(got, "1 ") // the status comes a little later
+	})
+	if got != "1 "+status {
+		t.Errorf("exit status %q, want %s\n%s", got, status, strings.Join(m.lines(t), "\n"))
+	}
+}
