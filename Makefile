@@ -55,18 +55,18 @@ nri: ## build build/vprocfs-nri, the NRI plugin
 
 manual: build ## write the manual pages and the shells' completions to build/manual
 	@mkdir -p build/manual
-	@for page in vprocfs.1 vprocfs-policy.5 bash zsh fish; do \
+	@for page in vprocfs.1 vprocfs-export.1 vprocfs-policy.5 bash zsh fish; do \
 		$(BINARY) manual --release $(VERSION) $$page >build/manual/$$page || exit 1; \
 	done
-	@gzip -9nkf build/manual/vprocfs.1 build/manual/vprocfs-policy.5
+	@gzip -9nkf build/manual/vprocfs.1 build/manual/vprocfs-export.1 build/manual/vprocfs-policy.5
 
-packages: manual ## make the debs and the rpms in build/packages: vprocfs, and vprocfs-lxcfs in place of LXCFS
+packages: manual ## make the debs and the rpms in build/packages: vprocfs, vprocfs-lxcfs in place of LXCFS, and vprocfs-export
 	@rm -rf build/packages && mkdir -p build/packages
-	@for package in vprocfs vprocfs-lxcfs; do \
+	@for package in vprocfs vprocfs-lxcfs vprocfs-export; do \
 		printf '%s (%s) unstable; urgency=medium\n\n  * See docs/CHANGELOG.md of the sources.\n\n -- The vprocfs developers <vprocfs@lists.invalid>  %s\n' \
 			$$package $(VERSION) "$$(date -uRd @$$SOURCE_DATE_EPOCH)" | gzip -9n >build/packages/$$package.changelog.gz; \
 	done
-	@for package in vprocfs vprocfs-lxcfs; do for format in deb rpm; do \
+	@for package in vprocfs vprocfs-lxcfs vprocfs-export; do for format in deb rpm; do \
 		ARCH=$$($(GO) env GOARCH) VERSION=$(VERSION) $(GO) run $(NFPM) package --config deploy/packages/$$package.yaml --packager $$format --target build/packages/ || exit 1; \
 	done; done
 	@rm build/packages/*.changelog.gz

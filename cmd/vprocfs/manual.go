@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 
+	"vprocfs/internal/companion"
 	"vprocfs/internal/manual"
 )
 
@@ -21,12 +23,14 @@ func manualCommand(stdout io.Writer) *command {
 		hidden: true,
 		run: func(_ context.Context, args []string) error {
 			if len(args) != 1 {
-				return usageErrorf("%s: want one of vprocfs.1, vprocfs-policy.5, bash, zsh or fish", manualVerb)
+				return usageErrorf("%s: want one of vprocfs.1, vprocfs-export.1, vprocfs-policy.5, bash, zsh or fish", manualVerb)
 			}
 			p := program(*version)
 			switch args[0] {
 			case "vprocfs.1":
 				return p.Man(stdout)
+			case "vprocfs-export.1":
+				return companionPage(stdout, exportCommand(), companion.ExportName, *version)
 			case "vprocfs-policy.5":
 				return manual.Page(stdout, "vprocfs-policy", 5, *version, "what a container is shown", strings.TrimPrefix(policyWords, "\n"),
 					[]string{"vprocfs(1)", "cgroups(7)", "xattr(7)"})
@@ -58,4 +62,14 @@ func program(version string) *manual.Program {
 		}
 	}
 	return p
+}
+
+// companionPage writes the manual page of a program that c starts.
+func companionPage(w io.Writer, c *command, name, version string) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\nUsage:\n\n  %s [flags]\n\nFlags:\n\n%s\nExamples:\n\n", c.details, name, c.flags.FlagUsages())
+	for _, e := range examples(c.name) {
+		fmt.Fprintf(&b, "  %s    # %s\n", e.Command, e.Does)
+	}
+	return manual.Page(w, name, 1, version, c.summary, b.String(), []string{"vprocfs(1)"})
 }
