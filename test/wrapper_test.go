@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -208,4 +209,67 @@ func receiveFile(t *testing.T, socket *net.UnixListener) *os.File {
 		t.Fatalf("%v, %d files", err, len(fds))
 	}
 	return os.NewFile(uintptr(fds[0]), "console")
+}
+
+// TestWrapperHasTheDaemonAnswerSystemCalls, of the container and of what is executed in it
+// later, with and without a policy of its own.
+func TestWrapperHasTheDaemonAnswerSystemCalls(t *testing.T) {
+	dir, _ := serve(t, "--syscalls")
+	const policy = `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["swapon"],"action":"SCMP_ACT_ERRNO"}]}`
+	for _, runtime := range ociRuntimes {
+		for _, seccomp := range []string{"", policy} {
+			t.Run(runtime+" "+seccomp[:min(len(seccomp), 1)], func(t *testing.T) {
+				root, name := t.TempDir(), fmt.Sprintf("vprocfs-calls-%s-%d", runtime, os.Getpid())
+				at := writeBundle(t, "", name, "")
+				b := readConfig(t, at)
+				const ask = "nproc; free -k"
+				b.Process.Args = []string{"/bin/busybox", "sh", "-c", ask + "; echo -; exec sleep 1000"}
+				writeConfig(t, at, b)
+				config := readFile(t, at+"/config.json")
+				if seccomp != "" {
+					config = strings.Replace(config, `"linux":{`, `"linux":{"seccomp":`+seccomp+`,`, 1)
+				}
+				if err := os.WriteFile(at+"/config.json", []byte(config), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				cmd := wrapped(t, runtime, dir, root, "run", "-b", at, name)
+				cmd.Stderr = os.Stderr
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if text, err := ociCommand(t, runtime, root, "delete", "--force", name).CombinedOutput(); err != nil {
+						t.Errorf("delete: %v: %s", err, text)
+					}
+					_ = cmd.Wait() // it says that it was killed
+				})
+				check := func(text string) {
+					t.Helper()
+					f := strings.Fields(text)
+					if len(f) < 9 || f[0] != "1" || f[7] != "Mem:" || f[8] != "65536" {
+						t.Errorf("nproc and free:\n%s", text)
+					}
+				}
+				text := ""
+				lines := bufio.NewReader(out)
+				for !strings.HasSuffix(text, "-\n") {
+					line, err := lines.ReadString('\n')
+					if err != nil {
+						t.Fatal(err, text)
+					}
+					text += line
+				}
+				check(text)
+				said, err := wrapped(t, runtime, dir, root, "exec", name, "/bin/busybox", "sh", "-c", ask).Output()
+				if err != nil {
+					t.Fatal("exec: ", err)
+				}
+				check(string(said))
+			})
+		}
+	}
 }

@@ -43,6 +43,9 @@ type callKeeper struct {
 	watchman *syscalls.Watchman
 	offer    func(name string, f *os.File)
 	log      *slog.Logger
+
+	// slots has an element for each runtime that is about to hand over a listener.
+	slots chan struct{}
 }
 
 // CallStatus is what the holder knows of system calls.
@@ -78,7 +81,7 @@ func (o *Options) newCallKeeper(dir string, kept, files map[string]*os.File, log
 	if !o.Syscalls && kept[fileCalls] == nil {
 		return nil, nil
 	}
-	k := &callKeeper{log: log}
+	k := &callKeeper{log: log, slots: make(chan struct{}, maxAdmissions)}
 	table, err := openCalls(kept[fileCalls], log)
 	if err != nil {
 		return nil, err
@@ -162,31 +165,33 @@ func (k *callKeeper) run(offer func(name string, f *os.File)) {
 		return
 	}
 	k.offer = offer
-	slots := make(chan struct{}, maxAdmissions)
 	if k.former != nil && k.former.SetDeadline(time.Now().Add(formerPatience)) == nil {
 		go func() {
-			k.accept(k.former, slots)
+			k.accept(k.former)
 			k.former.Close()
 		}()
 	}
-	k.accept(k.socket, slots)
+	k.accept(k.socket)
 }
 
 // accept accepts runtimes until the socket is closed, or its deadline has come.
-func (k *callKeeper) accept(socket *net.UnixListener, slots chan struct{}) {
+func (k *callKeeper) accept(socket *net.UnixListener) {
 	for {
-		slots <- struct{}{}
+		k.slots <- struct{}{}
 		c, err := socket.AcceptUnix()
 		if err != nil {
-			<-slots
-			if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+			<-k.slots
+			switch {
+			case errors.Is(err, net.ErrClosed), socket != k.socket:
 				return
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				continue // pause
 			}
 			time.Sleep(admissionPause) // of descriptors that are short, for example
 			continue
 		}
 		go func() {
-			defer func() { <-slots }()
+			defer func() { <-k.slots }()
 			defer c.Close()
 			if err := k.admit(c); err != nil {
 				k.log.Error("the system calls of a container are not answered", "err", err)
@@ -224,6 +229,34 @@ func (k *callKeeper) admit(c *net.UnixConn) (err error) {
 	k.log.Debug("system calls of a container are answered", "container", p.Container, "pid", p.PID)
 	k.offer(n.String(), f)
 	return nil
+}
+
+// pausePatience is how long pause waits for runtimes that are about to hand over a listener.
+const pausePatience = 2 * time.Second
+
+// pause waits until no runtime is about to hand over a listener, and accepts none before
+// resume is called: this process is about to forget them.
+func (k *callKeeper) pause() (resume func()) {
+	if k == nil || k.socket == nil {
+		return func() {}
+	}
+	_ = k.socket.SetDeadline(time.Now()) // it is open
+	end, taken := time.After(pausePatience), 0
+	for taken < maxAdmissions {
+		select {
+		case k.slots <- struct{}{}:
+			taken++
+			continue
+		case <-end:
+		}
+		break
+	}
+	return func() {
+		_ = k.socket.SetDeadline(time.Time{})
+		for range taken {
+			<-k.slots
+		}
+	}
 }
 
 // dropped forgets the listener of that name.

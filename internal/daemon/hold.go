@@ -125,7 +125,8 @@ func hold(o Options, dir string) (err error) {
 			status.Syscalls = calls.status()
 			return status
 		},
-		Outlives: isOfCalls,
+		Offered:  isOfCalls,
+		Pause:    calls.pause,
 		Dropped:  calls.dropped,
 		SetLevel: func(level string) error {
 			err := o.Log.SetLevel(level)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -69,6 +70,9 @@ func addListener(ctx context.Context, real string, c commandLine, dir string) er
 		}
 		return removed
 	})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // the runtime says so
+	}
 	return errors.Join(err, unsupported)
 }
 

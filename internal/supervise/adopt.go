@@ -32,6 +32,11 @@ func (h *Holder) become(a become) (err error) {
 	if worker == nil {
 		return errors.New("there is no worker")
 	}
+	if h.cfg.Pause != nil {
+		resume := h.cfg.Pause()
+		defer resume()
+		h.takeOffers()
+	}
 	s := holderState{Files: make(map[string]int), Own: h.cfg.Own, Worker: worker.handle.Pid, Upgrade: true, Toggled: a.toggled, Level: a.level, Tally: a.tally}
 	var passed []int
 	defer func() {

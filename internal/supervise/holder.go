@@ -40,9 +40,13 @@ type Config struct {
 	SetLevel func(level string) error
 	// Own are descriptors that are kept over an upgrade, but not the workers'.
 	Own map[string]int
-	// Outlives reports whether the descriptor of that name is still of use when there was
-	// no worker for MaxOutage. It may be nil if none is.
-	Outlives func(name string) bool
+	// Offered reports whether the descriptor of that name is one that Offer was called with.
+	// They are still of use when there was no worker for MaxOutage. It may be nil if Offer is
+	// not called.
+	Offered func(name string) bool
+	// Pause is called before this process executes a new program, which forgets what was not
+	// offered yet. If that fails, resume is called. It may be nil.
+	Pause func() (resume func())
 	// Dropped is called when a worker says that it has no use for a descriptor. It may be
 	// nil if no worker calls Worker.Drop.
 	Dropped func(name string)
@@ -70,7 +74,7 @@ type Holder struct {
 	client  clientID // the last one
 
 	events chan event // from other goroutines
-	offers chan offer
+	offers offers
 	queued []event // from actions
 	done   bool
 	err    error
@@ -82,7 +86,7 @@ type Holder struct {
 // NewHolder makes a holder of files, which are handed to each worker.
 func NewHolder(cfg Config, files map[string]*os.File, s Signals) *Holder {
 	h := &Holder{
-		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan event), offers: make(chan offer),
+		cfg: cfg, files: files, signals: s, sys: realSystem(), events: make(chan event), offers: offers{wake: make(chan struct{}, 1)},
 		systemd: newNotifier(cfg.Log),
 		procs:   make(map[procID]*process), clients: make(map[clientID]*control.Client),
 	}
@@ -100,6 +104,7 @@ func (h *Holder) Run(a *Adopted) error {
 	h.copyStderr() // of what died while there was no holder
 	if a.Working() {
 		h.step(h.adopt(a))
+		h.offerAll()
 	} else {
 		h.step(started{inherited: a != nil && a.Files != nil})
 	}
@@ -119,8 +124,8 @@ func (h *Holder) Run(a *Adopted) error {
 			h.step(upgradeAsked{})
 		case c := <-h.requests:
 			h.asked(c)
-		case o := <-h.offers:
-			h.take(o)
+		case <-h.offers.wake:
+			h.takeOffers()
 		case s := <-h.signals.Stop:
 			h.step(stopAsked{s.String()})
 		case e := <-h.events:
@@ -204,7 +209,7 @@ func (h *Holder) do(a action) {
 		h.answer(renewEnded{h.renew()})
 	case abandon:
 		for name := range h.files {
-			if h.cfg.Outlives == nil || !h.cfg.Outlives(name) {
+			if h.cfg.Offered == nil || !h.cfg.Offered(name) {
 				h.drop(name)
 			}
 		}

@@ -42,21 +42,17 @@ func TestAnOfferReachesTheWorker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.take(offer{name: "offer", file: os.NewFile(uintptr(fd), "offer")})
+	h.Offer("offer", os.NewFile(uintptr(fd), "offer"))
+	h.takeOffers()
+	<-h.offers.wake // of the above
 	offered := make(chan string, 10)
 	go w.follow(Orders{Ping: func() error { return io.EOF }, Offer: func(name string) { offered <- name }})
-	select {
-	case o := <-h.offers: // it is offered again
-		h.take(o)
-	case <-time.After(10 * time.Second):
-		t.Fatal("not offered again")
-	}
 	var name string
 	for name == "" {
 		select {
 		case name = <-offered:
-		case o := <-h.offers:
-			h.take(o)
+		case <-h.offers.wake: // it is offered again
+			h.takeOffers()
 		case <-time.After(10 * time.Second):
 			t.Fatal("the worker has got nothing")
 		}
