@@ -48,7 +48,7 @@ func layers() map[string]layer {
 		"internal/daemon": {
 			own:        []string{"fs", "fs/journal", "initpid", "internal/attach", "internal/control", "internal/count", "internal/inject/watch", "internal/fdconn", "internal/loglimit", "internal/logqueue", "internal/mountinfo", "internal/shm", "internal/supervise", "procvirt", "procvirt/cgroup", "procvirt/host", "procvirt/psi", "internal/seccomp", "internal/syscalls"},
 			others:     []string{sys},
-			testOwn:    []string{"internal/sandbox"},
+			testOwn:    []string{"internal/sandbox", "internal/seccomp/seccomptest"},
 			testOthers: testLibs,
 		},
 		"internal/sandbox":      {own: []string{"internal/fdconn", "internal/mountinfo", "internal/procpid", "procvirt/cgroup", "internal/seccomp"}, others: []string{sys}, testOthers: testLibs},

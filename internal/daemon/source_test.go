@@ -13,9 +13,11 @@ import (
 
 	"vprocfs/fs"
 	"vprocfs/initpid"
+	"vprocfs/internal/seccomp/seccomptest"
 )
 
 func TestMain(m *testing.M) {
+	seccomptest.Main()
 	initpid.RunHelper()
 	if n := os.Getenv(readerEnv); n != "" {
 		if err := readMix(n); err != nil {
