@@ -262,3 +262,28 @@ func TestTheSocketOfSyscallsGoesWithTheDaemon(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAFloodOfCallsIsThrottledByContainer: one that makes calls without end gets 2,000 a second,
+// and others are answered beside it.
+func TestAFloodOfCallsIsThrottledByContainer(t *testing.T) {
+	const perSecond, burst = 2000, 2000
+	dir, _ := serve(t, "--syscalls")
+	c, made := callersIn(t, dir)
+	waitFor(t, "calls", func() bool { return made() > 0 })
+	begun, before := time.Now(), made()
+	call, _ := sysinfoIn(t, []string{"--mount", dir, "--syscalls", "--memory", "300M", "--cpus", "0.9"}, 100)
+	time.Sleep(3 * time.Second)
+	n := made() - before
+	took := time.Since(begun)
+	t.Logf("%d calls in %v; another container's took %v on average", n, took, time.Duration(call["nanoseconds"]))
+	if most := int(perSecond*took.Seconds()) + burst; n > most {
+		t.Errorf("%d calls in %v, want at most %d", n, took, most)
+	}
+	if call["total"] != 300<<20 {
+		t.Errorf("another container: %v", call)
+	}
+	c.in.Close()
+	if _, err := c.out.ReadString('\n'); err != nil {
+		t.Error(err)
+	}
+}

@@ -76,18 +76,17 @@ func takeCalls(a *supervise.Adopted) map[string]*os.File {
 
 // newCallKeeper returns a keeper that goes on with what a former process has left, and adds
 // its descriptors to files. It returns nil if there is nothing to do. Without Syscalls it
-// takes no new containers, but those that have a listener are answered.
-func (o *Options) newCallKeeper(dir string, kept, files map[string]*os.File, log *slog.Logger) (*callKeeper, error) {
+// takes no new containers, but those that have a listener are answered. What fails is logged:
+// the files are served without system calls.
+func (o *Options) newCallKeeper(dir string, kept, files map[string]*os.File, log *slog.Logger) *callKeeper {
 	if !o.Syscalls && kept[fileCalls] == nil {
-		return nil, nil
+		return nil
 	}
 	k := &callKeeper{log: log, slots: make(chan struct{}, maxAdmissions)}
-	table, err := openCalls(kept[fileCalls], log)
+	table, err := openCalls(kept, log)
 	if err != nil {
-		return nil, err
-	}
-	if kept[fileCalls] == nil {
-		kept[fileCalls] = os.NewFile(uintptr(table.FD()), fileCalls)
+		log.Error("no system calls are answered", "err", err)
+		return nil
 	}
 	k.watchman = syscalls.NewWatchman(table, log)
 	if o.Syscalls {
@@ -97,29 +96,40 @@ func (o *Options) newCallKeeper(dir string, kept, files map[string]*os.File, log
 		err = f.Close()
 	}
 	if err != nil {
-		return nil, err
+		log.Error("the system calls of new containers are not answered", "err", err)
 	}
 	for name, f := range kept {
 		files[name] = f
 		if n, ok := syscalls.ParseName(name); ok {
 			if err := k.watchman.Watch(n, int(f.Fd())); err != nil {
-				return nil, err
+				log.Error("callers may wait for ever while there is no worker", "name", name, "err", err)
 			}
 		}
 	}
-	return k, nil
+	return k
 }
 
-// openCalls opens the table of a former process, or makes one.
-func openCalls(f *os.File, log *slog.Logger) (*syscalls.Table, error) {
-	if f != nil {
+// openCalls opens the table of a former process, or makes one, which no listener of a former
+// process can be used with.
+func openCalls(kept map[string]*os.File, log *slog.Logger) (*syscalls.Table, error) {
+	if f := kept[fileCalls]; f != nil {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return nil, err
 		}
-		return syscalls.OpenTable(fd)
+		table, err := syscalls.OpenTable(fd)
+		if err == nil {
+			return table, nil
+		}
+		log.Error("what a former process has left cannot be used: containers get ENOSYS", "err", err)
+		unix.Close(fd)
+		f.Close()
 	}
-	return syscalls.NewTable(fileCalls)
+	table, err := syscalls.NewTable(fileCalls)
+	if err == nil {
+		kept[fileCalls] = os.NewFile(uintptr(table.FD()), fileCalls)
+	}
+	return table, err
 }
 
 // listen opens the socket. There is one at path at any time: what connects while there is no

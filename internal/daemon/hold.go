@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -74,10 +73,7 @@ func hold(o Options, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	calls, err := o.newCallKeeper(m.dir, kept, m.files, log)
-	if err != nil {
-		return errors.Join(fmt.Errorf("--syscalls: %w", err), m.unmount())
-	}
+	calls := o.newCallKeeper(m.dir, kept, m.files, log)
 	healer := newHealer(m.dir, log)
 	watcher := o.newKeeper(adopted, log)
 	if watcher != nil {
@@ -125,9 +121,9 @@ func hold(o Options, dir string) (err error) {
 			status.Syscalls = calls.status()
 			return status
 		},
-		Offered:  isOfCalls,
-		Pause:    calls.pause,
-		Dropped:  calls.dropped,
+		Offered: isOfCalls,
+		Pause:   calls.pause,
+		Dropped: calls.dropped,
 		SetLevel: func(level string) error {
 			err := o.Log.SetLevel(level)
 			if err == nil {

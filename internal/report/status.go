@@ -128,6 +128,9 @@ func (s *Status) Print(to io.Writer) error {
 		line("", "the last failure: %s", h.LastUpgrade)
 	}
 	line("aborts", "%d, after which %d runs healed containers, %d of them not all", h.Renewals, d.Heals, d.FailedHeals)
+	if c := d.Syscalls; c != nil {
+		line("system calls", "of %d processes are answered, %d calls were late; listener path: %s", c.Listeners, c.Late, c.Socket)
+	}
 	line("log level", "%s", strings.ToLower(d.LogLevel))
 	printWatch(line, d)
 	if s.Worker != nil {
