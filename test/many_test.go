@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crowd is many containers: shells that are the inits of pid namespaces, each in a group of
+// crowdOfContainers is many containers: shells that are the inits of pid namespaces, each in a group of
 // its own. They share all else with the host.
 type crowdOfContainers struct {
 	pids []int
@@ -95,7 +95,7 @@ func (c *crowdOfContainers) keepReading(t testing.TB) {
 	})
 }
 
-// hammer has a container read without a pause from now on.
+// startHammer has a container read without a pause from now on.
 func startHammer(t testing.TB, dir string) (init int) {
 	t.Helper()
 	g := newGroup(t)
@@ -190,8 +190,12 @@ func workerCPU(t testing.TB, dir string) float64 {
 // scrapes it.
 func startExporter(t testing.TB, dir string) (scrape func()) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "export.sock")
-	cmd := exec.Command("vprocfs-export", "--mount", dir, "--listen", "unix:"+path, "--per-container", "10")
+	program, path := filepath.Join(t.TempDir(), "vprocfs-export"), filepath.Join(t.TempDir(), "export.sock")
+	build := exec.Command("go", "build", "-trimpath", "-o", program, module+"/cmd/vprocfs-export")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", build, err, out)
+	}
+	cmd := exec.Command(program, "--mount", dir, "--listen", "unix:"+path, "--per-container", "10")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
