@@ -28,6 +28,10 @@ func (*delayer) Owner(fs.Caller) uint64 { return delayedOwner }
 func (d *delayer) Append(dst []byte, n fs.NodeID, t *fs.Turn) ([]byte, error) {
 	switch n {
 	case fs.NodeMeminfo:
+		// As for a container that was not known: it has a place to work by now.
+		if err := t.Block(delayedOwner); err != nil {
+			return dst, err
+		}
 		d.calls.Add(1)
 		if err := t.Delay(delayedOwner, d.delay); err != nil {
 			return dst, err
@@ -155,5 +159,45 @@ func TestDelayedReadsOfOneOwnerAreBounded(t *testing.T) {
 		if err := <-results; err == nil {
 			t.Fatal("a read has succeeded")
 		}
+	}
+}
+
+// TestADelayedTurnWaitsForItsPlaceToWork when its delay is over, as any other: with one worker
+// one is at work at a time, also of turns that were at work before their delay.
+func TestADelayedTurnWaitsForItsPlaceToWork(t *testing.T) {
+	var running, most, early atomic.Int64
+	src := sourceFunc(func(dst []byte, n fs.NodeID, turn *fs.Turn) ([]byte, error) {
+		if n == fs.NodeStat {
+			if err := turn.Block(delayedOwner); err != nil {
+				return dst, err
+			}
+			early.Add(1)
+		}
+		if err := turn.Delay(delayedOwner, 50*time.Millisecond); err != nil {
+			return dst, err
+		}
+		if err := turn.Block(delayedOwner); err != nil {
+			return dst, err
+		}
+		now := running.Add(1)
+		for m := most.Load(); now > m && !most.CompareAndSwap(m, now); {
+			m = most.Load()
+		}
+		time.Sleep(5 * time.Millisecond)
+		running.Add(-1)
+		return append(dst, "content\n"...), nil
+	})
+	m := serve(t, src, fs.ServerOptions{Workers: 1})
+	for _, file := range []string{"meminfo", "stat"} {
+		const n = 20
+		results := readers(n, m.path(file))
+		for range n {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if most.Load() != 1 || early.Load() != 20 {
+		t.Errorf("%d were at work at once, want 1; %d were before their delay", most.Load(), early.Load())
 	}
 }

@@ -264,5 +264,9 @@ func (s *Server) readHost(dst []byte, t *Turn) ([]byte, error) {
 	if out, ours, err := h.rules.append(dst, path, t); ours || err != nil {
 		return out, err
 	}
+	// If the rules have delayed the turn, it has no place in the queue any more.
+	if err := t.Block(0); err != nil {
+		return dst, err
+	}
 	return h.read(dst, path)
 }

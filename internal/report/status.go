@@ -166,7 +166,11 @@ func printWorker(line func(name, format string, args ...any), w *daemon.Stats) {
 	if k.Pressure {
 		pressure = "pressure"
 	}
-	line("kernel", "%s, FUSE 7.%d, init pids by %s, cgroups %s, %s", k.Release, k.FUSEMinor, k.InitPID, k.Cgroups, pressure)
+	fuse := "FUSE of an unknown level" // mounted by an older version of the daemon
+	if k.FUSEMinor > 0 {
+		fuse = fmt.Sprintf("FUSE 7.%d", k.FUSEMinor)
+	}
+	line("kernel", "%s, %s, init pids by %s, cgroups %s, %s", k.Release, fuse, k.InitPID, k.Cgroups, pressure)
 	for name, value := range map[string]string{"lockdown": k.Lockdown, "apparmor": k.AppArmor} {
 		if value != "" && value != "unconfined" && !strings.HasPrefix(value, "[none]") {
 			line(name, "%s", value)
