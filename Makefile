@@ -120,13 +120,13 @@ test-survival: root test-tools ## kill the worker 1000 times and upgrade it 100 
 test-worst: root test-tools ## what one container can do to another, in runs of ten seconds
 	VPROCFS_WORST=10000 $(GO) test -count=1 -timeout 30m -v -run TheWorst ./test
 
-test-vm: root guest-tools packages image ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
+test-vm: root guest-tools packages ## run the tests on other kernels and cgroup layouts, in QEMU (test/vm/README.md)
 	$(GO) run ./test/vm -matrix -tests -swap 256 -timeout 40m
 	$(GO) run ./test/vm -matrix -tests -cpus 4 -timeout 10m -run TestBusyTimeIsTheCgroups test
 	$(GO) run ./test/vm -matrix -tests -cpus 4 -nodes 4 -timeout 15m -run '$(VM_NODES)' test
 	$(GO) run ./test/vm -systemd -tests -timeout 20m
 
-test-vm-gate: root guest-tools packages image ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
+test-vm-gate: root guest-tools packages ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
 	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -swap 256 -timeout 25m -run '$(VM_CORE)|$(VM_VIEW)|$(VM_TOOLS)|$(VM_LONG)|$(VM_LIFE)' test
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)' test
 	$(GO) run ./test/vm -hosts bookworm:hybrid -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)' test

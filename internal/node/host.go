@@ -28,7 +28,7 @@ func openHost(dir string) (*host, error) {
 	return &host{root}, nil
 }
 
-func (h *host) Close() error { return h.root.Close() }
+func (h *host) close() { h.root.Close() }
 
 func (h *host) exists(path string) bool {
 	_, err := h.root.Lstat(path)

@@ -79,7 +79,7 @@ func Install(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer h.Close()
+	defer h.close()
 	if !h.hasSystemd() {
 		o.Log.Info("the host has no systemd: nothing is installed, the container serve of this pod serves")
 		return nil
@@ -209,7 +209,7 @@ func Remove(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer h.Close()
+	defer h.close()
 	other, err := h.foreign()
 	if err != nil {
 		return err

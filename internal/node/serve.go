@@ -42,9 +42,7 @@ func Serve(ctx context.Context, o ServeOptions) error {
 		return err
 	}
 	booted := h.hasSystemd()
-	if err := h.Close(); err != nil {
-		return err
-	}
+	h.close()
 	if booted {
 		o.Log.Info("the host has systemd: its service serves, and this container has nothing to do")
 		<-ctx.Done()

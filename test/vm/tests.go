@@ -70,7 +70,7 @@ func testPackages() []testPackage {
 			// How much memory and patience a crowd costs is Go's, and takes minutes here.
 			"TestTenThousandOpenHandlesAreCheap", "TestAThousandThreadsMayReadByteByByte",
 		}},
-		{dir: "test", data: []string{"test/testdata", "deploy/systemd", "build/packages", "build/image", "docs"}, tag: systemdTag, run: "^TestSystemd"},
+		{dir: "test", data: []string{"test/testdata", "deploy/systemd", "build/packages", "docs"}, tag: systemdTag, run: "^TestSystemd"},
 		{dir: "test", data: []string{"test/testdata", "deploy/systemd"}, tag: enginesTags, run: "^TestEngines"},
 	}
 }
