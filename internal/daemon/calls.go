@@ -178,7 +178,7 @@ func (k *callKeeper) run(offer func(name string, f *os.File)) {
 	if k.former != nil && k.former.SetDeadline(time.Now().Add(formerPatience)) == nil {
 		go func() {
 			k.accept(k.former)
-			k.former.Close()
+			_ = k.former.Close() // nobody can connect to it any more
 		}()
 	}
 	k.accept(k.socket)
@@ -202,7 +202,7 @@ func (k *callKeeper) accept(socket *net.UnixListener) {
 		}
 		go func() {
 			defer func() { <-k.slots }()
-			defer c.Close()
+			defer func() { _ = c.Close() }() // nothing is left to say
 			if err := k.admit(c); err != nil {
 				k.log.Error("the system calls of a container are not answered", "err", err)
 			}

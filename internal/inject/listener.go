@@ -107,7 +107,7 @@ func (o object) addListener(socket string, f *seccompFeatures) error {
 		return err
 	}
 	had := callsAdded
-	policy := object{}
+	var policy object
 	if text, ok := linux["seccomp"]; !ok || bytes.Equal(bytes.TrimSpace(text), []byte("null")) {
 		had = callsMade
 		policy = object{}

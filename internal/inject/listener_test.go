@@ -127,3 +127,23 @@ func TestListenerIsOnlyForARuntimeAndASocketThatAreThere(t *testing.T) {
 		t.Error("nobody listens any more, and the container would not start")
 	}
 }
+
+// FuzzListenerInAConfig adds a listener to any config, twice, which must be once.
+func FuzzListenerInAConfig(f *testing.F) {
+	for _, s := range []string{
+		aConfig, "{}", `{"linux":null,"annotations":null}`, `{"linux":{"seccomp":null}}`, `{"annotations":{"vprocfs.io/syscalls":"added"}}`,
+		`{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","flags":null,"syscalls":[{"names":["sysinfo"],"action":"SCMP_ACT_ALLOW"},null]}}}`,
+		`{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[7]}}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, config []byte) {
+		once, err := edited(config, listenerEdit())
+		if err != nil {
+			return
+		}
+		if twice, err := edited(once, listenerEdit()); err != nil || string(twice) != string(once) {
+			t.Errorf("%q: %v, %q", once, err, twice)
+		}
+	})
+}

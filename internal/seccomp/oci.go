@@ -89,7 +89,7 @@ func SendOCI(path string, p Process, listener int) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // all is sent, or err says why not
 	var s containerState
 	s.FDs, s.PID, s.Metadata, s.State.ID, s.State.PID = []string{listenerName}, p.PID, p.Metadata, p.Container, p.Init
 	text, err := json.Marshal(s)

@@ -426,3 +426,13 @@ func TestTableIsThatOfOtherVersions(t *testing.T) {
 		t.Error("a table of zeros")
 	}
 }
+
+func FuzzNames(f *testing.F) {
+	f.Add("vprocfs-call-17-3")
+	f.Add("vprocfs-call-17-")
+	f.Fuzz(func(t *testing.T, text string) {
+		if n, ok := ParseName(text); ok && (n.String() != text || n.Slot < 0 || n.Slot >= MaxListeners) {
+			t.Errorf("%q: %+v", text, n)
+		}
+	})
+}
