@@ -251,6 +251,9 @@ func (k *callKeeper) pause() (resume func()) {
 		return func() {}
 	}
 	_ = k.socket.SetDeadline(time.Now()) // it is open
+	if k.former != nil {
+		_ = k.former.SetDeadline(time.Now()) // empty by now, or closed
+	}
 	end, taken := time.After(pausePatience), 0
 	for taken < maxAdmissions {
 		select {
