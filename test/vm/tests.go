@@ -71,7 +71,7 @@ func testPackages() []testPackage {
 			"TestTenThousandOpenHandlesAreCheap", "TestAThousandThreadsMayReadByteByByte",
 		}},
 		{dir: "test", data: []string{"test/testdata", "deploy/systemd", "build/packages", "docs"}, tag: systemdTag, run: "^TestSystemd"},
-		{dir: "test", data: []string{"test/testdata", "deploy/systemd"}, tag: enginesTags, run: "^TestEngines"},
+		{dir: "test", data: []string{"test/testdata", "deploy"}, tag: enginesTags, run: "^TestEngines"},
 	}
 }
 
