@@ -37,13 +37,13 @@ func (l *watcherLog) String() string {
 
 // startAttaching starts a binary as a daemon that attaches all containers, and waits
 // until it watches.
-func startAttaching(t *testing.T, binary string, flags ...string) *watcherLog {
+func startAttaching(t testing.TB, binary string, flags ...string) *watcherLog {
 	t.Helper()
 	return startAttachingAt(t, t.TempDir(), binary, flags...)
 }
 
 // startAttachingAt is startAttaching for the mount point dir.
-func startAttachingAt(t *testing.T, dir, binary string, flags ...string) *watcherLog {
+func startAttachingAt(t testing.TB, dir, binary string, flags ...string) *watcherLog {
 	t.Helper()
 	args := slices.Concat([]string{"serve", "--attach", "all", "--log-level", "debug"}, flags, []string{dir})
 	l := &watcherLog{daemon: startDaemonCommand(t, dir, exec.Command(binary, args...), nil)}
@@ -59,7 +59,7 @@ func startAttachingAt(t *testing.T, dir, binary string, flags ...string) *watche
 }
 
 // waitFor waits until the log has n lines with the text.
-func (l *watcherLog) waitFor(t *testing.T, n int, text string) {
+func (l *watcherLog) waitFor(t testing.TB, n int, text string) {
 	t.Helper()
 	waitFor(t, fmt.Sprintf("%d lines with %q", n, text), func() bool { return strings.Count(l.String(), text) >= n })
 }
@@ -260,7 +260,7 @@ func TestWatchingGoesOn(t *testing.T) {
 }
 
 // watchersOf returns the watchers among the children of a holder, zombies included.
-func watchersOf(t *testing.T, holder int) []int {
+func watchersOf(t testing.TB, holder int) []int {
 	t.Helper()
 	var pids []int
 	for _, pid := range children(holder) {
@@ -273,7 +273,7 @@ func watchersOf(t *testing.T, holder int) []int {
 }
 
 // isWatcher reports whether a process is the watcher of a holder.
-func isWatcher(t *testing.T, pid int) bool {
+func isWatcher(t testing.TB, pid int) bool {
 	t.Helper()
 	env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)) // an error says that it has ended
 	return bytes.Contains(env, []byte("VPROCFS_WATCHER="))

@@ -28,7 +28,7 @@ func (d *daemon) worker(t *testing.T) int {
 }
 
 // until reads the log up to a line that has all of the words in it.
-func (d *daemon) until(t *testing.T, words ...string) string {
+func (d *daemon) until(t testing.TB, words ...string) string {
 	t.Helper()
 	for {
 		line := d.line(t)

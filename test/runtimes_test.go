@@ -91,7 +91,7 @@ func servedFiles(t *testing.T, dir string) []string {
 }
 
 // busyboxRoot makes a root directory with nothing but busybox.
-func busyboxRoot(t *testing.T) string {
+func busyboxRoot(t testing.TB) string {
 	t.Helper()
 	need(t, "busybox", "busybox-static")
 	path, err := exec.LookPath("busybox")

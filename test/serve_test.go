@@ -37,7 +37,7 @@ func startDaemon(t *testing.T, dir string, env []string, args ...string) *daemon
 }
 
 // startDaemonCommand is startDaemon with a command of one's own.
-func startDaemonCommand(t *testing.T, dir string, cmd *exec.Cmd, env []string) *daemon {
+func startDaemonCommand(t testing.TB, dir string, cmd *exec.Cmd, env []string) *daemon {
 	t.Helper()
 	cmd.Env = append(os.Environ(), env...)
 	stderr, err := cmd.StderrPipe()
@@ -56,7 +56,7 @@ func startDaemonCommand(t *testing.T, dir string, cmd *exec.Cmd, env []string) *
 }
 
 // line reads a line of the log.
-func (d *daemon) line(t *testing.T) string {
+func (d *daemon) line(t testing.TB) string {
 	t.Helper()
 	if err := d.pipe.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)

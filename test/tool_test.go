@@ -55,6 +55,8 @@ func runTool(tool string) int {
 		if n, err = strconv.Atoi(os.Args[1]); err == nil {
 			err = hungNamespaces(n)
 		}
+	case "become":
+		err = become(os.Args[1])
 	case "hung-mounts":
 		err = hungMounts()
 	case "orphans":
