@@ -13,6 +13,11 @@ const (
 	// settle is how long a candidate that is followed may be left alone after its
 	// mounts have changed, if its root has not.
 	settle = 50 * time.Millisecond
+	// pause is how long the mounts of a candidate may change without another look: a
+	// runtime mounts two dozen file systems within some milliseconds.
+	pause = time.Millisecond
+	// mountsChange are the events of a mountinfo that has changed.
+	mountsChange = unix.EPOLLPRI | unix.EPOLLONESHOT
 )
 
 // waits are the times between two looks at a candidate. After the last it is given
@@ -29,6 +34,8 @@ type candidate struct {
 	fd    int // of its mountinfo, if it is followed, else -1
 	tries int // index in waits
 	due   time.Time
+	// paused is when changes of its mounts are reported again, or zero if they are.
+	paused time.Time
 	// looked is when it was judged last, and root the beginning of its mountinfo then.
 	looked time.Time
 	root   [64]byte
@@ -36,14 +43,14 @@ type candidate struct {
 
 // candidates are processes to look at again. They are for one goroutine.
 type candidates struct {
-	proc  string // /proc
-	epoll int
-	byPID map[int]*candidate
-	byFD  map[int]*candidate
+	proc   string // /proc
+	poller *poller
+	byPID  map[int]*candidate
+	byFD   map[int]*candidate
 }
 
-func newCandidates(proc string, epoll int) *candidates {
-	return &candidates{proc: proc, epoll: epoll, byPID: make(map[int]*candidate), byFD: make(map[int]*candidate)}
+func newCandidates(proc string, poller *poller) *candidates {
+	return &candidates{proc: proc, poller: poller, byPID: make(map[int]*candidate), byFD: make(map[int]*candidate)}
 }
 
 // add has a process looked at again. It returns false if there are too many.
@@ -67,14 +74,14 @@ func (c *candidates) add(pid int, follow bool, now time.Time) bool {
 	return true
 }
 
-// follow has the epoll instance report changes of the mounts of p. If that fails,
+// follow has the poller report changes of the mounts of p. If that fails,
 // the waits still apply.
 func (c *candidates) follow(p *candidate) {
 	fd, err := unix.Open(fmt.Sprintf("%s/%d/mountinfo", c.proc, p.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
-	if err := unix.EpollCtl(c.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLPRI, Fd: int32(fd)}); err != nil {
+	if err := c.poller.add(fd, mountsChange); err != nil {
 		unix.Close(fd)
 		return
 	}
@@ -92,14 +99,15 @@ func (c *candidates) drop(pid int) {
 	delete(c.byPID, pid)
 	if p.fd >= 0 {
 		delete(c.byFD, p.fd)
-		unix.Close(p.fd) // the epoll instance forgets it
+		unix.Close(p.fd) // the poller forgets it
 	}
 }
 
 // changed notes that mounts of p have changed. It returns true if p should be looked
 // at now. A runtime mounts a dozen file systems before it changes the root, which is
 // the moment that counts; others are looked at when their mounts settle.
-func (p *candidate) changed() bool {
+func (c *candidates) changed(p *candidate, now time.Time) bool {
+	p.paused = now.Add(pause)
 	if p.rootChanged() {
 		return true
 	}
@@ -107,6 +115,22 @@ func (p *candidate) changed() bool {
 		p.due = due
 	}
 	return false
+}
+
+// resume ends the pauses that are over. It returns the candidates whose root has changed
+// meanwhile: to ask for changes of a mountinfo again takes those that have happened.
+func (c *candidates) resume(now time.Time) (changed []*candidate) {
+	for fd, p := range c.byFD {
+		if p.paused.IsZero() || p.paused.After(now) {
+			continue
+		}
+		p.paused = time.Time{}
+		_ = c.poller.again(fd, mountsChange) // without it the waits still apply
+		if p.rootChanged() {
+			changed = append(changed, p)
+		}
+	}
+	return changed
 }
 
 // rootChanged reports whether the first line of the mountinfo of p has changed: the
@@ -134,11 +158,14 @@ func (p *candidate) retry(now time.Time) bool {
 	return true
 }
 
-// next returns when a candidate is due, and false if there is none.
+// next returns when a candidate is due, or its pause is over, and false if there is none.
 func (c *candidates) next() (due time.Time, ok bool) {
 	for _, p := range c.byPID {
 		if !ok || p.due.Before(due) {
 			due, ok = p.due, true
+		}
+		if !p.paused.IsZero() && p.paused.Before(due) {
+			due = p.paused
 		}
 	}
 	return due, ok

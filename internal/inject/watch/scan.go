@@ -2,6 +2,7 @@ package watch
 
 import (
 	"errors"
+	"runtime"
 	"slices"
 	"time"
 
@@ -25,6 +26,7 @@ func (w *watcher) scan(complete func(s *sighting, view uint64) bool) (unready []
 	}
 	found := 0
 	for _, v := range views {
+		runtime.Gosched() // an event does not wait for the scan, also with one thread (GOMAXPROCS)
 		for _, pid := range v.PIDs {
 			// Pids are used again: the lowest is not always that of the init.
 			pid = w.proc.eldest(pid)

@@ -54,7 +54,7 @@ const (
 type watcher struct {
 	Config
 	proc       *proc
-	epoll      int
+	poller     *poller
 	source     source // nil if only scans find containers
 	isSource   map[int]bool
 	candidates *candidates
@@ -79,15 +79,15 @@ func Run(ctx context.Context, cfg Config) error {
 	if w.proc, err = newProc("/proc"); err != nil {
 		return err
 	}
-	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return fmt.Errorf("epoll_create1: %w", err)
+	if w.poller, err = newPoller(); err != nil {
+		return err
 	}
-	defer unix.Close(w.epoll)
+	defer w.poller.close()
 	if w.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("eventfd: %w", err)
 	}
 	defer unix.Close(w.wake)
-	if err := w.listen(w.wake); err != nil {
+	if err := w.poller.add(w.wake, unix.EPOLLIN); err != nil {
 		return err
 	}
 	woken := make(chan struct{})
@@ -100,7 +100,7 @@ func Run(ctx context.Context, cfg Config) error {
 			<-woken // before wake is closed
 		}
 	}()
-	w.candidates = newCandidates(w.proc.root, w.epoll)
+	w.candidates = newCandidates(w.proc.root, w.poller)
 	w.retries = newRetries(w.wakeUp)
 	w.queue = newQueue(func(j job, done func(hung bool)) { w.attach(ctx, j, done) })
 	w.Stats.setQueue(w.queue)
@@ -122,14 +122,6 @@ func (w *watcher) wakeUp() {
 	_, _ = unix.Write(w.wake, []byte{1, 1, 1, 1, 1, 1, 1, 1}) // EAGAIN: it has not woken up yet
 }
 
-// listen has epoll report when fd is readable.
-func (w *watcher) listen(fd int) error {
-	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
-		return fmt.Errorf("epoll_ctl: %w", err)
-	}
-	return nil
-}
-
 // open opens the best source.
 func (w *watcher) open() error {
 	w.isSource = make(map[int]bool)
@@ -140,7 +132,7 @@ func (w *watcher) open() error {
 		return nil
 	}
 	for _, fd := range w.source.fds() {
-		if err := w.listen(fd); err != nil {
+		if err := w.poller.add(fd, unix.EPOLLIN); err != nil {
 			return err
 		}
 		w.isSource[fd] = true
@@ -167,25 +159,28 @@ func (w *watcher) loop(ctx context.Context) error {
 	var ready [64]unix.EpollEvent
 	for ctx.Err() == nil {
 		now := time.Now()
+		for _, c := range w.candidates.resume(now) {
+			w.consider(event{pid: c.pid, follow: true}, now)
+		}
 		w.lookAgain(now)
 		w.tryAgain(now)
 		if err := w.maintain(now); err != nil {
 			return err
 		}
-		n, err := unix.EpollWait(w.epoll, ready[:], w.timeout(now))
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("epoll_wait: %w", err)
+		n, err := w.poller.wait(ready[:], w.next(now))
+		if err != nil {
+			return err
 		}
 		now = time.Now()
 		fromSource := false
-		for _, e := range ready[:max(n, 0)] {
+		for _, e := range ready[:n] {
 			fd := int(e.Fd)
 			if fd == w.wake {
 				var b [8]byte
 				_, _ = unix.Read(fd, b[:]) // it is readable
 			} else if w.isSource[fd] {
 				fromSource = true
-			} else if c := w.candidates.byFD[fd]; c != nil && c.changed() {
+			} else if c := w.candidates.byFD[fd]; c != nil && w.candidates.changed(c, now) {
 				w.consider(event{pid: c.pid, follow: true}, now)
 			}
 		}
@@ -198,8 +193,8 @@ func (w *watcher) loop(ctx context.Context) error {
 	return nil
 }
 
-// timeout returns how long epoll_wait(2) may wait, in milliseconds.
-func (w *watcher) timeout(now time.Time) int {
+// next returns when the loop has something to do, whatever happens.
+func (w *watcher) next(now time.Time) time.Time {
 	next := now.Add(checkEvery)
 	earlier := func(t time.Time) {
 		if t.Before(next) {
@@ -218,7 +213,7 @@ func (w *watcher) timeout(now time.Time) int {
 	if w.source == nil {
 		earlier(w.scanned.Add(scanEvery))
 	}
-	return int(max(0, (next.Sub(now) + time.Millisecond - 1).Milliseconds()))
+	return next
 }
 
 // maintain does what is due now and then.
