@@ -114,8 +114,8 @@ build/runtimes/.crictl-$(CRICTL):
 	GOBIN=$(CURDIR)/build/runtimes $(GO) install sigs.k8s.io/cri-tools/cmd/crictl@v$(CRICTL)
 	@touch $@
 
-test-survival: root test-tools ## kill the worker 1000 times and upgrade it 100 times under readers that check all they read
-	VPROCFS_SURVIVAL=1000,100 $(GO) test -count=1 -timeout 120m -v -run NobodyNotices ./test
+test-survival: root test-tools ## kill the worker 1000 times and upgrade it 100 times under readers, and under callers, that check all they get
+	VPROCFS_SURVIVAL=1000,100 $(GO) test -count=1 -timeout 120m -v -run 'NobodyNotices|NoCallerNotices' ./test
 
 test-worst: root test-tools ## what one container can do to another, in runs of ten seconds
 	VPROCFS_WORST=10000 $(GO) test -count=1 -timeout 30m -v -run TheWorst ./test

@@ -144,6 +144,7 @@ const exitPatience = time.Second
 // endRun ends what Run has begun.
 func (h *Holder) endRun() {
 	h.refuse(errors.New("the daemon ends"))
+	h.takeOffers() // what is withdrawn
 	h.copyStderr()
 	h.systemd.flush(exitPatience)
 }
