@@ -242,10 +242,10 @@ func TestWrapperHasTheDaemonAnswerSystemCalls(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() {
-					if text, err := ociCommand(t, runtime, root, "delete", "--force", name).CombinedOutput(); err != nil {
-						t.Errorf("delete: %v: %s", err, text)
+					if text, err := ociCommand(t, runtime, root, "kill", name, "KILL").CombinedOutput(); err != nil {
+						t.Errorf("kill: %v: %s", err, text)
 					}
-					_ = cmd.Wait() // it says that it was killed
+					_ = cmd.Wait() // it says that it was killed, and has deleted the container
 				})
 				check := func(text string) {
 					t.Helper()
