@@ -13,6 +13,7 @@ import (
 // terminal is a terminal of tmux(1) with one program on it.
 type terminal struct {
 	socket string
+	status string // a file that has the exit status of the program, once it has ended
 	env    []string
 }
 
@@ -20,7 +21,8 @@ type terminal struct {
 func startTmux(t *testing.T, width, height int, env []string, command ...string) *terminal {
 	t.Helper()
 	need(t, "tmux", "tmux")
-	m := &terminal{filepath.Join(t.TempDir(), "tmux"), append([]string{
+	dir := t.TempDir()
+	m := &terminal{filepath.Join(dir, "tmux"), filepath.Join(dir, "status"), append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=/", "LC_ALL=C.UTF-8", "TERM=xterm-256color", "SHELL=/bin/sh",
 	}, env...)}
 	t.Cleanup(func() { m.run("kill-server") }) // an error says that it has ended
@@ -29,7 +31,8 @@ func startTmux(t *testing.T, width, height int, env []string, command ...string)
 		"set-option", "-g", "remain-on-exit", "on", ";", "set-option", "-g", "window-size", "manual", ";", "set-option", "-g", "status", "off", ";",
 		// Of this size from its start.
 		"resize-window", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height), ";",
-		"respawn-pane", "-k",
+		// tmux loses an exit status now and then after respawn-pane -k (3.3a).
+		"respawn-pane", "-k", "sh", "-c", `"$@"; echo $? >"$0.new"; mv "$0.new" "$0"`, m.status,
 	}, command...)...)
 	return m
 }
@@ -94,12 +97,11 @@ func (m *terminal) resize(t *testing.T, width, height int) {
 // wantEnd waits until the program has ended, with this exit status.
 func (m *terminal) wantEnd(t *testing.T, status string) {
 	t.Helper()
-	var got string
 	waitFor(t, "the program to end", func() bool {
-		got = strings.TrimRight(m.must(t, "display-message", "-p", "#{pane_dead} #{pane_dead_status}"), " \n")
-		return strings.HasPrefix(got, "1 ") // the status comes a little later
+		_, err := os.Stat(m.status)
+		return err == nil
 	})
-	if got != "1 "+status {
-		t.Errorf("exit status %q, want %s\n%s", got, status, strings.Join(m.lines(t), "\n"))
+	if got := strings.TrimSpace(readFile(t, m.status)); got != status {
+		t.Errorf("exit status %s, want %s\n%s", got, status, strings.Join(m.lines(t), "\n"))
 	}
 }
