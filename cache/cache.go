@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package cache is a bounded cache of outcomes. The outcome of a fill, a value or
 // a failure, is kept for a while. At most one fill of a key runs at a time.
 //

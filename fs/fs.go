@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package fs serves a tree of generated files over FUSE, on one mount. Files can be read,
 // and those of proc/pressure written to and waited for.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package initpid finds the init of a thread's pid namespace: the process that is
 // pid 1 in the namespace, by its pid in our own.
 //

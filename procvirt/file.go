@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package procvirt makes the text of files of /proc and of
 // /sys/devices/system/cpu as a container should see them.
 //

@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # demo.sh VPROCFS: shows the numbers of the host, and of a container with 256 MiB
 # and one CPU, side by side. It needs sh, awk and timeout; free, top and uptime are
 # shown too if they are installed.

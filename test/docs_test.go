@@ -1,6 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -63,4 +66,37 @@ func anchors(page string) []string {
 		names = append(names, strings.ReplaceAll(name, " ", "-"))
 	}
 	return names
+}
+
+// TestEachSourceFileNamesItsLicence, in its first lines, as tools look for it (spdx.dev).
+func TestEachSourceFileNamesItsLicence(t *testing.T) {
+	files := 0
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || d.Name() == "build" || d.Name() == ".git"):
+			return filepath.SkipDir
+		case !d.Type().IsRegular():
+			return nil
+		}
+		text := readFile(t, path)
+		isShell := strings.HasPrefix(text, "#!/bin/sh\n") || strings.HasPrefix(text, "#!/usr/bin/env bash\n")
+		if !isShell && !slices.Contains([]string{".go", ".c", ".service"}, filepath.Ext(path)) {
+			return nil
+		}
+		files++
+		lines := strings.SplitN(text, "\n", 3)
+		if lines[0] != "// SPDX-License-Identifier: Apache-2.0" && lines[0] != "# SPDX-License-Identifier: Apache-2.0" &&
+			(!isShell || lines[1] != "# SPDX-License-Identifier: Apache-2.0") {
+			t.Errorf("%s names no licence", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files < 300 {
+		t.Errorf("%d files were found", files)
+	}
 }

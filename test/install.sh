@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # install.sh GROUP...: installs the Debian packages of these groups that are
 # missing, and says so. Nothing is done, and no network is needed, if all are there.
 # No service that comes with a package is started.

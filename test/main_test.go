@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package test tries vprocfs as its users do: it builds the binary once and runs
 // it, with real mounts, real cgroups and real containers. It needs root.
 package test

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command vprocfs-export answers Prometheus' scrapes with the metrics of a vprocfs daemon,
 // which it asks by the control socket. `vprocfs export` starts it. It is a program of its own so that the daemon has no
 // network port, and no library for one.

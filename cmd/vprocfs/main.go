@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command vprocfs shows containers their own /proc. It is a FUSE daemon on the host
 // (serve), a throwaway container to try it in (run), a report of which container a
 // process belongs to (explain), two commands that change the mounts of running

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command image writes an OCI image of vprocfs as a tar archive, without a container
 // engine: `make image`. The same files make the same bytes.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command kubernetes writes the manifests for kustomize. They are the Helm chart with
 // certain values: `make manifests`, which writes below deploy/kubernetes.
 package main

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command vprocfs-nri is an NRI plugin for containerd and CRI-O. It attaches the view of a
 // running daemon to every container before its program starts, and sets what the
 // annotations of pods say about the view.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package journal is the memory of a FUSE connection that outlives the process that
 // serves it: the requests that are not answered yet (requests.go), and an Area that the
 // server lays out.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package attach mounts files of the view in containers that already run: Attach
 // in one container that was started without them, Heal in every container that
 // still has the files of a dead daemon.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package companion starts vprocfs-export, a program that stands beside vprocfs because
 // the libraries it needs have no place in a daemon. It has its flags too, for both.
 package companion

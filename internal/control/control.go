@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package control is the daemon's control socket. A client sends one line of JSON,
 // {"version":1,"verb":"ping"}, and gets one line back:
 // {"version":1,"ok":true,"data":...}, or "ok":false and an "error". To connect asks for

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package count has counters that cost a few nanoseconds and no allocation. All are safe
 // for concurrent use, and their zero value is ready.
 package count

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package daemon is the vprocfs daemon: a holder, which owns the mount, and its
 // workers, which serve it. It connects the packages that do the work (fs,
 // initpid, procvirt, supervise) and knows no file format.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package fdconn connects two processes of this program: they send each other short
 // texts, each with one descriptor at most.
 package fdconn

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package inject holds the ways into containers that are about to start: the OCI hook
 // and the wrapper runtime. Each is a few lines over package attach.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package loglimit bounds how many lines a log gets for one reason: what a container does
 // over and over must not fill the log of the host.
 package loglimit

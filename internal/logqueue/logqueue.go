@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package logqueue writes log lines to a descriptor without making anyone wait for
 // its reader.
 package logqueue

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package manual turns the help of a program into its manual page and into completions
 // for shells, so that the text of the help is the only copy.
 package manual

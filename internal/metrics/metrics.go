@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package metrics makes Prometheus' metrics of what a daemon answers on its control socket.
 package metrics
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package mountinfo parses /proc/PID/mountinfo (proc_pid_mountinfo(5)).
 //
 // github.com/moby/sys/mountinfo v0.7.3 does not fit: it fails for the whole file

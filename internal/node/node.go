@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package node brings the daemon to a node of Kubernetes from a pod. Install makes it a
 // service of the host's systemd, which outlives every pod; Remove takes it away again.
 // Serve runs it within the pod, for hosts without systemd.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package procpid parses /proc/PID/stat, /proc/PID/status and /proc/PID/cgroup
 // (proc_pid_stat(5), proc_pid_status(5), cgroups(7)). It works on text and does no
 // I/O. No function allocates, and what they return is part of the text they are given.

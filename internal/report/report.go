@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package report asks a daemon by its control socket, and makes text of what it answers.
 package report
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package sandbox runs a command in a throwaway container: cgroups with limits, a
 // pid namespace and a mount namespace whose /proc shows a view. Files and network
 // are the host's. It does not know what the view shows.

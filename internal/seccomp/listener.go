@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package seccomp is the supervisor's side of seccomp user notification
 // (seccomp_unotify(2)): the kernel stops a thread at a system call, and whoever has the
 // listener of its filter answers the call or lets it go on. The package also speaks the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package shm keeps records in memory that outlives the process: a memfd, mapped
 // shared, which the next process gets. A process may be killed at any moment: a record
 // then has its former content or its new one, never a mix. Each record has two buffers.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package supervise keeps a server alive across its own death: a small process, the
 // holder, owns descriptors, and a worker, a second process of the same program,
 // works with them. A worker that ends is replaced at once by one that has the same

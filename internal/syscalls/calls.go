@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package syscalls answers system calls of containers that ask the kernel for what a view
 // shows in files: sysinfo(2) and sched_getaffinity(2), so that both agree; and
 // sched_setaffinity(2), so that a program may give back what it was shown.

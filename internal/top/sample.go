@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package top shows the containers of a daemon live, in a terminal or as text.
 package top
 

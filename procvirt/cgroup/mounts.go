@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package cgroup finds the control groups of a container (cgroups(7)) and reads what
 // they say: cgroup v2, v1, and hosts that have both, each controller found by itself.
 package cgroup

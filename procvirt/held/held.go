@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package held reads kernel files through descriptors that stay open.
 //
 // The files of procfs and cgroupfs make their text anew for every read at

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package host reads the host's own files below /proc and /sys, which the view
 // of a container starts from and falls back to. It knows nothing of containers.
 package host

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package loadavg keeps the load averages of containers: the kernel's own
 // arithmetic, over the threads of a control group instead of the machine.
 //

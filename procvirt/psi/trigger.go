@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package psi keeps triggers on pressure stall information (PSI). A trigger is an
 // open file *.pressure of a control group to which a threshold was written; poll(2)
 // reports when it is passed (Documentation/accounting/psi.rst).

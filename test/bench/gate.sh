@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # gate.sh BINARY: compares a binary with that of the last release, or, if there is none, with
 # that of the commit that the file base names. It fails if the binary is slower by more than a
 # quarter, and says what it saw.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command bench compares vprocfs with the kernel's own files, with a constant
 // file that vprocfs's loop serves (the floor of FUSE), and with LXCFS where that
 // is installed: in the same containers, on the same machine, in turns. It prints

@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # capture.sh NAME INIT [ROLE=PID...] > NAME.txtar
 #
 # Writes to stdout a txtar archive of all that vprocfs reads of this host when a process of the

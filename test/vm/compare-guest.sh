@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # compare-guest.sh LXCFS VPROCFS: serves one container with both, and prints what each shows for each file
 # next to what the control group and the host say. compare.sh starts it. It needs root, two CPUs, and a POSIX
 # sh with unshare and awk; busybox will do. LXCFS and VPROCFS are command lines. The container writes to /data,

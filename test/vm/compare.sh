@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # compare.sh v1|v2: prints what LXCFS and vprocfs show one container, file by file, next to what its control
 # group says: the comparison in docs/replacing-lxcfs.md comes from there.
 #

@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # container.sh FILE NAME [nomem]
 #
 # Makes the container that the fixtures of procvirt/testdata/host show, captures it into FILE (with

@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # The guest's init. It makes a machine out of the initramfs, or of the Debian root on the disk, runs /command with its
 # output on the second serial line, reports the exit status on the console and powers off. /env holds what the runner chose.
 # With SYSTEMD, Debian's systemd makes the machine, and this is a service that comes last.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command vm runs a program on another kernel: it boots a Debian cloud kernel in QEMU, with a chosen
 // cgroup layout, runs a static program as root in the guest, passes its output on and exits with its status.
 //

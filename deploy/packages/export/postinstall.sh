@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # dpkg passes "configure", rpm 1 for the first installation and 2 for an upgrade. The unit
 # is not enabled: it opens a port.
 set -e

@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # dpkg passes "remove", then perhaps "purge"; rpm passes 0. At an upgrade they pass
 # something else.
 set -e

@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
 # dpkg passes "remove", rpm 0; at an upgrade they pass something else.
 set -e
 

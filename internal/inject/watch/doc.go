@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package watch finds containers as they start, and those that already run, and has
 // them attached.
 //

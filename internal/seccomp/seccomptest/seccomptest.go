@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package seccomptest runs a process under a seccomp filter that makes the system calls
 // that a test tells it to.
 package seccomptest

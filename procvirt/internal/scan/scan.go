@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package scan takes apart the text of kernel files without allocating.
 //
 // Every function works on the bytes it is given and keeps nothing. Numbers

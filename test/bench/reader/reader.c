@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /*
  * reader is the agent of a container of which there are a thousand: it obeys one of
  * the commands of agent.go and one of its own, and costs the machine next to nothing
