@@ -79,7 +79,7 @@ func (m *model) head(s *screen, now time.Time) {
 	default:
 		s.add(plain, "vprocfs top, %s: well, %s", clock, status.Daemon.MountPoint)
 	}
-	if status := m.known(); status != nil {
+	if status := m.answered; status != nil {
 		s.add(plain, "%s", status.Processes(now))
 	} else {
 		s.add(plain, "")
@@ -90,14 +90,6 @@ func (m *model) head(s *screen, now time.Time) {
 	} else {
 		s.add(plain, "")
 	}
-}
-
-// known returns the last status that there was.
-func (m *model) known() *report.Status {
-	if m.last.status != nil || m.shown == nil {
-		return m.last.status
-	}
-	return m.shown.status
 }
 
 // summary returns what the worker does, of the last sample that it has answered.

@@ -49,6 +49,8 @@ type model struct {
 	shown  *sample // the last one with containers, nil before the first
 	before *sample // the one with a worker before that, nil if there is none
 	failed time.Time
+	// answered is the last status that there was.
+	answered *report.Status
 	// chosen are the containers of shown that the options ask for, in their order.
 	chosen  []report.Container
 	history history
@@ -107,15 +109,16 @@ func (m *model) add(s *sample) {
 
 // note makes a notice of what happened to the daemon since the last sample.
 func (m *model) note(s *sample) {
-	if s.status == nil || m.last == nil {
+	if s.status == nil {
+		return
+	}
+	before := m.answered
+	m.answered = s.status
+	if before == nil {
 		return
 	}
 	say := func(format string, args ...any) { m.notice, m.noticed = fmt.Sprintf(format, args...), s.at }
-	if m.last.status == nil {
-		say("the daemon answers again")
-		return
-	}
-	was, is := &m.last.status.Daemon, &s.status.Daemon
+	was, is := &before.Daemon, &s.status.Daemon
 	h := &is.Holder
 	switch {
 	case h.Upgrades > was.Holder.Upgrades:
@@ -129,6 +132,8 @@ func (m *model) note(s *sample) {
 		say("the holder is another process: %d, was %d", h.PID, was.Holder.PID)
 	case h.Renewals > was.Holder.Renewals:
 		say("the connection was aborted from outside, and made anew")
+	case m.last.status == nil:
+		say("the daemon answers again")
 	}
 }
 

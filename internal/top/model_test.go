@@ -332,9 +332,18 @@ func TestItGoesOnOverTheEndOfTheWorker(t *testing.T) {
 	since := l.now.Format(time.TimeOnly)
 	l.look()
 	l.wantText(t, "no answer since "+since+": no daemon listens", "/group/2")
-	l.err, l.status = nil, status(22)
+	l.err, l.status = nil, status(21)
+	l.status.Daemon.Holder.Restarts, l.status.Daemon.Holder.Upgrades, l.status.Daemon.Version = 1, 1, "v2"
 	l.look()
 	l.wantText(t, "the daemon answers again", ": well")
+	// An upgrade while nobody answers is one all the same.
+	again := l.status
+	l.err, l.status = errors.New("no daemon listens"), nil
+	l.look()
+	l.err, l.status = nil, status(22)
+	l.status.Daemon.Holder.Restarts, l.status.Daemon.Holder.Upgrades, l.status.Daemon.Version = 1, again.Daemon.Holder.Upgrades+1, "v3"
+	l.look()
+	l.wantText(t, "upgraded: version v3, worker 22", ": well")
 	l.now = l.now.Add(time.Minute) // it hangs
 	l.wantText(t, "no answer since ")
 }
