@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,9 +71,11 @@ func TestAPodServesWhereThereIsNoSystemd(t *testing.T) {
 	waitFor(t, "the files to be dead", func() bool {
 		return strings.Contains(c.sh(t, "busybox cat /proc/uptime 2>&1 || true"), "not connected")
 	})
+	before := viewDevices(t, c)
 	p = startServingPod(t, volume)
 	waitFor(t, "the container to be healed", func() bool {
-		return !strings.Contains(c.sh(t, "busybox cat /proc/uptime 2>&1 || true"), "not connected")
+		now, own := viewDevices(t, c), deviceAt(t, p.dir)
+		return len(now) == len(before) && slices.Max(now) == own && slices.Min(now) == own
 	})
 	wantView(t, c)
 
@@ -90,6 +93,17 @@ func TestAPodServesWhereThereIsNoSystemd(t *testing.T) {
 	if left, err := os.ReadDir(volume); err != nil || len(left) > 0 {
 		t.Errorf("left in the volume: %v, %v", left, err)
 	}
+}
+
+// viewDevices returns the devices of the mounts of vprocfs in a container.
+func viewDevices(t *testing.T, c *container) (devices []string) {
+	t.Helper()
+	for line := range strings.Lines(mountsOf(t, c)) {
+		if strings.Contains(line, "fuse.vprocfs") {
+			devices = append(devices, strings.Fields(line)[2])
+		}
+	}
+	return devices
 }
 
 // TestAPodOnlyWaitsWhereTheHostHasSystemd: the service of the host serves.
