@@ -28,6 +28,7 @@ type Watchman struct {
 	table *Table
 	self  tag
 	log   *slog.Logger
+	looks int // lateLooks, but in tests
 	late  atomic.Uint64
 	quiet atomic.Bool // said that calls are late
 
@@ -59,7 +60,7 @@ func (v *watched) release() {
 
 // NewWatchman returns a watchman of the listeners that are in table.
 func NewWatchman(table *Table, log *slog.Logger) *Watchman {
-	return &Watchman{table: table, self: newTag(holderTag, unix.Getpid()), log: log, listeners: make(map[int]*watched)}
+	return &Watchman{table: table, self: newTag(holderTag, unix.Getpid()), log: log, looks: lateLooks, listeners: make(map[int]*watched)}
 }
 
 // Admit returns the name of a new listener of the named container, which is watched from now
@@ -157,7 +158,7 @@ func (w *Watchman) lookAt(v *watched) {
 		switch id := l.id(); {
 		case id == 0 || id != seen.id:
 			seen.id, seen.looks = id, 1
-		case seen.looks < lateLooks:
+		case seen.looks < w.looks:
 			seen.looks++
 		default:
 			w.leave(v, l, id)
@@ -168,7 +169,7 @@ func (w *Watchman) lookAt(v *watched) {
 	switch {
 	case err != nil || !pending || received != v.received:
 		v.received, v.looks = received, 1
-	case v.looks < lateLooks:
+	case v.looks < w.looks:
 		v.looks++
 	case v.draining.TryLock():
 		v.users.Add(1)
