@@ -32,7 +32,6 @@ func startMany(t testing.TB, dir string, n int) *crowdOfContainers {
 	t.Helper()
 	base := newGroup(t)
 	c := new(crowdOfContainers)
-	var all []*exec.Cmd
 	for i := range n {
 		g := base.child(t, "c"+strconv.Itoa(i))
 		g.limitMemory(t, 64+i)
@@ -50,7 +49,6 @@ func startMany(t testing.TB, dir string, n int) *crowdOfContainers {
 			_ = cmd.Process.Kill() // an error says that it has ended
 			_ = cmd.Wait()
 		})
-		all = append(all, cmd)
 		c.pids, c.ins = append(c.pids, cmd.Process.Pid), append(c.ins, in)
 	}
 	c.tick(t)
