@@ -25,8 +25,8 @@ const startPatience = 30 * time.Second
 
 // sleeper is a container of runc whose program sleeps.
 type sleeper struct {
-	id, state string
-	init      int
+	id   string
+	init int
 }
 
 // sleepers makes bundles, and starts containers from any goroutine.

@@ -25,11 +25,7 @@ func testPoller(t *testing.T) *poller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := p.close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(p.close)
 	return p
 }
 

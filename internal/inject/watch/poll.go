@@ -25,7 +25,7 @@ func newPoller() (*poller, error) {
 	return &poller{fd}, nil
 }
 
-func (p *poller) close() error { return unix.Close(p.fd) }
+func (p *poller) close() { unix.Close(p.fd) }
 
 // add has the poller report events (EPOLLIN and so on) of fd.
 func (p *poller) add(fd int, events uint32) error { return p.control(unix.EPOLL_CTL_ADD, fd, events) }

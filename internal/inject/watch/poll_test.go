@@ -10,10 +10,7 @@ import (
 )
 
 func TestPollerReportsEventsAndTheEndOfTheTime(t *testing.T) {
-	p, err := newPoller()
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := testPoller(t)
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +58,4 @@ func TestPollerReportsEventsAndTheEndOfTheTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantOne()
-	if err := p.close(); err != nil {
-		t.Error(err)
-	}
 }
