@@ -3,6 +3,7 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -102,7 +103,7 @@ func TestTopFindsWhoHammers(t *testing.T) {
 			fits(m, other[0], other[1])
 		}
 		m.keys(t, "q")
-		m.wantEnd(t, "0")
+		m.wantEnd(t)
 	}
 
 	m := startTmux(t, 80, 24, nil, "vprocfs", "top", "--mount", dir, "-d", "200ms")
@@ -129,7 +130,7 @@ func TestTopFindsWhoHammers(t *testing.T) {
 	m.keys(t, "h")
 	m.waitText(t, "Ctrl-C")
 	m.keys(t, "C-c")
-	m.wantEnd(t, "0")
+	m.wantEnd(t)
 }
 
 // TestTopGoesOnOverTheDeathOfTheWorker, an upgrade and the end of the daemon, and says so.
@@ -167,7 +168,7 @@ func TestTopGoesOnOverTheDeathOfTheWorker(t *testing.T) {
 	d.end(t)
 	m.waitText(t, "no daemon listens")
 	m.keys(t, "q")
-	m.wantEnd(t, "0")
+	m.wantEnd(t)
 }
 
 // colourPattern is a colour in what tmux has captured with -e.
@@ -192,7 +193,7 @@ func TestTopHasNoColoursWithNOCOLOR(t *testing.T) {
 			t.Errorf("%v: colours: %t\n%q", c.env, got, text)
 		}
 		m.keys(t, "q")
-		m.wantEnd(t, "0")
+		m.wantEnd(t)
 	}
 }
 
@@ -281,7 +282,7 @@ func TestTopAndOthersPrintNoEscapesOfAName(t *testing.T) {
 		t.Errorf("%s", strings.Join(lines, "\n"))
 	}
 	m.keys(t, "q")
-	m.wantEnd(t, "0")
+	m.wantEnd(t)
 }
 
 // TestExportIsStartedByItsVerb, and answers.
@@ -300,7 +301,9 @@ func TestExportIsStartedByItsVerb(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	client := http.Client{Transport: &http.Transport{Dial: func(string, string) (c net.Conn, err error) { return net.Dial("unix", socket) }}}
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
 	waitFor(t, "an answer", func() bool {
 		r, err := client.Get("http://vprocfs/metrics")
 		if err != nil {
