@@ -60,7 +60,12 @@ func testPackages() []testPackage {
 			// About the source, which a guest does not have.
 			"TestPackagesImportOnlyWhatTheirLayerMay", "TestBrokenArrowsAreFound", "TestEachSourceFileNamesItsLicence",
 			"TestUnitIsHardened", "TestUnitMakesNoMountNamespace",
-			"TestTop.*",                                // about terminals: tmux is on the host
+			// About terminals: tmux is on the host.
+			"TestTopFindsWhoHammers",
+			"TestTopGoesOnOverTheDeathOfTheWorker",
+			"TestTopHasNoColoursWithNOCOLOR",
+			"TestTopPrintsTextInAPipe",
+			"TestTopAndOthersPrintNoEscapesOfAName",
 			"TestExportIsStartedByItsVerb",             // a guest does not have that program
 			"TestImageIsReproducibleAndRuns",           // a guest has no Go to build it with
 			"TestAWarmCatCostsTheDaemonFewSystemCalls", // with the guest's clock, hpet, each look at the time is one more
