@@ -149,7 +149,7 @@ func TestInstallPutsTheOldVersionBackIfTheNewOneIsNoGood(t *testing.T) {
 	f.systemd = startSystemd(t, f.host)
 	f.install(t, f.options())
 	f.release(t, "2")
-	f.systemd.result["ReloadUnit vprocfs.service"] = "failed"
+	f.systemd.setResult("ReloadUnit vprocfs.service", "failed")
 	err := Install(t.Context(), f.options())
 	if err == nil || !strings.Contains(err.Error(), "ReloadUnit of vprocfs.service: failed") {
 		t.Errorf("error %v", err)
@@ -171,7 +171,7 @@ func TestAnInstallationThatIsStoppedIsDoneAgain(t *testing.T) {
 	f.install(t, f.options())
 	f.systemd.took()
 	f.release(t, "2")
-	f.systemd.result["ReloadUnit vprocfs.service"] = ""
+	f.systemd.setResult("ReloadUnit vprocfs.service", "")
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		for !slices.Contains(f.systemd.took(), "ReloadUnit vprocfs.service") {
@@ -216,7 +216,7 @@ func TestAnotherPrefixIsRefused(t *testing.T) {
 func TestInstallLeavesNothingOfAFirstInstallationThatFails(t *testing.T) {
 	f := newFixture(t)
 	f.systemd = startSystemd(t, f.host)
-	f.systemd.result["StartUnit vprocfs.service"] = "dependency"
+	f.systemd.setResult("StartUnit vprocfs.service", "dependency")
 	if err := Install(t.Context(), f.options()); err == nil {
 		t.Error("no error")
 	}
@@ -244,9 +244,9 @@ func TestInstallRestartsForOtherFlags(t *testing.T) {
 	// A daemon that ends for its flags is started again with the old ones.
 	o.Flags = "--no-such-flag"
 	f.systemd.took()
-	f.systemd.result["RestartUnit vprocfs.service"] = "failed"
-	f.systemd.active[unit] = false
-	f.systemd.result["StartUnit vprocfs.service"] = "failed" // the unit is not active
+	f.systemd.setResult("RestartUnit vprocfs.service", "failed")
+	f.systemd.setInactive(unit)
+	f.systemd.setResult("StartUnit vprocfs.service", "failed") // the unit is not active
 	if err := Install(t.Context(), o); err == nil {
 		t.Error("no error")
 	}

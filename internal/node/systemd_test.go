@@ -31,6 +31,20 @@ type fakeSystemd struct {
 	jobs   uint32
 }
 
+// setResult sets how the next job ends that a call makes.
+func (f *fakeSystemd) setResult(call, result string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.result[call] = result
+}
+
+// setInactive has a unit not run.
+func (f *fakeSystemd) setInactive(unit string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.active[unit] = false
+}
+
 // startSystemd makes the socket below the directory.
 func startSystemd(t *testing.T, host string) *fakeSystemd {
 	t.Helper()
