@@ -127,7 +127,7 @@ test-vm: root guest-tools packages ## run the tests on other kernels and cgroup 
 	$(GO) run ./test/vm -systemd -tests -timeout 20m
 
 test-vm-gate: root guest-tools packages ## the same in less time, for .ci/run: what depends most on kernel and layout, but for v1
-	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -swap 256 -timeout 25m -run '$(VM_CORE)|$(VM_VIEW)|$(VM_TOOLS)|$(VM_LONG)|$(VM_LIFE)' test
+	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -swap 256 -timeout 30m -run '$(VM_CORE)|$(VM_VIEW)|$(VM_TOOLS)|$(VM_LONG)|$(VM_LIFE)' test
 	$(GO) run ./test/vm -hosts bookworm:v2,trixie:v2 -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)' test
 	$(GO) run ./test/vm -hosts bookworm:hybrid -tests -swap 256 -timeout 20m -run '$(VM_CORE)|$(VM_VIEW)' test
 	$(GO) run ./test/vm -hosts $(VM_ENDS) -tests -timeout 10m initpid fs procvirt/cgroup procvirt/host internal/inject/watch
