@@ -73,7 +73,11 @@ func TestNobodyNoticesThatWorkersDie(t *testing.T) {
 	// many in turn do. How long an outage may last is not what this is about.
 	d := startServing(t, exec.Command(path, "serve", "--max-outage", "3m", dir), dir)
 	// They share what memory they have with one who takes all of it, again and again.
-	group.limitMemory(t, 48)
+	limit := 32
+	if kills > 100 {
+		limit = 48 // with 32 the kernel chooses the holder, too, once in 500 times: it cannot be found here then
+	}
+	group.limitMemory(t, limit)
 	if swap, _ := group.swapFiles(); group.v2["memory"] {
 		if _, err := os.Stat(swap); err == nil {
 			write(t, swap, "0") // which would take long to fill
