@@ -29,7 +29,7 @@ VM_NODES := NodesAre|PagesShow|NUMAToolsAgree
 VM_LONG := NoCounter|Readers|Languages
 # The oldest kernel and the newest.
 VM_ENDS := bullseye-security:v2,trixie-backports:v2
-VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook|AnAborted|ALivingConnection|ForcedUnmount|FirstReadOfAProgram
+VM_LIFE := NobodyNotices|WorkerThatDies|HolderThatIs|UpgradeKeeps|CountersGoOn|HealRepairs|HealReplaces|AttachShows|KernelsExample|RunBinds|Zswap|GivesUp|LXCsOwnHook|AnAborted|ALivingConnection|ForcedUnmount|FirstReadOfAProgram|IDMap
 
 # Of the tests under systemd, what takes the least time: start, log, files, and that restarts are survived.
 VM_SYSTEMD := TestSystemd(Start|Package|UnitIs|NobodyNoticesARestart|NobodyNoticesASuspendedHost)/(restart|reload|holder_killed)

@@ -144,8 +144,9 @@ func TestModeBitsDecideWhoReads(t *testing.T) {
 	}
 }
 
-// TestOnlyWithIDMapIsAnUnknownUserTrusted: then the kernel has checked the bits. It has not
-// compared them with the owner on the host, so files of the host are for everybody or nobody.
+// TestOnlyWithIDMapIsAnUnknownUserTrusted: with IDMap the kernel has checked the mode bits of
+// our own files. It has not checked who owns a file of the host, so those are shown only if
+// everybody may read them.
 func TestOnlyWithIDMapIsAnUnknownUserTrusted(t *testing.T) {
 	unknown := Caller{UID: unknownUser, GID: unknownUser}
 	n := &node{mode: unix.S_IFREG | 0o400}

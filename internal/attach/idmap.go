@@ -13,8 +13,8 @@ import (
 // errNoIDMap is returned if the mount of the daemon cannot be idmapped.
 var errNoIDMap = errors.New("the daemon allows no idmapped mounts: it needs `vprocfs serve --idmap` and Linux 6.12")
 
-// openUserNamespace opens the user namespace of process pid. It returns -1 if that is the
-// one of this process: there is nothing to map.
+// openUserNamespace opens the user namespace of process pid. It returns -1 if this
+// process is in the same one, for then users need no mapping.
 func openUserNamespace(pid int) (int, error) {
 	var ours, theirs unix.Stat_t
 	if err := unix.Stat(hostProc+"/self/ns/user", &ours); err != nil {

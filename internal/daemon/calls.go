@@ -104,7 +104,7 @@ func (o *Options) newCallKeeper(dir string, kept, files map[string]*os.File, log
 		files[name] = f
 		if n, ok := syscalls.ParseName(name); ok {
 			if err := k.watchman.Watch(n, int(f.Fd())); err != nil {
-				log.Error("callers may wait for ever while there is no worker", "name", name, "err", err)
+				log.Error("a listener is not watched: its callers wait while there is no worker", "name", name, "err", err)
 			}
 		}
 	}
@@ -291,8 +291,9 @@ func (k *callKeeper) status() *CallStatus {
 	return s
 }
 
-// stop prepares the end of this process, after which callers get ENOSYS: to wait for ever
-// would be worse. It does nothing if systemd keeps the descriptors for a successor.
+// stop prepares the end of this process: it removes the socket, and takes the listeners out of
+// systemd's store. Calls then fail with ENOSYS; if the store kept a listener, they would wait
+// for ever. It does nothing if systemd keeps the descriptors for a successor.
 func (k *callKeeper) stop(keepMount bool, withdraw func(which func(name string) bool)) {
 	if k == nil || startsAgainHere(keepMount) {
 		return

@@ -42,7 +42,7 @@ func (w *answerer) answer(n *seccomp.Notification, c *caller) (resp seccomp.Resp
 	return resp
 }
 
-// plan makes d what is to be done for n, whose thread is c, without touching the memory of
+// plan stores in d the answer to notification n of thread c. It does not touch the memory of
 // c. It returns false, and has counted why, if the kernel is to carry out the call, as
 // after a panic.
 func (w *answerer) plan(n *seccomp.Notification, c *caller, d *deed) (k kind, ok bool) {

@@ -12,8 +12,8 @@ import (
 	"vprocfs/internal/seccomp"
 )
 
-// deed is what is to be done to the thread that waits at a call. It is made by whoever has
-// the numbers, and may be done by another process, which has only to touch the caller's memory.
+// deed is the answer to one call: what to write to the caller's memory, and what the call
+// returns. One process makes it from the numbers; another one, the writer, may carry it out.
 type deed struct {
 	op     uint32
 	length uint32 // of data, or of the mask at addr

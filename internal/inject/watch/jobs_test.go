@@ -102,7 +102,7 @@ func TestRetriesEnd(t *testing.T) {
 		j = due[0]
 	}
 	if r.add(j, now) {
-		t.Error("a container is tried for ever")
+		t.Error("the attempts to attach a container never end")
 	}
 	if changed != len(retryWaits) {
 		t.Errorf("told of %d changes", changed)
